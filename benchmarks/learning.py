@@ -1,0 +1,180 @@
+"""Learning benchmark: train one or several seeds through the public interface, append one JSON object a run.
+
+    python benchmarks/learning.py --benchmark cartpole --seeds 0 1 2
+    python benchmarks/learning.py --benchmark cartpole --variant uniform_replay --seeds 0 1 2
+
+Every run is a process of its own, so that wall time and peak memory are its own. A seed that is already in the result
+file is skipped. ``--jobs 2`` trains two seeds at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One row of the issue: an environment, a preset and a number of steps."""
+
+    environment: str
+    preset: str
+    steps: int
+    metrics: tuple[str, ...] = ("return",)
+    variants: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+BENCHMARKS = {
+    "cartpole": Benchmark(
+        "CartPole-v1",
+        "demo",
+        15_000,
+        variants={
+            "uniform_replay": ("--replay.sampler-options.uniform-fraction", "1.0"),
+            "squared_error": (
+                "--world-model.reward-output",
+                "squared_error",
+                "--actor-critic.value-output",
+                "squared_error",
+            ),
+            "fixed_levels": ("--tokenizers.choice.vector", "fixed_levels"),
+            "no_intrinsic_reward": ("--losses.intrinsic-weight", "0"),
+        },
+    ),
+    "pendulum": Benchmark("Pendulum-v1", "control", 20_000),
+    "doorkey": Benchmark(
+        "MiniGrid-DoorKey-5x5-v0",
+        "grid",
+        60_000,
+        metrics=("success", "return"),
+        variants={"no_intrinsic_reward": ("--losses.intrinsic-weight", "0")},
+    ),
+    "keys": Benchmark("keys", "keys", 20_000, metrics=("return",)),
+}
+
+
+def run(name: str, variant: str, seed: int, output: Path) -> list[dict[str, object]]:
+    """Train in this process; returns one record for each metric."""
+    from worldstream.cli import parse
+    from worldstream.run_folder import RunFolder
+
+    benchmark = BENCHMARKS[name]
+    options = () if variant == "default" else benchmark.variants[variant]
+    arguments = ["train", "--env", benchmark.environment, "--preset", benchmark.preset]
+    arguments += ["--steps", str(benchmark.steps), "--seed", str(seed), "--output", str(output), *options]
+    began = time.monotonic()
+    parse(arguments).run()
+    wall = time.monotonic() - began
+    final = RunFolder.read_lines(RunFolder(output).evaluations)[-1]
+    values = {"return": final["return_mean"], "success": final["positive_share"]}
+    shown = [*arguments[:-2 - len(options)], *options]
+    return [
+        {
+            "benchmark": name,
+            "environment": benchmark.environment,
+            "preset": benchmark.preset,
+            "variant": variant,
+            "seed": seed,
+            "steps": benchmark.steps,
+            "metric": metric,
+            "value": values[metric],
+            "episodes": final["episodes"],
+            "return_std": final["return_std"],
+            "training_seconds": final["training_seconds"],
+            "wall_seconds": wall,
+            "peak_memory_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+            "machine": machine(),
+            "versions": {p: metadata.version(p) for p in ("worldstream", "torch", "gymnasium", "numpy")},
+            "commit": commit(),
+            "command": "worldstream " + " ".join(shown),
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
+        for metric in benchmark.metrics
+    ]
+
+
+def machine() -> str:
+    """What the run ran on."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = f"{len(names)} x {names[0]}" if names else model
+    return f"{model}, CPython {platform.python_version()}, {platform.system()}"
+
+
+def commit() -> str:
+    """Revision of the code, with a + when files differ from it."""
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=Path(__file__).parent).stdout
+
+    changed = git("status", "--porcelain", "--", "../src")
+    return git("rev-parse", "--short", "HEAD").strip() + ("+" if changed.strip() else "")
+
+
+def done(path: Path) -> set[tuple[str, int]]:
+    """(variant, seed) of the runs in a result file."""
+    records = json.loads(path.read_text()) if path.is_file() else []
+    return {(record["variant"], record["seed"]) for record in records}
+
+
+def append(path: Path, records: list[dict[str, object]]) -> None:
+    """Add records to a JSON array, sorted by variant, metric and seed."""
+    import fcntl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_suffix(".lock"), "w") as lock:  # several seeds may end at once
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        everything = (json.loads(path.read_text()) if path.is_file() else []) + records
+        everything.sort(key=lambda r: (r["variant"] != "default", r["variant"], r["metric"], r["seed"]))
+        path.write_text(json.dumps(everything, indent=1) + "\n")
+
+
+def main() -> None:
+    """Train what is asked for and not yet in the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--benchmark", choices=BENCHMARKS, required=True)
+    parser.add_argument("--variant", default="default")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks"))
+    parser.add_argument("--in-process", action="store_true", help="train the one seed given in this process")
+    options = parser.parse_args()
+    variants = ("default", *BENCHMARKS[options.benchmark].variants)
+    if options.variant not in variants:
+        parser.error(f"--variant {options.variant}: choose from {', '.join(variants)}")
+    path = RESULTS / f"learning_{options.benchmark}.json"
+    if options.in_process:
+        (seed,) = options.seeds
+        output = options.runs / f"{options.benchmark}-{options.variant}-seed{seed}"
+        shutil.rmtree(output, ignore_errors=True)
+        append(path, run(options.benchmark, options.variant, seed, output))
+        return
+    waiting = [seed for seed in options.seeds if (options.variant, seed) not in done(path)]
+    running: list[subprocess.Popen[bytes]] = []
+    failed = 0
+    while waiting or running:
+        while waiting and len(running) < options.jobs:
+            command = [sys.executable, __file__, "--benchmark", options.benchmark, "--variant", options.variant]
+            command += ["--runs", str(options.runs), "--in-process", "--seeds", str(waiting.pop(0))]
+            running.append(subprocess.Popen(command))
+        time.sleep(1)
+        failed += sum(1 for process in running if process.poll())
+        running = [process for process in running if process.poll() is None]
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

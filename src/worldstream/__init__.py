@@ -1,0 +1,60 @@
+"""worldstream: agents that learn inside a modular world model over streams of tokens.
+
+::
+
+    environment --> replay (episodes) --> tokenizers --> world model (embed -> sequence model -> heads)
+        ^                                                     |
+        | policy                                              v
+        '-------------- actor-critic <---------------- imagination
+
+``train`` learns an agent for any Gymnasium environment; ``Agent.load`` reads one back; ``Agent.act`` acts.
+``docs/tour.md`` gives the reading order.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from worldstream.api import Agent, TrainingResult, train
+    from worldstream.config import Config
+    from worldstream.environments.config import EnvironmentConfig
+    from worldstream.errors import ConfigError, EnvironmentFault, RunFolderError, SpaceError, WorldstreamError
+    from worldstream.presets import PRESETS
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Agent": "api",
+    "TrainingResult": "api",
+    "train": "api",
+    "Config": "config",
+    "EnvironmentConfig": "environments.config",
+    "ConfigError": "errors",
+    "EnvironmentFault": "errors",
+    "RunFolderError": "errors",
+    "SpaceError": "errors",
+    "WorldstreamError": "errors",
+    "PRESETS": "presets",
+}
+
+__all__ = [
+    "PRESETS",
+    "Agent",
+    "Config",
+    "ConfigError",
+    "EnvironmentConfig",
+    "EnvironmentFault",
+    "RunFolderError",
+    "SpaceError",
+    "TrainingResult",
+    "WorldstreamError",
+    "__version__",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import public names when they are first used, so that a lower layer does not load all others."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'worldstream' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"worldstream.{_HOMES[name]}"), name)

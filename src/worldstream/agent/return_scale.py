@@ -1,0 +1,39 @@
+"""Scale of returns, by which advantages are divided (method.md 8.4)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class ReturnScale(nn.Module):
+    """max(1, (Q(0.975) - Q(0.025)) / 2) over the lambda returns of the latest updates.
+
+    Args:
+        num_updates: updates remembered.
+        num_samples: returns kept of one update. The published agent keeps them all and sorts half a million values
+            at each update (P12); an evenly spaced subset of a batch in random order has the same quantiles in
+            expectation.
+    """
+
+    returns: Tensor
+    count: Tensor
+    levels: Tensor
+
+    def __init__(self, num_updates: int = 501, num_samples: int = 128) -> None:
+        super().__init__()
+        self.register_buffer("returns", torch.zeros(num_updates, num_samples))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("levels", torch.tensor([0.025, 0.975]), persistent=False)
+
+    @torch.no_grad()
+    def update(self, returns: Tensor) -> Tensor:
+        """Remember returns (any shape) and give the scale, a scalar tensor."""
+        capacity, num_samples = self.returns.shape
+        flat = returns.detach().flatten().float()
+        picked = torch.linspace(0, flat.numel() - 1, num_samples, device=flat.device).round().long()
+        self.returns[self.count % capacity] = flat[picked]
+        self.count += 1
+        filled = self.returns[: int(self.count.clamp(max=capacity))]  # a host read of a counter, once an update
+        low, high = filled.flatten().quantile(self.levels)
+        return torch.clamp((high - low) / 2, min=1.0)

@@ -1,0 +1,246 @@
+"""The command line: ``worldstream train | evaluate | report | info``. Thin: every command calls one function.
+
+A preset is a complete configuration; every leaf of it is a flag (``worldstream train --preset demo --help`` lists
+them). Errors that a user can mend end in one message and a non-zero status.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.markup import escape
+from rich.table import Table
+
+from worldstream.config import Config
+from worldstream.errors import ConfigError, WorldstreamError
+from worldstream.presets import PRESETS
+from worldstream.training.progress import console
+
+DEFAULT_PRESET = "demo"
+
+Options = Annotated[Config, tyro.conf.arg(name="")]
+"""Leaves of the configuration, as flags without a prefix."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train an agent on any Gymnasium environment."""
+
+    env: str
+    """Gymnasium id (CartPole-v1), or module:factory of a function that returns an environment."""
+    steps: int
+    """Environment steps, that is decisions of the agent."""
+    preset: str = DEFAULT_PRESET
+    """Complete configuration that the flags below start from."""
+    seed: int = 0
+    """Seed of environments, networks, replay and policy."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, ..."""
+    output: Path | None = None
+    """Run folder to write. Default: a new one below runs/."""
+    modality: tuple[str, ...] = ()
+    """KEY=KIND for keys whose space does not say what they are: image=grid:11,6,4 or mission=ignore."""
+    quiet: bool = False
+    """Print nothing."""
+    config: Options = field(default_factory=Config)
+    """Configuration."""
+
+    def run(self) -> None:
+        """Train, evaluate and save."""
+        from worldstream.api import train
+
+        train(
+            self.env,
+            steps=self.steps,
+            preset=self.preset,
+            config=with_modalities(self.config, self.modality),
+            seed=self.seed,
+            device=self.device,
+            output=self.output,
+            quiet=self.quiet,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Measure the return of a trained agent over whole episodes."""
+
+    run_folder: tyro.conf.Positional[Path]
+    """Folder that `worldstream train` wrote."""
+    episodes: int = 100
+    """Whole episodes."""
+    seed: int = 0
+    """Seed of environments and policy."""
+    temperature: float | None = None
+    """Divides the policy's logits; 0: most likely action. Default: as configured for the run."""
+    device: str = "auto"
+    """auto, cpu, cuda, ..."""
+
+    def run(self) -> None:
+        """Evaluate, print, and append to the run's evaluations."""
+        from worldstream.evaluation.evaluate import evaluate
+        from worldstream.models import load_run
+
+        if self.episodes < 1:
+            raise ConfigError(f"--episodes must be at least 1, not {self.episodes}.")
+        loaded = load_run(self.run_folder, self.device)
+        config = loaded.config
+        if self.temperature is not None:
+            config = replace(config, evaluation=replace(config.evaluation, temperature=self.temperature))
+        result = evaluate(loaded.models, loaded.environment, config, episodes=self.episodes, seed=self.seed)
+        print_mapping(f"{loaded.environment}, {self.episodes} episodes", result.summary)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Write one HTML file with pictures about one or several runs."""
+
+    run_folders: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders that `worldstream train` wrote."""
+    output: Path | None = None
+    """File to write. Default: report.html in the first folder."""
+
+    def run(self) -> None:
+        """Write the report and say where it is."""
+        from worldstream.evaluation.report import write_report
+
+        if not self.run_folders:
+            raise ConfigError("worldstream report needs at least one run folder.")
+        console(quiet=False).print(f"report: {write_report(list(self.run_folders), output=self.output)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info:
+    """Say how an environment would be read, and what a run on it would cost, before anything is trained."""
+
+    env: tyro.conf.Positional[str]
+    """Gymnasium id, or module:factory."""
+    preset: str = DEFAULT_PRESET
+    """Complete configuration that the flags below start from."""
+    steps: int = 100_000
+    """Planned environment steps, which bound the memory of replay."""
+    device: str = "auto"
+    """Where the run would train."""
+    modality: tuple[str, ...] = ()
+    """KEY=KIND for keys whose space does not say what they are."""
+    config: Options = field(default_factory=Config)
+    """Configuration."""
+
+    def run(self) -> None:
+        """Measure and print."""
+        from worldstream.evaluation.estimate import estimate
+        from worldstream.models import choose_device
+
+        config = with_modalities(self.config, self.modality)
+        print_estimate(estimate(self.env, config, steps=self.steps, device=choose_device(self.device)), self)
+
+
+COMMANDS: dict[str, type[Any]] = {"train": Train, "evaluate": Evaluate, "report": Report, "info": Info}
+
+
+def with_modalities(config: Config, overrides: tuple[str, ...]) -> Config:
+    """Add KEY=KIND overrides to the configuration. Raises ConfigError for one without "="."""
+    if not overrides:
+        return config
+    pairs = [override.partition("=") for override in overrides]
+    for override, (key, equals, kind) in zip(overrides, pairs, strict=True):
+        if not (key and equals and kind):
+            raise ConfigError(f"--modality {override}: expected KEY=KIND, such as image=grid:11,6,4.")
+    merged = {**config.environment.modality, **{key: kind for key, _, kind in pairs}}
+    return replace(config, environment=replace(config.environment, modality=merged))
+
+
+def print_mapping(title: str, values: dict[str, Any]) -> None:
+    """A table of two columns."""
+    table = Table(title=escape(title), show_header=False)
+    for name, value in values.items():
+        table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
+    console(quiet=False).print(table)
+
+
+def print_estimate(result: Any, command: Info) -> None:
+    """Tables of ``worldstream info``."""
+    out = console(quiet=False)
+    table = Table(title=escape(f"observation of {command.env}"))
+    for column in ("key", "modality", "shape", "tokens/step", "vocabulary", "bytes/step in replay"):
+        table.add_column(column)
+    for key in result.keys:
+        vocabulary = key.tokens.vocabulary
+        sizes = ",".join(map(str, vocabulary[:6])) + (f",... ({len(vocabulary)} channels)" if vocabulary[6:] else "")
+        stored = f"{key.spec.num_bytes} + {key.token_bytes} cached"
+        table.add_row(
+            escape(key.spec.key), key.spec.modality, str(key.spec.shape), str(key.tokens.num_tokens), sizes, stored
+        )
+    out.print(table)
+    table = Table(title="action")
+    for column in ("component", "kind", "tokens", "values of each"):
+        table.add_column(column)
+    for component in result.action.components:
+        sizes = ",".join(map(str, component.sizes[:8]))
+        table.add_row(escape(component.path), component.kind, str(len(component.sizes)), sizes)
+    out.print(table)
+    megabyte = 1e6
+    print_mapping(
+        f"cost with preset {command.preset}, {command.steps} steps on {command.device}",
+        {
+            **{f"parameters, {part}": count for part, count in result.parameters.items()},
+            "weights and optimisers": f"{result.model_bytes / megabyte:.1f} MB",
+            "replay, when full": f"{result.replay_bytes / megabyte:.1f} MB ({result.bytes_per_step} bytes/step)",
+            "peak memory of an update, with the libraries": f"{result.peak_bytes / megabyte:.0f} MB",
+            **{f"{part}, per 1000 steps": f"{seconds:.2f} s" for part, seconds in result.seconds.items()},
+            "all, per 1000 steps": f"{sum(result.seconds.values()):.1f} s",
+            f"all, {command.steps} steps": f"{sum(result.seconds.values()) * command.steps / 60_000:.0f} min",
+        },
+    )
+
+
+def preset_of(arguments: list[str]) -> str:
+    """Value of --preset on a command line, before the rest of it can be parsed."""
+    for i, argument in enumerate(arguments):
+        if argument.startswith("--preset="):
+            return argument.partition("=")[2]
+        if argument == "--preset" and i + 1 < len(arguments):
+            return arguments[i + 1]
+    return DEFAULT_PRESET
+
+
+def parse(arguments: list[str]) -> Any:
+    """Command line to a command. Exits with status 2 and a message for arguments that make no sense."""
+    if not arguments or arguments[0] not in COMMANDS:
+        wanted = arguments[0] if arguments else ""
+        if wanted in ("-h", "--help"):
+            console(quiet=False).print(USAGE)
+            raise SystemExit(0)
+        raise ConfigError(f"unknown command '{wanted}'. Commands: {', '.join(COMMANDS)}." if wanted else USAGE)
+    name, rest = arguments[0], arguments[1:]
+    command, default = COMMANDS[name], None
+    if "config" in command.__dataclass_fields__:
+        required = {f.name: tyro.MISSING for f in fields(command) if f.default is f.default_factory}  # both MISSING
+        default = command(**required, config=PRESETS[preset_of(rest)]())
+    return tyro.cli(command, args=rest, default=default, prog=f"worldstream {name}")
+
+
+USAGE = """usage: worldstream COMMAND ...
+
+  train     --env ENV --steps N    train an agent on any Gymnasium environment
+  evaluate  RUN                    measure the return of a trained agent
+  report    RUN ...                write one HTML file with pictures
+  info      ENV                    tokens, memory and time, before anything is trained
+
+`worldstream COMMAND --help` explains a command."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point. Exits with the error's status after one message; a keyboard interrupt exits with 130."""
+    try:
+        parse(sys.argv[1:] if arguments is None else arguments).run()
+    except WorldstreamError as error:
+        print(f"worldstream: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        print("worldstream: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None

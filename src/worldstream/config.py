@@ -1,0 +1,185 @@
+"""The whole configuration of a run: nested frozen dataclasses, made by presets, overridden on the command line.
+
+Facts that are discovered at run time (specs, device, number of actions) are constructor arguments elsewhere, never
+fields here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from worldstream.agent.actor_critic import ActorCriticConfig
+from worldstream.agent.losses import ActorCriticLossConfig
+from worldstream.environments.config import EnvironmentConfig
+from worldstream.errors import ConfigError
+from worldstream.tokenizers.base import TokenizerConfig
+from worldstream.training.learner import LearnerConfig
+from worldstream.world_model.model import WorldModelConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReplayConfig:
+    """Bounds of replay, and how world-model segments are drawn."""
+
+    max_steps: int = 1_000_000
+    """Environment steps kept; the oldest are dropped."""
+    max_bytes: int = 4 * 1024**3
+    """Bytes of observations, actions and rewards kept."""
+    sampler: str = "prioritized"
+    """Sampler of world-model segments."""
+    sampler_options: dict[str, float] = field(
+        default_factory=lambda: {"uniform_fraction": 0.7, "initial_priority": 10.0}
+    )
+    """Keyword options of that sampler. Prioritised: the share of a batch that is drawn uniformly, and the priority,
+    in nats of loss, of segments never trained on. The uniform sampler has none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImaginationConfig:
+    """Where imagined trajectories begin and how long they are."""
+
+    horizon: int = 12
+    """Imagined environment steps."""
+    context_length: int = 2
+    """Real blocks that the world model reads before the first imagined step."""
+    burn_in: int = 10
+    """Real steps that the policy's memory reads before the first imagined step."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CollectionConfig:
+    """How experience is gathered."""
+
+    num_environments: int = 1
+    """Environments stepped together."""
+    backend: str = "sync"
+    """"sync" steps them in this process, "process" gives each its own."""
+    epsilon: float = 0.01
+    """Probability of a uniformly random action."""
+    random_steps: int = 500
+    """Environment steps at the beginning with uniformly random actions."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvaluationConfig:
+    """How returns are measured: own environments, own seeds, no exploration."""
+
+    every_steps: int = 0
+    """Environment steps between evaluations during training; 0: only at the end."""
+    episodes: int = 10
+    """Episodes of an evaluation during training."""
+    final_episodes: int = 100
+    """Episodes of the evaluation at the end."""
+    num_environments: int = 8
+    """Environments stepped together."""
+    temperature: float = 0.5
+    """Divides the policy's logits; 0 takes the most likely action."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """Everything that decides a run, beside the environment's name, the seed and the number of steps."""
+
+    environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
+    tokenizers: TokenizerConfig = field(default_factory=TokenizerConfig)
+    world_model: WorldModelConfig = field(default_factory=WorldModelConfig)
+    actor_critic: ActorCriticConfig = field(default_factory=ActorCriticConfig)
+    losses: ActorCriticLossConfig = field(default_factory=ActorCriticLossConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    imagination: ImaginationConfig = field(default_factory=ImaginationConfig)
+    collection: CollectionConfig = field(default_factory=CollectionConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    world_model_learner: LearnerConfig = field(
+        default_factory=lambda: LearnerConfig(
+            batch_size=16, learning_rate=1e-3, weight_decay=0.05, updates_per_step=0.2, start_steps=500
+        )
+    )
+    actor_critic_learner: LearnerConfig = field(
+        default_factory=lambda: LearnerConfig(
+            batch_size=64, learning_rate=5e-4, updates_per_step=0.1, start_steps=1000
+        )
+    )
+    segment_length: int = 16
+    """Blocks of a world-model segment (T)."""
+    fit_until_steps: int = 100_000
+    """Data-fitted tokenizers are fitted when learning starts and at each doubling of the steps, up to here."""
+    log_every_steps: int = 250
+    """Environment steps between lines of metrics."""
+    num_threads: int = 1
+    """Threads of tensor operations on the CPU."""
+
+    def __post_init__(self) -> None:
+        members, batch = self.world_model.ensemble_size, self.world_model_learner.batch_size
+        if members and batch % members:
+            raise ConfigError(
+                f"world_model_learner.batch_size {batch} must be a multiple of world_model.ensemble_size {members}: "
+                "each member trains on its own share of the batch."
+            )
+        if self.segment_length <= self.world_model.context_length:
+            raise ConfigError(
+                f"segment_length {self.segment_length} must exceed world_model.context_length "
+                f"{self.world_model.context_length}: nothing would be left to train on."
+            )
+        if self.losses.intrinsic_weight and not members:
+            raise ConfigError(
+                "losses.intrinsic_weight needs an ensemble: set world_model.ensemble_size to 2 or more, "
+                "or the weight to 0."
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Nested dictionaries of plain values."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Config:
+        """Inverse of ``to_json``. Raises ConfigError that names an unknown, missing or ill-typed field."""
+        return from_plain(Config, data, "config")
+
+
+T = TypeVar("T")
+
+
+def from_plain(cls: type[T], data: Any, where: str) -> T:
+    """Build a (nested) dataclass, tuple or dict of the annotated type from JSON values; ConfigError names the place."""
+    if dataclasses.is_dataclass(cls):
+        if not isinstance(data, dict):
+            raise ConfigError(f"{where}: expected an object with the fields of {cls.__name__}, got {json.dumps(data)}.")
+        hints = typing.get_type_hints(cls)
+        known = {f.name for f in dataclasses.fields(cls)}
+        unknown = sorted(set(data) - known)
+        if unknown:
+            raise ConfigError(f"{where}: unknown field '{unknown[0]}'; known: {', '.join(sorted(known))}.")
+        values = {name: from_plain(hints[name], value, f"{where}.{name}") for name, value in data.items()}
+        try:
+            return typing.cast(T, cls(**values))
+        except TypeError as error:
+            raise ConfigError(f"{where}: {error}.") from error
+    return typing.cast(T, _plain_value(cls, data, where))
+
+
+def _plain_value(hint: Any, data: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return data
+    if origin in (typing.Union, types.UnionType):
+        if data is None and type(None) in arguments:
+            return None
+        return _plain_value(next(a for a in arguments if a is not type(None)), data, where)
+    if origin is tuple and isinstance(data, list | tuple):
+        variadic = len(arguments) == 2 and arguments[1] is Ellipsis
+        hints = [arguments[0]] * len(data) if variadic else list(arguments)
+        if len(hints) != len(data):
+            raise ConfigError(f"{where}: expected {len(hints)} values, got {len(data)}.")
+        return tuple(from_plain(h, x, f"{where}[{i}]") for i, (h, x) in enumerate(zip(hints, data, strict=True)))
+    if origin is dict and isinstance(data, dict):
+        return {key: from_plain(arguments[1], value, f"{where}.{key}") for key, value in data.items()}
+    if hint is float and isinstance(data, int) and not isinstance(data, bool):
+        return float(data)
+    if isinstance(hint, type) and isinstance(data, hint) and not (hint is int and isinstance(data, bool)):
+        return data
+    raise ConfigError(f"{where}: expected {getattr(hint, '__name__', hint)}, got {json.dumps(data)}.")

@@ -1,0 +1,18 @@
+"""Environments: any Gymnasium environment as stored arrays and action ids, alone or many at once."""
+
+from worldstream.environments.base import FlatEnvironment, check
+from worldstream.environments.config import EnvironmentConfig
+from worldstream.environments.suites import ENVIRONMENTS, Suite, make_environment
+from worldstream.environments.vector import StepResult, VectorEnvironment, make_vector
+
+__all__ = [
+    "ENVIRONMENTS",
+    "EnvironmentConfig",
+    "FlatEnvironment",
+    "StepResult",
+    "Suite",
+    "VectorEnvironment",
+    "check",
+    "make_environment",
+    "make_vector",
+]

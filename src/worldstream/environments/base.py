@@ -1,0 +1,160 @@
+"""FlatEnvironment: a Gymnasium environment that speaks stored arrays and action ids, and holds the user's
+environment to Gymnasium's protocol.
+
+    user's environment --observation--> store --> dict of arrays (flat keys)
+                       <---- action ---- decode <- ids (M,)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from worldstream.actions import decode, spec_from_space
+from worldstream.environments.config import EnvironmentConfig
+from worldstream.errors import EnvironmentFault, SpaceError
+from worldstream.modalities import ObservationAdapter
+from worldstream.specs import KeySpec
+
+Result = TypeVar("Result")
+_STEP_CONTRACT = "step() must return (observation, reward, terminated, truncated, info)"
+_RESET_CONTRACT = "reset(*, seed=None, options=None) must return (observation, info)"
+
+
+class FlatEnvironment(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
+    """Wraps an environment so that its observation is a flat dictionary of stored arrays and its action is ids (M,).
+
+    Args:
+        environment: what is wrapped.
+        config: overrides of modalities, and levels of continuous actions.
+        name: what error messages call the environment.
+
+    Raises:
+        SpaceError: an observation or action space that is not supported.
+        EnvironmentFault: not a Gymnasium environment.
+    """
+
+    def __init__(self, environment: gymnasium.Env[Any, Any], config: EnvironmentConfig, name: str) -> None:
+        self.name = name
+        if not isinstance(environment, gymnasium.Env):
+            raise self._fault(
+                f"it is a {type(environment).__qualname__}, not a gymnasium.Env",
+                "Subclass gymnasium.Env; environments of the old 'gym' package can be converted with 'shimmy'.",
+            )
+        self.environment = environment
+        for part in ("observation_space", "action_space"):
+            if not isinstance(getattr(environment, part, None), gymnasium.Space):
+                raise self._fault(f"it has no {part}", f"Set self.{part} to a gymnasium.spaces.Space in __init__.")
+        try:
+            self.observation_adapter = ObservationAdapter.from_space(environment.observation_space, config.modality)
+            self.action_spec = spec_from_space(environment.action_space, config.num_action_levels)
+        except SpaceError as error:
+            raise SpaceError(f"environment '{name}': {error}") from None
+        self.observation_specs: dict[str, KeySpec] = self.observation_adapter.specs
+        boxes: dict[str, gymnasium.Space[Any]] = {
+            key: storage_space(spec) for key, spec in self.observation_specs.items()
+        }
+        self.observation_space = cast(gymnasium.Space[dict[str, np.ndarray]], spaces.Dict(boxes))
+        self.action_space = spaces.MultiDiscrete(np.asarray(self.action_spec.sizes))
+        self.metadata = environment.metadata
+        self.render_mode = environment.render_mode
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Begin an episode. Raises EnvironmentFault when the environment fails or breaks the protocol."""
+        result = self._guarded("reset()", lambda: self.environment.reset(seed=seed, options=options or None))
+        if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
+            raise self._fault(f"reset() returned {_outline(result)}", f"{_RESET_CONTRACT}.")
+        return self._store("reset()", result[0]), result[1]
+
+    def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        """Act with ids (M,). Raises EnvironmentFault when the environment fails or breaks the protocol."""
+        raw_action = decode(self.action_spec, action)
+        result = self._guarded("step()", lambda: self.environment.step(raw_action))
+        if not isinstance(result, tuple) or len(result) != 5:
+            old = " (the old API: 'done' must be split)" if isinstance(result, tuple) and len(result) == 4 else ""
+            raise self._fault(f"step() returned {_outline(result)}{old}", f"{_STEP_CONTRACT}.")
+        observation, reward, terminated, truncated, info = result
+        for label, flag in (("terminated", terminated), ("truncated", truncated)):
+            if not isinstance(flag, bool | np.bool_):
+                raise self._fault(f"step() returned {label} = {flag!r}", f"{_STEP_CONTRACT}; {label} is a bool.")
+        if not isinstance(info, dict):
+            raise self._fault(f"step() returned info = {info!r}", f"{_STEP_CONTRACT}; info is a dict.")
+        stored = self._store("step()", observation)
+        return stored, self._reward(reward), bool(terminated), bool(truncated), info
+
+    def render(self) -> Any:
+        """Whatever the environment renders; None when it was made without a render mode."""
+        return self._guarded("render()", self.environment.render) if self.render_mode else None
+
+    def close(self) -> None:
+        self.environment.close()
+
+    def _guarded(self, call: str, function: Callable[[], Result]) -> Result:
+        """Run the user's code; whatever it raises becomes an EnvironmentFault that names the call."""
+        try:
+            return function()
+        except Exception as error:
+            hint = f" ({_RESET_CONTRACT})" if call == "reset()" and isinstance(error, TypeError) else ""
+            raise self._fault(f"{call} raised {type(error).__name__}: {error}{hint}", "") from error
+
+    def _store(self, call: str, observation: Any) -> dict[str, np.ndarray]:
+        try:
+            return self.observation_adapter.store(observation)
+        except EnvironmentFault as error:
+            raise self._fault(f"{call} returned an invalid observation: {error}", "") from None
+
+    def _reward(self, reward: Any) -> float:
+        try:
+            array = np.asarray(reward, dtype=np.float64).ravel()
+        except (TypeError, ValueError):
+            array = np.zeros(0)
+        if array.size != 1 or not np.isfinite(array[0]):
+            raise self._fault(f"step() returned reward = {reward!r}", "A reward is one finite number.")
+        return float(array[0])
+
+    def _fault(self, problem: str, remedy: str) -> EnvironmentFault:
+        return EnvironmentFault(f"environment '{self.name}': {problem.rstrip('.')}. {remedy}".rstrip())
+
+
+def storage_space(spec: KeySpec) -> spaces.Box:
+    """The Box of one stored item, so that Gymnasium's vector environments can batch it."""
+    dtype: Any = np.dtype(spec.dtype).type
+    if not spec.vocabulary:
+        return spaces.Box(-np.inf, np.inf, spec.shape, dtype)
+    high = np.broadcast_to(np.asarray(spec.vocabulary) - 1, spec.shape).astype(dtype)
+    return spaces.Box(np.zeros(spec.shape, dtype), high, dtype=dtype)
+
+
+def check(environment: Any, steps: int = 100, seed: int = 0) -> None:
+    """Play random actions and hold the environment to the protocol.
+
+    Args:
+        environment: a FlatEnvironment, or any Gymnasium environment, which is then wrapped with default options.
+        steps: environment steps to take.
+        seed: of the environment and of the random actions.
+
+    Raises:
+        EnvironmentFault: the first violation, with what was found, what is expected and the remedy.
+        SpaceError: a space that is not supported.
+    """
+    if not isinstance(environment, FlatEnvironment):
+        environment = FlatEnvironment(environment, EnvironmentConfig(), type(environment).__name__)
+    rng = np.random.default_rng(seed)
+    environment.reset(seed=seed)
+    for _ in range(steps):
+        _, _, terminated, truncated, _ = environment.step(rng.integers(environment.action_spec.sizes))
+        if terminated or truncated:
+            environment.reset()
+
+
+def _outline(result: Any) -> str:
+    """What a call returned, in few words."""
+    if isinstance(result, tuple):
+        return f"a tuple of {len(result)} ({', '.join(type(part).__name__ for part in result)})"
+    return f"a {type(result).__name__}"

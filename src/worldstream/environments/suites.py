@@ -1,0 +1,59 @@
+"""The suites by name. A suite says which environment names are its own and how to make them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from worldstream.environments.base import FlatEnvironment
+from worldstream.environments.config import EnvironmentConfig
+from worldstream.registry import Registry
+
+EnvironmentName = str | Callable[..., Any]
+"""A name, or from Python a function that returns a Gymnasium environment."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """A family of environments that are made in the same way."""
+
+    claims: Callable[[EnvironmentName], bool]
+    """Whether a name belongs to this suite."""
+    make: Callable[[EnvironmentName, EnvironmentConfig, str | None], FlatEnvironment]
+    """(name, config, render_mode) -> environment. Raises EnvironmentFault or SpaceError."""
+    example: str
+    """A small environment of the suite, for tests and documentation."""
+    package: str | None = None
+    """Package that an optional extra must install; None when the core suffices."""
+
+
+# Asked in this order; the last one claims whatever the others do not.
+ENVIRONMENTS = Registry(
+    "environment suite",
+    {
+        "clock": "worldstream.environments.clock:SUITE",
+        "keys": "worldstream.environments.keys:SUITE",
+        "minigrid": "worldstream.environments.minigrid:SUITE",
+        "gym": "worldstream.environments.gym:SUITE",
+    },
+)
+
+
+def make_environment(
+    name: EnvironmentName, config: EnvironmentConfig | None = None, render_mode: str | None = None
+) -> FlatEnvironment:
+    """Make any environment.
+
+    Args:
+        name: "clock", "keys", "MiniGrid-...", "BabyAI-...", a Gymnasium id, "module:factory", or a function that
+            returns a ``gymnasium.Env``.
+        config: options; None for the defaults.
+        render_mode: as in Gymnasium; "rgb_array" for pictures.
+
+    Raises:
+        EnvironmentFault: it cannot be made.
+        SpaceError: one of its spaces is not supported.
+    """
+    suite: Suite = next(suite for suite in ENVIRONMENTS.values() if suite.claims(name))
+    return suite.make(name, config or EnvironmentConfig(), render_mode)

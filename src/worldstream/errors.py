@@ -1,0 +1,33 @@
+"""Errors that a user can cause: one message that names what, where and the remedy, and never a traceback.
+
+The command line catches ``WorldstreamError``, prints its text and exits with ``exit_code``.
+Everything else that escapes is a defect of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class WorldstreamError(Exception):
+    """Something that the user can mend. The message names the place, the value and the remedy."""
+
+    exit_code = 2
+
+
+class SpaceError(WorldstreamError):
+    """An observation or action space (or an override for a key of it) that is not supported."""
+
+
+class EnvironmentFault(WorldstreamError):
+    """An environment that cannot be made, raises, or returns something outside of its own spaces."""
+
+    exit_code = 3
+
+
+class ConfigError(WorldstreamError):
+    """An unknown preset, option or component, or values that contradict each other."""
+
+
+class RunFolderError(WorldstreamError):
+    """A folder that is not a run, is incomplete, belongs to something else, or cannot be written."""
+
+    exit_code = 4

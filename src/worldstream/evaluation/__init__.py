@@ -1,0 +1,1 @@
+"""Evaluation: returns over whole episodes, world-model errors, and the report."""

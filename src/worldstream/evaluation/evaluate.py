@@ -1,0 +1,116 @@
+"""Returns of a policy over whole episodes, in environments of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from worldstream.acting import act
+from worldstream.config import Config
+from worldstream.environments.vector import StepResult, make_vector
+from worldstream.models import Models
+from worldstream.types import Observations
+
+SEED_STREAM = 1_000_003
+"""Keeps the seeds of evaluation apart from those of training (C20)."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Undiscounted returns and lengths of whole episodes, in the order in which they ended."""
+
+    returns: list[float]
+    lengths: list[int]
+
+    @property
+    def summary(self) -> dict[str, float]:
+        """Mean, deviation and quartiles of the return; mean length; share of episodes with a positive return."""
+        returns = np.array(self.returns)
+        low, median, high = np.percentile(returns, (25, 50, 75))
+        return {
+            "episodes": len(returns),
+            "return_mean": float(returns.mean()),
+            "return_std": float(returns.std()),
+            "return_quartile_low": float(low),
+            "return_median": float(median),
+            "return_quartile_high": float(high),
+            "length_mean": float(np.mean(self.lengths)),
+            "positive_share": float((returns > 0).mean()),
+        }
+
+
+@dataclass(frozen=True)
+class Played:
+    """One step of N environments under a policy."""
+
+    observations: Observations  # (N, *shape) by key: what the actions were chosen at
+    actions: np.ndarray  # (N, M) ids
+    result: StepResult
+    counted: np.ndarray  # (N,) bool: the step belongs to one of the episodes that were asked for
+    ended: np.ndarray  # (N,) bool: the episode terminated, was truncated or was cut at max_steps
+
+
+@torch.no_grad()
+def play(
+    models: Models, environment: Any, config: Config, *, episodes: int, seed: int, max_steps: int | None = None
+) -> Iterator[Played]:
+    """Play whole episodes without exploration, and yield every step. The one loop of evaluation and recording.
+
+    Every environment plays a fixed share of the episodes, so that short episodes are not counted more often; an
+    episode is cut where it terminates or is truncated (C19). Environments that have played their share go on until
+    the last has, uncounted.
+
+    Args:
+        models: in any mode; nothing is changed.
+        environment: name or factory.
+        config: environment and evaluation settings.
+        episodes: number of whole episodes, at least 1.
+        seed: of environments and policy.
+        max_steps: steps after which an episode is cut. None: where the environment ends it.
+    """
+    num = min(config.evaluation.num_environments, episodes)
+    generator = torch.Generator(models.device).manual_seed(seed + SEED_STREAM)
+    policy = models.actor_critic.policy(config.evaluation.temperature)
+    quota = np.array([episodes // num + (i < episodes % num) for i in range(num)])
+    steps = np.zeros(num, dtype=np.int64)
+    with make_vector(environment, config.environment, num, seed + SEED_STREAM, "sync") as vector:
+        observations, carry = vector.reset(), models.actor_critic.initial_carry(num)
+        while quota.any():
+            actions, carry = act(models.tokenizers, policy, observations, carry, generator)
+            result = vector.step(actions)
+            steps += 1
+            ended = result.terminated | result.truncated
+            if max_steps is not None:
+                ended |= steps >= max_steps
+            yield Played(observations, actions, result, quota > 0, ended)
+            observations = result.observations
+            if not ended.any():
+                continue
+            quota -= ended & (quota > 0)
+            steps[ended] = 0
+            if quota.any():
+                observations = vector.reset_where(ended)
+                mask = torch.as_tensor(ended).to(models.device)
+                carry = models.actor_critic.initial_carry(num).where(mask, carry)
+
+
+def evaluate(models: Models, environment: Any, config: Config, *, episodes: int, seed: int) -> Evaluation:
+    """Returns and lengths of whole episodes without exploration; the arguments are those of ``play``."""
+    totals: np.ndarray = np.zeros(0)
+    steps: np.ndarray = np.zeros(0, dtype=np.int64)
+    returns: list[float] = []
+    lengths: list[int] = []
+    for step in play(models, environment, config, episodes=episodes, seed=seed):
+        if not len(totals):
+            totals, steps = np.zeros(len(step.ended)), np.zeros(len(step.ended), dtype=np.int64)
+        totals += step.result.rewards
+        steps += 1
+        for i in np.flatnonzero(step.ended & step.counted):
+            returns.append(float(totals[i]))
+            lengths.append(int(steps[i]))
+        totals[step.ended], steps[step.ended] = 0.0, 0
+    return Evaluation(returns, lengths)

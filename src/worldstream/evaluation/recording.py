@@ -1,0 +1,139 @@
+"""Recorded episodes: what an agent really saw, did and got, kept in the run folder for the report.
+
+The file is one .npz archive with the episodes laid end to end::
+
+    lengths (E,)  terminated (E,)  truncated (E,)  actions (sum T, M)  rewards (sum T,)
+    observations/<key> (sum (T + 1), *shape)
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from worldstream.config import Config
+from worldstream.errors import RunFolderError
+from worldstream.evaluation.evaluate import Played, play
+from worldstream.models import Models
+from worldstream.run_folder import RunFolder, replace_file
+from worldstream.types import Observations
+
+_OBSERVATIONS = "observations/"
+_DAMAGE = (OSError, ValueError, TypeError, KeyError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error)
+"""Whatever NumPy raises on files that are torn or are something else."""
+_FIELDS = ("lengths", "terminated", "truncated", "actions", "rewards")
+
+
+@dataclass(frozen=True)
+class RecordedEpisode:
+    """One real episode of T steps. When neither terminated nor truncated, the recording was cut before its end."""
+
+    observations: Observations
+    """(T + 1, *shape) stored arrays by key."""
+    actions: np.ndarray
+    """(T, M) action ids."""
+    rewards: np.ndarray
+    """(T,) float32."""
+    terminated: bool
+    truncated: bool
+
+    @property
+    def length(self) -> int:
+        """T."""
+        return len(self.rewards)
+
+
+def record_episodes(
+    models: Models, environment: Any, config: Config, *, episodes: int, seed: int, max_steps: int = 500
+) -> list[RecordedEpisode]:
+    """Play episodes as ``evaluate`` does and keep everything, in the order in which they ended.
+
+    Args:
+        models: in any mode; nothing is changed.
+        environment: name or factory.
+        config: environment and evaluation settings.
+        episodes: how many.
+        seed: of environments and policy.
+        max_steps: steps after which a recording is cut.
+    """
+    running: dict[int, list[tuple[Played, int]]] = {}
+    recorded = []
+    for step in play(models, environment, config, episodes=episodes, seed=seed, max_steps=max_steps):
+        for i in np.flatnonzero(step.counted):
+            running.setdefault(int(i), []).append((step, int(i)))
+            if step.ended[i]:
+                recorded.append(_episode(running.pop(int(i))))
+    return recorded
+
+
+def _episode(steps: list[tuple[Played, int]]) -> RecordedEpisode:
+    """Join the steps (step of N environments, number of the environment) of one episode."""
+    last, i = steps[-1]
+    return RecordedEpisode(
+        observations={
+            key: np.stack([*(step.observations[key][i] for step, _ in steps), final[i]])
+            for key, final in last.result.observations.items()
+        },
+        actions=np.stack([step.actions[i] for step, _ in steps]),
+        rewards=np.array([step.result.rewards[i] for step, _ in steps], np.float32),
+        terminated=bool(last.result.terminated[i]),
+        truncated=bool(last.result.truncated[i]),
+    )
+
+
+def save_episodes(folder: RunFolder, episodes: list[RecordedEpisode]) -> None:
+    """Replace the recorded episodes (at least one) of a run folder, atomically. Raises RunFolderError."""
+    arrays: dict[str, Any] = {
+        "lengths": np.array([episode.length for episode in episodes]),
+        "terminated": np.array([episode.terminated for episode in episodes]),
+        "truncated": np.array([episode.truncated for episode in episodes]),
+        "actions": np.concatenate([episode.actions for episode in episodes]),
+        "rewards": np.concatenate([episode.rewards for episode in episodes]),
+    }
+    for key in episodes[0].observations:
+        arrays[_OBSERVATIONS + key] = np.concatenate([episode.observations[key] for episode in episodes])
+    replace_file(folder.episodes, lambda file: np.savez_compressed(file, **arrays))
+
+
+def load_episodes(folder: RunFolder) -> list[RecordedEpisode]:
+    """Read the recorded episodes of a run folder. Raises RunFolderError when they are missing or damaged."""
+    if not folder.episodes.is_file():
+        raise RunFolderError(
+            f"{folder.path} has no {folder.episodes.name}: episodes are recorded when a training run ends."
+        )
+    try:
+        with open(folder.episodes, "rb") as file:  # opened here: np.load leaves a damaged archive open
+            archive = np.load(file, allow_pickle=False)
+            arrays = {name: archive[name] for name in archive.files}
+        return _split(arrays)
+    except _DAMAGE as error:
+        raise RunFolderError(
+            f"{folder.episodes} cannot be read as recorded episodes: {error}. Delete it; the rest of the run is intact."
+        ) from error
+
+
+def _split(arrays: dict[str, np.ndarray]) -> list[RecordedEpisode]:
+    """Cut arrays laid end to end into episodes. Raises KeyError or ValueError when they do not fit each other."""
+    lengths, terminated, truncated, actions, rewards = (arrays[name] for name in _FIELDS)
+    observations = {
+        name.removeprefix(_OBSERVATIONS): array for name, array in arrays.items() if name.startswith(_OBSERVATIONS)
+    }
+    steps, rows = int(lengths.sum()), int(lengths.sum()) + len(lengths)
+    fits = len(actions) == len(rewards) == steps and len(terminated) == len(truncated) == len(lengths)
+    if not fits or not observations or any(len(array) != rows for array in observations.values()):
+        raise ValueError("its arrays have lengths that do not fit each other")
+    ends = np.cumsum(lengths)
+    return [
+        RecordedEpisode(
+            observations={key: array[end - length + i : end + i + 1] for key, array in observations.items()},
+            actions=actions[end - length : end],
+            rewards=rewards[end - length : end],
+            terminated=bool(terminated[i]),
+            truncated=bool(truncated[i]),
+        )
+        for i, (length, end) in enumerate(zip(lengths.tolist(), ends.tolist(), strict=True))
+    ]

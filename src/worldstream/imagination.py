@@ -1,0 +1,76 @@
+"""Imagination: joins a world model and a policy function, and belongs to neither.
+
+Both start from the same observation, the last one of a real segment (C2): the world model has seen the blocks before
+it, the policy's memory the observations and actions before it. Each imagined step::
+
+    tokens_t --features--> policy --> action_t
+    (tokens_t, action_t) --> world model --> tokens_{t+1}, reward_t, terminated_t, disagreement_t
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldstream.types import Features, Policy, Tokens
+from worldstream.world_model.model import WorldModel
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """B imagined trajectories of H steps."""
+
+    tokens: Tokens  # (B, H + 1, K, C) by key
+    actions: Tensor  # (B, H, M)
+    rewards: Tensor  # (B, H)
+    terminated: Tensor  # (B, H) bool
+    disagreement: Tensor  # (B, H)
+    info: dict[str, Tensor]  # (B, H + 1, ...) what the policy reported at each state
+
+
+def imagine(
+    world_model: WorldModel,
+    features_of: Callable[[Tokens], Features],
+    policy: Policy,
+    *,
+    tokens: Tokens,
+    state: Any,
+    carry: Any,
+    horizon: int,
+    generator: torch.Generator | None = None,
+) -> Trajectories:
+    """Roll the policy out inside the world model. Gradients flow through the policy's memory, not the world model.
+
+    Args:
+        world_model: in evaluation mode.
+        features_of: tokens (B, K, C) by key -> features by key.
+        policy: chooses actions; its info must hold tensors (B, ...).
+        tokens: (B, K, C) by key, the observation to start from.
+        state: sequence-model state after the blocks before that observation.
+        carry: policy memory after the steps before that observation.
+        horizon: H, imagined transitions. The policy is called H + 1 times, the world model H times (P6).
+        generator: of the device that the tensors are on.
+    """
+    seen, infos, actions, steps = [tokens], [], [], []
+    for _ in range(horizon):
+        action, carry, info = policy(features_of(tokens), carry, generator)
+        with torch.no_grad():
+            step, state = world_model.step(tokens, action, state, generator)
+        tokens = step.tokens
+        seen.append(tokens)
+        infos.append(info)
+        actions.append(action)
+        steps.append(step)
+    infos.append(policy(features_of(tokens), carry, generator)[2])
+    return Trajectories(
+        tokens={key: torch.stack([x[key] for x in seen], 1) for key in tokens},
+        actions=torch.stack(actions, 1),
+        rewards=torch.stack([step.reward for step in steps], 1),
+        terminated=torch.stack([step.terminated for step in steps], 1),
+        disagreement=torch.stack([step.disagreement for step in steps], 1),
+        info={name: torch.stack([info[name] for info in infos], 1) for name in infos[0]},
+    )

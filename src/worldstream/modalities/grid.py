@@ -1,0 +1,94 @@
+"""Grids: a table of cells, each of C small integers. One token per cell, row by row."""
+
+from __future__ import annotations
+
+from typing import Any, Self, final
+
+import numpy as np
+from gymnasium import Space, spaces
+
+from worldstream.errors import SpaceError
+from worldstream.modalities.integers import (
+    IntegerModality,
+    channel_sizes,
+    integer_bounds,
+    is_integer_box,
+    smallest_dtype,
+)
+from worldstream.specs import KeySpec
+
+_PICTURE_SIDE = 128
+_SMALLEST_IMAGE_SIDE = 16
+_PALETTE = np.array(
+    [
+        (16, 16, 20), (90, 98, 110), (31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40),
+        (148, 103, 189), (140, 86, 75), (227, 119, 194), (188, 189, 34), (23, 190, 207), (240, 240, 240),
+    ],
+    dtype=np.float64,
+)  # fmt: skip
+
+
+@final
+class Grid(IntegerModality):
+    """rows x columns cells of C integers. Stored (rows * columns, C); loaded as int64 ids (..., K, C)."""
+
+    @classmethod
+    def matches(cls, space: Space[Any]) -> bool:
+        if not (isinstance(space, spaces.MultiDiscrete) or is_integer_box(space)):
+            return False
+        assert space.shape is not None
+        return len(space.shape) in (2, 3)
+
+    @classmethod
+    def from_space(cls, key: str, space: Space[Any], options: tuple[int, ...] = ()) -> Self:
+        low, high = integer_bounds(key, space)
+        if low.ndim not in (2, 3):
+            raise SpaceError(
+                f"observation key '{key}': a grid has shape (rows, columns) or (rows, columns, channels), "
+                f"but the space is {space}. Use '{key}=categorical'."
+            )
+        channels = low.shape[2] if low.ndim == 3 else 1
+        if not options and _looks_like_image(space):
+            sizes = ",".join(["N"] * channels)
+            raise SpaceError(
+                f"observation key '{key}': {space} looks like an image, and images are not supported yet. "
+                f"If its cells are categories, say how many values each channel has: --modality {key}=grid:{sizes}. "
+                f"Otherwise leave it out: --modality {key}=ignore."
+            )
+        shape = low.shape
+        low, high = low.reshape(-1, channels).min(axis=0), high.reshape(-1, channels).max(axis=0)
+        vocabulary, offset = channel_sizes(key, "grid", space, low, high, options)
+        return cls(
+            KeySpec(
+                key=key,
+                modality="grid",
+                shape=(shape[0] * shape[1], channels),
+                dtype=smallest_dtype(vocabulary),
+                vocabulary=vocabulary,
+                grid=(shape[0], shape[1]),
+                offset=offset,
+                space_shape=shape,
+            )
+        )
+
+    def render(self, stored: np.ndarray) -> np.ndarray:
+        """A coloured square per cell: the first channel sets most of the colour, each further one half as much."""
+        assert self.spec.grid is not None
+        rows, columns = self.spec.grid
+        weights = 0.5 ** np.arange(len(self.spec.vocabulary))
+        colours = _PALETTE[np.asarray(stored, dtype=np.int64) % len(_PALETTE)]  # (K, C, 3)
+        mixed = np.einsum("kcr,c->kr", colours, weights / weights.sum())
+        scale = max(1, _PICTURE_SIDE // max(rows, columns))
+        picture: np.ndarray = np.rint(mixed).astype(np.uint8).reshape(rows, columns, 3)
+        return picture.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def _looks_like_image(space: Space[Any]) -> bool:
+    """Bytes 0..255 with two sides of at least 16 pixels and, if there is a third axis, 1, 3 or 4 colours."""
+    if not isinstance(space, spaces.Box) or space.dtype != np.uint8 or (space.high < 255).all():
+        return False
+    shape = space.shape
+    if len(shape) == 2:
+        return min(shape) >= _SMALLEST_IMAGE_SIDE
+    last, first = shape[2] in (1, 3, 4), shape[0] in (1, 3, 4)
+    return (last and min(shape[:2]) >= _SMALLEST_IMAGE_SIDE) or (first and min(shape[1:]) >= _SMALLEST_IMAGE_SIDE)

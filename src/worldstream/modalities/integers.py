@@ -1,0 +1,126 @@
+"""What categorical keys and grids share: integers with a finite range, stored as ids that count from 0."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from gymnasium import Space, spaces
+
+from worldstream.errors import SpaceError
+from worldstream.modalities.base import Modality
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MAX_VOCABULARY = 1024
+"""Largest number of values per channel that is accepted without an explicit size: more is rarely meant to be one."""
+
+
+class IntegerModality(Modality):
+    """Ids of C channels, in the last axis of the stored shape (..., C)."""
+
+    def store(self, value: Any) -> np.ndarray:
+        array = self._checked(value)
+        if array.dtype.kind == "f" and (array != np.rint(array)).any():
+            offender = array[array != np.rint(array)].ravel()[0]
+            raise self._fault(f"contains {offender}, which is not an integer", "Return integers.")
+        if array.dtype.kind == "f":
+            array = np.clip(array.astype(np.float64), -(2.0**53), 2.0**53)  # so that the cast cannot overflow
+        values = array.astype(np.int64).reshape(self.spec.shape)
+        low = np.asarray(self.spec.offset or 0, dtype=np.int64)
+        sizes = np.asarray(self.spec.vocabulary)
+        ids = values - low
+        outside = (ids < 0) | (ids >= sizes)
+        if outside.any():
+            channel = int(np.argwhere(outside)[0][-1])
+            first = self.spec.offset[channel] if self.spec.offset else 0
+            last = first + self.spec.vocabulary[channel] - 1
+            listed = ",".join(str(size) for size in self.spec.vocabulary)
+            raise self._fault(
+                f"contains {values[outside][0]} in channel {channel}, whose values are {first} to {last}",
+                f"Correct the observation space, or give larger sizes than "
+                f"--modality {self.spec.key}={self.spec.modality}:{listed}.",
+            )
+        return ids.astype(self.spec.dtype)
+
+    def load(self, stored: np.ndarray) -> Tensor:
+        """int64 ids (..., K, C)."""
+        import torch
+
+        ids = np.asarray(stored).astype(np.int64)
+        num_positions = 1 if self.spec.grid is None else self.spec.grid[0] * self.spec.grid[1]
+        leading = ids.shape[: ids.ndim - len(self.spec.shape)]
+        return torch.from_numpy(ids.reshape(*leading, num_positions, len(self.spec.vocabulary)))
+
+    def unload(self, tensor: Tensor) -> np.ndarray:
+        ids: np.ndarray = tensor.cpu().numpy()
+        return ids.reshape(*ids.shape[:-2], *self.spec.shape).astype(self.spec.dtype)
+
+
+def is_integer_box(space: Space[Any]) -> bool:
+    """Whether the space is a Box of integers or booleans."""
+    return isinstance(space, spaces.Box) and np.dtype(space.dtype).kind in "iub"
+
+
+def integer_bounds(key: str, space: Space[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest value of every entry, both of the space's shape. Raises SpaceError unless discrete."""
+    if isinstance(space, spaces.Discrete):
+        low: Any = np.asarray(int(space.start))
+        return low, low + int(space.n) - 1
+    if isinstance(space, spaces.MultiDiscrete):
+        low = np.asarray(space.start, dtype=np.int64)
+        return low, low + np.asarray(space.nvec, dtype=np.int64) - 1
+    if isinstance(space, spaces.MultiBinary):
+        return np.zeros(space.shape, np.int64), np.ones(space.shape, np.int64)
+    if is_integer_box(space):
+        assert isinstance(space, spaces.Box)
+        low, high = space.low, space.high
+        if space.dtype == np.uint64:  # does not fit int64; anything near the limit is too many values in any case
+            low, high = (np.minimum(bound, np.uint64(np.iinfo(np.int64).max)) for bound in (low, high))
+        return low.astype(np.int64), high.astype(np.int64)
+    raise SpaceError(f"observation key '{key}': {space} does not hold integers. Use '{key}=vector' or '{key}=ignore'.")
+
+
+def channel_sizes(
+    key: str, kind: str, space: Space[Any], low: np.ndarray, high: np.ndarray, options: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Vocabulary and offset (both (C,)) of channels with bounds ``low`` and ``high`` (C,).
+
+    ``options`` replace the sizes. Bounds which are merely the range of the dtype then say nothing about where the
+    values start, so counting starts at 0.
+
+    Raises:
+        SpaceError: too many values without options, or options of the wrong number or below 1.
+    """
+    channels = len(low)
+    if not options:
+        sizes = [int(top) - int(bottom) + 1 for bottom, top in zip(low, high, strict=True)]
+        if max(sizes) > MAX_VOCABULARY:
+            example = ",".join(["N"] * min(channels, 4)) + (",..." if channels > 4 else "")
+            raise SpaceError(
+                f"observation key '{key}': {space} has {max(sizes)} values in a channel, more than {MAX_VOCABULARY}. "
+                f"Give the number of values that occur per channel (--modality {key}={kind}:{example}), "
+                f"or use '{key}=ignore'" + (f" or '{key}=vector'." if isinstance(space, spaces.Box) else ".")
+            )
+        return tuple(sizes), _compact(low)
+    if len(options) != channels or min(options) < 1:
+        raise SpaceError(
+            f"observation key '{key}': '{kind}' needs {channels} positive sizes, one per channel, "
+            f"but got {','.join(map(str, options))}."
+        )
+    whole_range = is_integer_box(space) and np.dtype(space.dtype).kind != "b"
+    if whole_range and (low == np.iinfo(np.dtype(space.dtype)).min).all():
+        return options, ()
+    return options, _compact(low)
+
+
+def smallest_dtype(vocabulary: tuple[int, ...]) -> str:
+    """Narrowest storage dtype for ids below these sizes."""
+    largest = max(vocabulary) - 1
+    return "uint8" if largest <= 0xFF else "uint16" if largest <= 0xFFFF else "int32"
+
+
+def _compact(offset: np.ndarray) -> tuple[int, ...]:
+    """An offset of zeros is written as ()."""
+    return tuple(int(value) for value in offset) if offset.any() else ()

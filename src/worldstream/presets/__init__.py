@@ -1,0 +1,13 @@
+"""Presets: Python functions that return complete configurations. Variants call another preset and replace fields."""
+
+from worldstream.registry import Registry
+
+PRESETS = Registry(
+    "preset",
+    {
+        "demo": "worldstream.presets.demo:demo",
+        "control": "worldstream.presets.control:control",
+        "grid": "worldstream.presets.grid:grid",
+        "keys": "worldstream.presets.keys:keys",
+    },
+)

@@ -1,0 +1,90 @@
+"""Token ids of stored observations, encoded once per version of the tokenizers.
+
+A row is fresh when it was encoded by the current version *and* for the observation that occupies it now; both are
+noted per row, so neither eviction nor a changed tokenizer needs to clear anything.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from worldstream.replay.arrays import Columns, GrowingArrays, id_dtype
+from worldstream.replay.store import ReplayStore
+from worldstream.specs import TokenSpec
+from worldstream.types import Observations
+
+Encode = Callable[[Observations], dict[str, np.ndarray]]
+"""Observations (n, ...) by key -> integer token ids (n, K, C) by key."""
+
+
+class TokenCache:
+    """Tokens beside the rows of a store, in the smallest integer type that holds the vocabulary.
+
+    Args:
+        store: whose observations are encoded; the cache grows with it. Its bytes are not part of ``max_bytes``.
+        specs: key -> spec of the tokens.
+    """
+
+    def __init__(self, store: ReplayStore, specs: Mapping[str, TokenSpec]) -> None:
+        self._store = store
+        self._specs = dict(specs)
+        self._tokens = GrowingArrays(
+            {
+                key: ((spec.num_tokens, spec.num_channels), id_dtype(max(spec.vocabulary)))
+                for key, spec in self._specs.items()
+            },
+            store.ring.capacity,
+        )
+        # "stamp" is 1 + the id that was encoded, so that the zero of a new row means never.
+        stamps: Columns = {"stamp": ((), np.int64), "version": ((), np.int64)}
+        self._encoded = GrowingArrays(stamps, store.ring.capacity)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes allocated now."""
+        return self._tokens.num_bytes + self._encoded.num_bytes
+
+    def clear(self) -> None:
+        """Forget all tokens. Needed only after the store was loaded from a checkpoint: its ids may repeat."""
+        self._encoded["stamp"][:] = 0
+
+    def tokens(self, rows: np.ndarray, version: int, encode: Encode) -> dict[str, np.ndarray]:
+        """Tokens at physical rows, encoding those that are not fresh.
+
+        Args:
+            rows: any shape, such as the (B, T) of ``Segments.rows``.
+            version: changes whenever ``encode`` does.
+            encode: called at most once, with each stale observation once.
+
+        Returns:
+            key -> (*rows.shape, K, C) ids in the dtype of the cache.
+
+        Raises:
+            ValueError: ``encode`` returned other keys or shapes, or ids outside of the vocabulary.
+        """
+        self._tokens.ensure(self._store.num_allocated_rows)
+        self._encoded.ensure(self._store.num_allocated_rows)
+        stamps = self._store.ring.ids(rows) + 1
+        fresh = (self._encoded["stamp"][rows] == stamps) & (self._encoded["version"][rows] == version)
+        if not fresh.all():
+            self._encode(np.unique(rows[~fresh]), version, encode)
+        return {key: self._tokens[key].take(rows, axis=0) for key in self._specs}
+
+    def _encode(self, rows: np.ndarray, version: int, encode: Encode) -> None:
+        encoded = encode(self._store.observations(rows))
+        if encoded.keys() != self._specs.keys():
+            raise ValueError(f"encode returned keys {sorted(encoded)}; expected {sorted(self._specs)}")
+        for key, spec in self._specs.items():
+            values = encoded[key]
+            expected = (len(rows), spec.num_tokens, spec.num_channels)
+            if values.shape != expected:
+                raise ValueError(f"tokens of '{key}' have shape {values.shape}; expected {expected}")
+            if math.prod(expected) and ((values < 0) | (values >= np.array(spec.vocabulary))).any():
+                raise ValueError(f"tokens of '{key}' are outside of the vocabulary {spec.vocabulary}")
+        for key, values in encoded.items():
+            self._tokens[key][rows] = values
+        self._encoded["stamp"][rows] = self._store.ring.ids(rows) + 1
+        self._encoded["version"][rows] = version

@@ -1,0 +1,172 @@
+"""The run folder is an interface: this module names every file in it, and is the only one that does.
+
+::
+
+    run.json             format, version, environment, seed, steps, configuration, specs   (written first)
+    metrics.jsonl        one object per logging step                                       (appended)
+    evaluations.jsonl    one object per evaluation                                         (appended)
+    events/              the same metrics for TensorBoard
+    weights.safetensors  tokenizers, world model, actor-critic                             (replaced atomically)
+    episodes.npz         a few real episodes of the latest evaluation, for the report      (replaced atomically)
+    report.html          made by ``worldstream report``                                    (replaced atomically)
+
+A file that is replaced is written under a temporary name, flushed to disk and renamed, so that whatever was there
+stays until the new one is whole.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from worldstream.errors import RunFolderError
+from worldstream.specs import ActionComponent, ActionSpec, KeySpec
+
+FORMAT = 1
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn errors of the file system (full disk, no permission) into one message about ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise RunFolderError(
+            f"cannot write {path}: {error.strerror or error}. What was there before is unchanged. "
+            "Free space or choose another --output."
+        ) from error
+
+
+def replace_file(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Write a file under a temporary name, flush it to disk, then rename it over ``path``.
+
+    Raises RunFolderError when it cannot be written; ``path`` is then what it was.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    with writing(path):
+        try:
+            with open(temporary, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run."""
+
+    path: Path
+
+    @property
+    def description(self) -> Path:
+        """run.json"""
+        return self.path / "run.json"
+
+    @property
+    def metrics(self) -> Path:
+        """metrics.jsonl"""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def evaluations(self) -> Path:
+        """evaluations.jsonl"""
+        return self.path / "evaluations.jsonl"
+
+    @property
+    def events(self) -> Path:
+        """events/"""
+        return self.path / "events"
+
+    @property
+    def weights(self) -> Path:
+        """weights.safetensors"""
+        return self.path / "weights.safetensors"
+
+    @property
+    def episodes(self) -> Path:
+        """episodes.npz"""
+        return self.path / "episodes.npz"
+
+    @property
+    def report(self) -> Path:
+        """report.html"""
+        return self.path / "report.html"
+
+    def require_unused(self) -> None:
+        """Raises RunFolderError when the path holds anything already."""
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise RunFolderError(f"{self.path} exists and is not empty. Choose another --output, or move it away.")
+
+    def create(self, description: dict[str, Any]) -> None:
+        """Make the folder and write run.json. Raises RunFolderError when it holds anything or cannot be written."""
+        self.require_unused()
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"format": FORMAT, **description}, indent=1)
+        replace_file(self.description, lambda file: file.write(text.encode()))
+
+    def read_description(self) -> dict[str, Any]:
+        """Content of run.json. Raises RunFolderError when this is not a run folder of a format that we know."""
+        if not self.path.is_dir():
+            raise RunFolderError(f"{self.path} is not a folder. Give the folder that `worldstream train` wrote.")
+        if not self.description.is_file():
+            raise RunFolderError(
+                f"{self.path} is not a run folder: it has no {self.description.name}. "
+                "Give the folder that `worldstream train` wrote."
+            )
+        try:
+            data = json.loads(self.description.read_text())
+        except (OSError, ValueError) as error:
+            raise RunFolderError(f"{self.description} cannot be read as JSON: {error}.") from error
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            found = data.get("format") if isinstance(data, dict) else None
+            raise RunFolderError(f"{self.description} has format {found}; this version reads format {FORMAT}.")
+        return data
+
+    def append(self, path: Path, record: dict[str, Any]) -> None:
+        """Append one JSON object as a line."""
+        with writing(path), open(path, "a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    @staticmethod
+    def read_lines(path: Path) -> list[dict[str, Any]]:
+        """Objects of a JSON-lines file; an incomplete last line (a run that was killed) is left out."""
+        if not path.is_file():
+            return []
+        records = []
+        for line in path.read_text().splitlines():
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                break
+        return records
+
+
+def specs_to_json(key_specs: dict[str, KeySpec], action_spec: ActionSpec) -> dict[str, Any]:
+    """Specs as plain values, for run.json."""
+    return {
+        "observation": [dataclasses.asdict(spec) for spec in key_specs.values()],
+        "action": dataclasses.asdict(action_spec),
+    }
+
+
+def specs_from_json(data: dict[str, Any]) -> tuple[dict[str, KeySpec], ActionSpec]:
+    """Inverse of ``specs_to_json``. Raises RunFolderError when a field is missing or unknown."""
+    try:
+        keys = {item["key"]: KeySpec(**_tuples(item)) for item in data["observation"]}
+        components = tuple(ActionComponent(**_tuples(item)) for item in data["action"]["components"])
+        return keys, ActionSpec(components=components, structure=data["action"]["structure"])
+    except (KeyError, TypeError) as error:
+        raise RunFolderError(f"run.json describes its observations or actions in an unknown way: {error}.") from error
+
+
+def _tuples(item: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in item.items()}

@@ -1,0 +1,86 @@
+"""TokenizerBundle: the only loop over observation keys. Stored arrays go in, tokens and features come out."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from worldstream.errors import ConfigError
+from worldstream.modalities import Modality, build
+from worldstream.specs import KeySpec, TokenSpec
+from worldstream.tokenizers import TOKENIZERS
+from worldstream.tokenizers.base import Tokenizer, TokenizerConfig
+from worldstream.types import Features, Observations, Tokens
+
+
+class TokenizerBundle(nn.Module):
+    """All tokenizers of an environment, by observation key.
+
+    Args:
+        config: which tokenizer for which modality.
+        specs: the keys, in block order.
+
+    Raises ConfigError for a modality without a tokenizer, or an unknown tokenizer.
+    """
+
+    version: Tensor
+
+    def __init__(self, config: TokenizerConfig, specs: dict[str, KeySpec]) -> None:
+        super().__init__()
+        self.key_specs = specs
+        self.modalities: dict[str, Modality] = {key: build(spec) for key, spec in specs.items()}
+        self._tokenizers = nn.ModuleList(self._make(spec, config) for spec in specs.values())
+        self.register_buffer("version", torch.zeros((), dtype=torch.int64))
+
+    @staticmethod
+    def _make(spec: KeySpec, config: TokenizerConfig) -> Tokenizer:
+        if spec.modality not in config.choice:
+            raise ConfigError(
+                f"key '{spec.key}' has modality '{spec.modality}', for which tokenizers.choice names no tokenizer. "
+                f"Available: {', '.join(sorted(TOKENIZERS))}."
+            )
+        tokenizer: Tokenizer = TOKENIZERS[config.choice[spec.modality]](spec, config)
+        return tokenizer
+
+    @property
+    def by_key(self) -> dict[str, Tokenizer]:
+        """The tokenizers (a ModuleList holds them because keys may contain dots and slashes)."""
+        return dict(zip(self.key_specs, self._tokenizers, strict=True))  # type: ignore[arg-type]
+
+    @property
+    def specs(self) -> dict[str, TokenSpec]:
+        """Token specs by key, in block order."""
+        return {key: tokenizer.spec for key, tokenizer in self.by_key.items()}
+
+    def load(self, observations: Observations) -> dict[str, Tensor]:
+        """Stored arrays (..., *shape) -> modality tensors on the bundle's device."""
+        device = self.version.device
+        return {key: modality.load(observations[key]).to(device) for key, modality in self.modalities.items()}
+
+    @torch.no_grad()
+    def encode(self, observations: Observations) -> Tokens:
+        """Stored arrays (..., *shape) by key -> int64 ids (..., K, C) by key."""
+        tensors = self.load(observations)
+        return {key: tokenizer.encode(tensors[key]) for key, tokenizer in self.by_key.items()}
+
+    def encode_arrays(self, observations: Observations) -> dict[str, np.ndarray]:
+        """``encode`` with NumPy results, for the token cache of replay."""
+        return {key: ids.cpu().numpy() for key, ids in self.encode(observations).items()}
+
+    @torch.no_grad()
+    def decode(self, tokens: Tokens) -> dict[str, Tensor]:
+        """ids (..., K, C) by key -> modality tensors by key."""
+        return {key: tokenizer.decode(tokens[key]) for key, tokenizer in self.by_key.items()}
+
+    @torch.no_grad()
+    def features(self, tokens: Tokens) -> Features:
+        """What the agent reads, by key."""
+        return {key: tokenizer.features(tokens[key]) for key, tokenizer in self.by_key.items()}
+
+    def fit(self, observations: Observations) -> bool:
+        """Let every tokenizer adapt to stored arrays (N, *shape); counts ``version`` up when any id changed meaning."""
+        tensors = self.load(observations)
+        changed = [tokenizer.fit(tensors[key]) for key, tokenizer in self.by_key.items()]
+        self.version += any(changed)
+        return any(changed)

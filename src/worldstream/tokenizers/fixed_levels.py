@@ -1,0 +1,48 @@
+"""The 125 fixed scalar levels of the published method (method.md 2.4).
+
+In symlog space: 32 equally spaced points on [0, ln(1 + pi)] joined with 31 more up to 6, mirrored. Index 62 is zero;
+the range is +-402 in raw units, the resolution 0.046 near zero.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import final
+
+import torch
+from torch import Tensor
+
+from worldstream.specs import KeySpec, TokenSpec
+from worldstream.tokenizers.base import Tokenizer, TokenizerConfig
+from worldstream.tokenizers.levels import LevelQuantizer
+
+
+def published_levels() -> Tensor:
+    """(125,) levels in symlog space."""
+    knee = math.log1p(math.pi)
+    inner = torch.linspace(0.0, knee, 32, dtype=torch.float64)
+    outer = torch.linspace(knee, 6.0, 32, dtype=torch.float64)[1:]
+    positive = torch.cat((inner, outer))
+    return torch.cat((-positive[1:].flip(0), positive)).float()
+
+
+@final
+class FixedLevels(Tokenizer):
+    """D features, one token each, one level set for all. Features: the level, in symlog units."""
+
+    def __init__(self, spec: KeySpec, config: TokenizerConfig) -> None:
+        super().__init__()
+        del config  # the level set is a constant of the method
+        levels = published_levels()
+        num_features = spec.shape[0]
+        self.spec = TokenSpec(num_tokens=num_features, vocabulary=(len(levels),), feature_size=1)
+        self.quantizer = LevelQuantizer(levels.repeat(num_features, 1))
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.quantizer.encode(x).unsqueeze(-1)
+
+    def decode(self, ids: Tensor) -> Tensor:
+        return self.quantizer.decode(ids.squeeze(-1))
+
+    def features(self, ids: Tensor) -> Tensor:
+        return self.decode(ids).unsqueeze(-1)

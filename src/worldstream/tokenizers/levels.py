@@ -1,0 +1,30 @@
+"""Scalar quantisation: each feature of a vector becomes the index of its nearest level."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class LevelQuantizer(nn.Module):
+    """Nearest-level quantiser of D features with V levels each; values outside of the levels saturate.
+
+    Args:
+        levels: (D, V), non-decreasing along V, in symlog space.
+    """
+
+    levels: Tensor
+
+    def __init__(self, levels: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("levels", levels)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """(..., D) -> int64 (..., D). Cells meet half-way between levels; a tie goes up."""
+        borders = (self.levels[:, 1:] + self.levels[:, :-1]) / 2
+        columns = x.reshape(-1, x.shape[-1]).t().contiguous()
+        return torch.searchsorted(borders, columns, right=True).t().reshape(x.shape)
+
+    def decode(self, ids: Tensor) -> Tensor:
+        """int64 (..., D) -> (..., D) levels."""
+        return self.levels[torch.arange(len(self.levels), device=ids.device), ids]

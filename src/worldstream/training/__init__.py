@@ -1,0 +1,1 @@
+"""Training: learners, cadences, collection, metrics, checkpoints and the loop that joins them."""

@@ -1,0 +1,92 @@
+"""Collection: steps the environments with the policy and writes what happens to replay."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from worldstream.acting import act
+from worldstream.agent.actor_critic import ActorCritic
+from worldstream.config import CollectionConfig
+from worldstream.environments.vector import VectorEnvironment
+from worldstream.replay.store import ReplayStore
+from worldstream.tokenizers.bundle import TokenizerBundle
+
+
+class Collector:
+    """Runs N environments forever, episode after episode.
+
+    Args:
+        environments: N of them, freshly made.
+        store: receives every observation and transition; stream i is environment i.
+        tokenizers, actor_critic: choose the actions.
+        config: exploration.
+        rng: decides random actions.
+        generator: samples from the policy.
+    """
+
+    def __init__(
+        self,
+        environments: VectorEnvironment,
+        store: ReplayStore,
+        tokenizers: TokenizerBundle,
+        actor_critic: ActorCritic,
+        config: CollectionConfig,
+        *,
+        rng: np.random.Generator,
+        generator: torch.Generator,
+    ) -> None:
+        self._environments = environments
+        self._store = store
+        self._tokenizers = tokenizers
+        self._actor_critic = actor_critic
+        self._policy = actor_critic.policy()
+        self._config = config
+        self._rng = rng
+        self._generator = generator
+        self.steps = 0
+        num = environments.num_envs
+        self._returns = np.zeros(num)
+        self._lengths = np.zeros(num, dtype=np.int64)
+        self._carry = actor_critic.initial_carry(num)
+        self._observations = environments.reset()
+        store.start(self._observations, np.ones(num, dtype=bool))
+
+    def step(self) -> list[dict[str, float]]:
+        """One step of every environment. Returns a record {"return", "length"} for each episode that ended."""
+        actions = self._choose()
+        result = self._environments.step(actions)
+        self._store.append(actions, result.rewards, result.terminated, result.truncated, result.observations)
+        self.steps += len(actions)
+        self._returns += result.rewards
+        self._lengths += 1
+        ended = result.terminated | result.truncated
+        self._observations = result.observations
+        return self._restart(ended) if ended.any() else []
+
+    def _choose(self) -> np.ndarray:
+        """(N, M) actions to execute; the carry is told about those that exploration replaced (C8)."""
+        num = self._environments.num_envs
+        sizes = self._environments.action_spec.sizes
+        actions, self._carry = act(
+            self._tokenizers, self._policy, self._observations, self._carry, self._generator
+        )
+        share = 1.0 if self.steps < self._config.random_steps else self._config.epsilon
+        explore = self._rng.random(num) < share
+        if explore.any():
+            random = self._rng.integers(0, sizes, size=(num, len(sizes)))
+            actions = np.where(explore[:, None], random, actions)
+            self._carry = self._carry.with_action(torch.as_tensor(actions).to(self._carry.action))
+        return actions
+
+    def _restart(self, ended: np.ndarray) -> list[dict[str, float]]:
+        episodes = [
+            {"return": float(self._returns[i]), "length": float(self._lengths[i])} for i in np.flatnonzero(ended)
+        ]
+        self._returns[ended], self._lengths[ended] = 0.0, 0
+        fresh = self._environments.reset_where(ended)
+        self._store.start(fresh, ended)
+        self._observations = fresh
+        mask = torch.as_tensor(ended).to(self._carry.acted.device)
+        self._carry = self._actor_critic.initial_carry(len(ended)).where(mask, self._carry)
+        return episodes

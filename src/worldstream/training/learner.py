@@ -1,0 +1,71 @@
+"""A learner: one module, one optimiser, one clipped step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LearnerConfig:
+    """How one component is optimised."""
+
+    batch_size: int
+    """Segments of one update."""
+    learning_rate: float
+    """Constant."""
+    clip_norm: float = 3.0
+    """Largest norm of the gradient of the whole component."""
+    weight_decay: float = 0.01
+    """AdamW decay of the weights of linear maps and convolutions only."""
+    updates_per_step: float
+    """Gradient updates for each environment step."""
+    start_steps: int
+    """Environment steps before the first update."""
+
+
+DECAYED = (nn.Linear, nn.Conv2d, nn.LSTMCell)
+
+
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Decay the matrices of linear maps, convolutions and recurrent cells; nothing else, by type not name (C15)."""
+    decayed = {
+        id(parameter)
+        for child in module.modules()
+        if isinstance(child, DECAYED)
+        for parameter in child.parameters(recurse=False)
+        if parameter.ndim > 1
+    }
+    # Ensembles stack their matrices along a first axis; their biases are (P, 1, N).
+    stacked = {id(p) for p in module.parameters() if p.ndim == 3 and p.shape[1] > 1}
+    chosen = decayed | stacked
+    with_decay = [p for p in module.parameters() if id(p) in chosen]
+    without = [p for p in module.parameters() if id(p) not in chosen]
+    assert len(with_decay) + len(without) == len(list(module.parameters()))
+    return [{"params": with_decay, "weight_decay": weight_decay}, {"params": without, "weight_decay": 0.0}]
+
+
+class Learner:
+    """Optimises one module by AdamW with a clipped gradient norm.
+
+    Args:
+        module: whose parameters are optimised.
+        config: rates.
+    """
+
+    def __init__(self, module: nn.Module, config: LearnerConfig) -> None:
+        self.module = module
+        self.config = config
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(module, config.weight_decay), lr=config.learning_rate, eps=1e-8, fused=True
+        )
+
+    def step(self, loss: Tensor) -> Tensor:
+        """One update from a scalar loss; returns the norm of the gradient before clipping, a scalar tensor."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+        return norm.detach()

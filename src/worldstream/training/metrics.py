@@ -1,0 +1,65 @@
+"""Metrics stay on the device until a logging step, then go to JSON lines, TensorBoard and whoever listens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldstream.run_folder import RunFolder
+
+
+class MetricMeans:
+    """Running means of named scalars, without reading the device."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor | float] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, prefix: str, values: dict[str, Any]) -> None:
+        """Add scalars (numbers or () tensors) under ``prefix/name``."""
+        for name, value in values.items():
+            key = f"{prefix}/{name}"
+            self._sums[key] = self._sums.get(key, 0.0) + value
+            self._counts[key] = self._counts.get(key, 0) + 1
+
+    def pop(self) -> dict[str, float]:
+        """Means since the last call; this reads the device once."""
+        names = list(self._sums)
+        if not names:
+            return {}
+        sums = torch.stack([torch.as_tensor(self._sums[name], dtype=torch.float32).cpu() for name in names])
+        means = (sums / torch.tensor([float(self._counts[name]) for name in names])).tolist()
+        self._sums, self._counts = {}, {}
+        return dict(zip(names, means, strict=True))
+
+
+class MetricLog:
+    """Writes records of metrics to a run folder and to listeners.
+
+    Args:
+        folder: where metrics.jsonl and events/ go.
+        listeners: called with each record; the progress display is one.
+    """
+
+    def __init__(self, folder: RunFolder, listeners: list[Callable[[dict[str, Any]], None]]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._folder = folder
+        self._listeners = listeners
+        self._writer = SummaryWriter(str(folder.events))
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Write one record; it must hold "steps"."""
+        self._folder.append(self._folder.metrics, record)
+        for name, value in record.items():
+            if name != "steps" and isinstance(value, int | float):
+                self._writer.add_scalar(name, value, record["steps"])
+        for listener in self._listeners:
+            listener(record)
+
+    def close(self) -> None:
+        """Flush TensorBoard's files."""
+        self._writer.close()

@@ -1,0 +1,69 @@
+"""The live display of a run: how far, how fast, how long still, and how the agent does."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+PLAIN_PERIOD_SECONDS = 15.0
+"""Where the output is not a terminal, a line is printed this often."""
+
+
+class ProgressDisplay:
+    """Shows each record of metrics: a bar on a terminal, a line now and then elsewhere.
+
+    Args:
+        total_steps: environment steps of the whole run.
+        console: where to print.
+    """
+
+    def __init__(self, total_steps: int, console: Console) -> None:
+        self._total = total_steps
+        self._console = console
+        self._began = self._printed = time.monotonic()
+        self._latest = {"return": float("nan")}
+        self._bar: Progress | None = None
+        if console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]:.0f} steps/s"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=console,
+            )
+            self._task = self._bar.add_task("training", total=total_steps, rate=0.0)
+            self._bar.start()
+
+    def update(self, record: dict[str, Any]) -> None:
+        """Take notice of a record of metrics, which holds "steps"."""
+        now, steps = time.monotonic(), record["steps"]
+        rate = steps / max(now - self._began, 1e-9)
+        if "episode/return" in record:
+            self._latest["return"] = record["episode/return"]
+        text = f"return {self._latest['return']:.4g}"
+        for name, label in (("world_model/observation", "model loss"), ("actor_critic/entropy", "entropy")):
+            if name in record:
+                text += f"  {label} {record[name]:.3f}"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=steps, description=text, rate=rate)
+        elif now - self._printed >= PLAIN_PERIOD_SECONDS or steps >= self._total:
+            self._printed = now
+            left = (self._total - steps) / rate
+            self._console.print(f"{steps}/{self._total} steps  {rate:.0f} steps/s  {left:.0f} s left  {text}")
+
+    def close(self) -> None:
+        """Stop drawing."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def console(*, quiet: bool) -> Console:
+    """Standard output, or nowhere."""
+    return Console(quiet=quiet, highlight=False, soft_wrap=True, file=sys.stdout)

@@ -1,0 +1,33 @@
+"""Random batches of a given shape: for estimates before a run, and for speed benchmarks."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from worldstream.specs import ActionSpec, TokenSpec
+from worldstream.types import Batch
+
+
+def synthetic_batch(
+    token_specs: dict[str, TokenSpec], action_spec: ActionSpec, *, batch_size: int, length: int, device: torch.device
+) -> Batch:
+    """A batch (B, T) of uniformly random tokens and actions without ends or padding."""
+    shape = (batch_size, length)
+    tokens = {
+        key: torch.stack(
+            [torch.randint(size, (*shape, spec.num_tokens), device=device) for size in spec.vocabulary], -1
+        )
+        for key, spec in token_specs.items()
+    }
+    actions = torch.stack([torch.randint(size, shape, device=device) for size in action_spec.sizes], -1)
+    everywhere = torch.ones(shape, dtype=torch.bool, device=device)
+    return Batch(
+        ids=np.arange(batch_size),
+        tokens=tokens,
+        actions=actions,
+        rewards=torch.randn(shape, device=device),
+        terminated=~everywhere,
+        observed=everywhere,
+        acted=everywhere,
+    )

@@ -1,0 +1,193 @@
+"""The trainer: collect, learn the world model, learn to act inside it. The loop reads like the algorithm box."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldstream.config import Config
+from worldstream.environments.vector import make_vector
+from worldstream.errors import WorldstreamError
+from worldstream.models import Models
+from worldstream.replay import SAMPLERS
+from worldstream.replay.arrays import id_dtype
+from worldstream.replay.eligibility import Role
+from worldstream.replay.samplers import Sampler
+from worldstream.replay.store import ReplayStore
+from worldstream.replay.token_cache import TokenCache
+from worldstream.training.cadence import Doubling, Every, Ratio
+from worldstream.training.collector import Collector
+from worldstream.training.learner import Learner
+from worldstream.training.metrics import MetricMeans
+from worldstream.training.updates import past_length, update_actor_critic, update_world_model
+from worldstream.types import Batch, Segments
+
+FIT_ROWS = 20_000
+"""Most observations that data-fitted tokenizers look at."""
+
+
+class DivergedError(WorldstreamError):
+    """A loss is no longer a finite number."""
+
+    exit_code = 5
+
+
+class Trainer:
+    """Owns the parts of a run and the order in which they act.
+
+    Args:
+        config: everything that decides the run.
+        environment: name or factory, as ``make_vector`` takes it.
+        seed: of environments, networks, replay and policy.
+        device: where networks live.
+        on_metrics: called with each record of metrics, a flat dict that holds "steps".
+        on_evaluation: called with the steps when an evaluation is due.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        environment: Any,
+        *,
+        seed: int,
+        device: torch.device,
+        on_metrics: Callable[[dict[str, Any]], None],
+        on_evaluation: Callable[[int], Any],
+    ) -> None:
+        torch.set_num_threads(config.num_threads)
+        torch.manual_seed(seed)
+        streams = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(4)]
+        self.config = config
+        self.generator = torch.Generator(device).manual_seed(seed)
+        collection = config.collection
+        self.environments = make_vector(
+            environment, config.environment, collection.num_environments, seed, collection.backend
+        )
+        specs, actions = self.environments.observation_specs, self.environments.action_spec
+        self.models = Models(config, specs, actions).to(device)
+        self.store = ReplayStore(
+            {key: (spec.shape, spec.dtype) for key, spec in specs.items()},
+            num_action_tokens=actions.num_tokens,
+            action_dtype=id_dtype(max(actions.sizes)),
+            num_streams=collection.num_environments,
+            max_steps=config.replay.max_steps,
+            max_bytes=config.replay.max_bytes,
+        )
+        self.cache = TokenCache(self.store, self.models.tokenizers.specs)
+        context = config.world_model.context_length
+        self.segment_starts: Sampler = SAMPLERS[config.replay.sampler](
+            self.store, streams[0], Role.segment_start(context), **config.replay.sampler_options
+        )
+        self.segment_ends: Sampler = SAMPLERS["uniform"](self.store, streams[1], Role.segment_end(max(context - 1, 0)))
+        self.collector = Collector(
+            self.environments,
+            self.store,
+            self.models.tokenizers,
+            self.models.actor_critic,
+            collection,
+            rng=streams[2],
+            generator=self.generator,
+        )
+        self._fit_rng = streams[3]
+        self.world_model_learner = Learner(self.models.world_model, config.world_model_learner)
+        self.actor_critic_learner = Learner(self.models.actor_critic, config.actor_critic_learner)
+        self._metrics = MetricMeans()
+        self._on_metrics = on_metrics
+        self._on_evaluation = on_evaluation
+
+    def run(self, steps: int) -> None:
+        """Train until the clock shows ``steps`` environment steps."""
+        wm, ac, config = self.config.world_model_learner, self.config.actor_critic_learner, self.config
+        world_model_updates = Ratio(wm.updates_per_step, wm.start_steps)
+        actor_critic_updates = Ratio(ac.updates_per_step, ac.start_steps)
+        fit = Doubling(wm.start_steps, config.fit_until_steps)
+        log, evaluation = Every(config.log_every_steps), Every(config.evaluation.every_steps)
+        while self.collector.steps < steps:
+            for episode in self._timed("collect", self.collector.step):
+                self._metrics.add("episode", episode)
+            clock = self.collector.steps
+            if fit.due(clock):
+                self.fit_tokenizers()
+            for _ in range(world_model_updates.due(clock)):
+                self._timed("world_model", self.update_world_model)
+            for _ in range(actor_critic_updates.due(clock)):
+                self._timed("actor_critic", self.update_actor_critic)
+            if log.due(clock) or clock >= steps:
+                self.log(clock)
+            if evaluation.due(clock):
+                self._on_evaluation(clock)
+
+    def fit_tokenizers(self) -> None:
+        """Show stored observations to the tokenizers that adapt to data."""
+        rows = self.store.ring.rows(self.store.ids_of_all())
+        if len(rows) > FIT_ROWS:
+            rows = self._fit_rng.choice(rows, FIT_ROWS, replace=False)
+        self.models.tokenizers.fit(self.store.observations(rows))
+
+    def tokenized(self, segments: Segments) -> Batch:
+        """Segments with their tokens, on the device."""
+        device = self.models.device
+        tokenizers = self.models.tokenizers
+        tokens = self.cache.tokens(segments.rows, int(tokenizers.version), tokenizers.encode_arrays)
+        return Batch(
+            ids=segments.ids,
+            tokens={key: torch.as_tensor(ids.astype(np.int64)).to(device) for key, ids in tokens.items()},
+            actions=torch.as_tensor(segments.actions.astype(np.int64)).to(device),
+            rewards=torch.as_tensor(segments.rewards).to(device),
+            terminated=torch.as_tensor(segments.terminated).to(device),
+            observed=torch.as_tensor(segments.observed).to(device),
+            acted=torch.as_tensor(segments.acted).to(device),
+        )
+
+    def update_world_model(self) -> None:
+        """One gradient step on replayed segments; their losses become their priorities."""
+        ids = self.segment_starts.sample(self.config.world_model_learner.batch_size)
+        batch = self.tokenized(self.store.gather(ids, self.config.segment_length, "first"))
+        metrics, priorities = update_world_model(self.models, self.world_model_learner, batch)
+        self._metrics.add("world_model", metrics)
+        self._check_finite(priorities)
+        self.segment_starts.update(batch.ids, priorities.cpu().numpy())
+
+    def update_actor_critic(self) -> None:
+        """One gradient step on trajectories imagined from random observations of replay."""
+        ids = self.segment_ends.sample(self.config.actor_critic_learner.batch_size)
+        batch = self.tokenized(self.store.gather(ids, past_length(self.config.imagination) + 1, "last"))
+        metrics = update_actor_critic(
+            self.models, self.actor_critic_learner, batch, self.config, self.generator
+        )
+        self._metrics.add("actor_critic", metrics)
+
+    def log(self, clock: int) -> None:
+        """Read the metrics from the device and report them. Raises DivergedError when a loss is not finite."""
+        means = self._metrics.pop()
+        for name, value in means.items():
+            if not np.isfinite(value):
+                raise self._diverged(name, value)
+        replay = {"replay/steps": self.store.num_steps, "replay/bytes": self.store.num_bytes}
+        frames = clock * self.config.environment.action_repeat
+        self._on_metrics({"steps": clock, "frames": frames, **means, **replay})
+
+    def _check_finite(self, priorities: Tensor) -> None:
+        if not bool(priorities.isfinite().all()):  # they go to the host for replay anyway
+            raise self._diverged("world_model loss", float(priorities.sum()))
+
+    def _diverged(self, name: str, value: float) -> DivergedError:
+        return DivergedError(
+            f"{name} is {value} after {self.collector.steps} steps. Lower the learning rate of that component, "
+            "or look at the range of rewards and observations."
+        )
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.environments.close()
+
+    def _timed(self, name: str, part: Callable[[], Any]) -> Any:
+        began = time.perf_counter()
+        result = part()
+        self._metrics.add("seconds", {name: time.perf_counter() - began})
+        return result

@@ -1,0 +1,86 @@
+"""One update of each component, as functions of a tokenized batch: for the trainer, estimates and benchmarks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from worldstream.agent.losses import actor_critic_losses
+from worldstream.config import Config, ImaginationConfig
+from worldstream.imagination import Trajectories, imagine
+from worldstream.models import Models
+from worldstream.training.learner import Learner
+from worldstream.types import Batch
+
+
+def update_world_model(models: Models, learner: Learner, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+    """One gradient step on segments that begin at their anchors.
+
+    Returns:
+        metrics, () each; and the priorities (B,) of the segments.
+    """
+    models.world_model.train()
+    losses = models.world_model.losses(batch)
+    norm = learner.step(losses.total)
+    return {**losses.means, "gradient_norm": norm}, losses.priorities
+
+
+def past_length(config: ImaginationConfig) -> int:
+    """Real steps before the first imagined one that a batch for ``imagine_from`` holds."""
+    return max(config.burn_in, config.context_length)
+
+
+def imagine_from(
+    models: Models, batch: Batch, config: ImaginationConfig, generator: torch.Generator | None
+) -> Trajectories:
+    """Trajectories that begin at the last observation of each segment, with the steps before as context.
+
+    Args:
+        models: all three parts.
+        batch: segments of ``past_length(config) + 1`` steps, anchored at their last.
+        config: lengths.
+        generator: of the models' device.
+    """
+    models.world_model.eval()
+    past = past_length(config)
+    before = {key: ids[:, :-1] for key, ids in batch.tokens.items()}
+    recent = slice(past - config.context_length, past)
+    with torch.no_grad():
+        carry = models.actor_critic.burn_in(
+            models.tokenizers.features(before), batch.actions[:, :-1], batch.acted[:, :-1]
+        )
+        state = models.world_model.warm_up(
+            {key: ids[:, recent] for key, ids in batch.tokens.items()},
+            batch.actions[:, recent],
+            batch.acted[:, recent],
+        )
+    return imagine(
+        models.world_model,
+        models.tokenizers.features,
+        models.actor_critic.policy(),
+        tokens={key: ids[:, -1] for key, ids in batch.tokens.items()},
+        state=state,
+        carry=carry,
+        horizon=config.horizon,
+        generator=generator,
+    )
+
+
+def update_actor_critic(
+    models: Models, learner: Learner, batch: Batch, config: Config, generator: torch.Generator | None
+) -> dict[str, Tensor]:
+    """One gradient step on trajectories imagined from the batch. Returns metrics, () each."""
+    trajectories = imagine_from(models, batch, config.imagination, generator)
+    losses = actor_critic_losses(
+        models.actor_critic,
+        models.return_scale,
+        config.losses,
+        policy_logits=trajectories.info["policy_logits"][:, :-1],
+        value_logits=trajectories.info["value_logits"],
+        actions=trajectories.actions,
+        rewards=trajectories.rewards,
+        disagreement=trajectories.disagreement,
+        terminated=trajectories.terminated,
+    )
+    norm = learner.step(losses.total)
+    return {**losses.metrics, "gradient_norm": norm}

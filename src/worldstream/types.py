@@ -1,0 +1,62 @@
+"""Containers that cross a seam. Axes: B batch, T time, K tokens, C channels, M action tokens, N environments.
+
+Time: ``action[t]`` is chosen at observation t; ``reward[t]``, ``terminated[t]`` and ``truncated[t]`` are caused by
+``action[t]``. An episode of T actions has T + 1 observations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Observations = dict[str, np.ndarray]
+"""Stored observations by key; every array has the same leading axes."""
+
+Tokens = dict[str, Tensor]
+"""int64 token ids by key, each of shape (..., K, C)."""
+
+Features = dict[str, Tensor]
+"""What the agent reads, by key: (..., K, F) floats, or the ids (..., K, C) where the key has no features."""
+
+Policy = Callable[[Features, Any, torch.Generator | None], tuple[Tensor, Any, dict[str, Any]]]
+"""(features, carry, generator) -> (action ids (B, M), carry, info). The one way to choose actions."""
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Rows of replay as arrays; B segments of T consecutive rows, padded where an episode begins or ends."""
+
+    ids: np.ndarray
+    """(B,) int64 stable ids of the anchor row (first row for the world model, last row for the agent)."""
+    rows: np.ndarray
+    """(B, T) int64 physical rows; padding repeats a valid row and must be masked."""
+    actions: np.ndarray
+    """(B, T, M) integer action ids; zero where ``acted`` is False."""
+    rewards: np.ndarray
+    """(B, T) float32."""
+    terminated: np.ndarray
+    """(B, T) bool."""
+    truncated: np.ndarray
+    """(B, T) bool."""
+    observed: np.ndarray
+    """(B, T) bool: observation t is real (False: padding)."""
+    acted: np.ndarray
+    """(B, T) bool: action, reward and end at t are real (False: padding, final or newest observation)."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tokenized segments on the training device. Fields as in ``Segments``."""
+
+    ids: np.ndarray
+    tokens: Tokens  # (B, T, K, C) int64
+    actions: Tensor  # (B, T, M) int64
+    rewards: Tensor  # (B, T) float32
+    terminated: Tensor  # (B, T) bool
+    observed: Tensor  # (B, T) bool
+    acted: Tensor  # (B, T) bool

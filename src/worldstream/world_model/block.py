@@ -1,0 +1,57 @@
+"""BlockLayout: the one owner of position arithmetic.
+
+One block is one environment step::
+
+    | key_1: K_1 tokens | key_2: K_2 tokens | ... | action: M tokens |
+    '------------- n observation tokens ---------'------- m --------'     L = n + m
+
+A prediction has n latents, one for each observation token of the *next* block, in the same order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from worldstream.specs import ActionSpec, TokenSpec
+
+SUMMARY = "summary"
+"""Name of the last prediction position, which has seen every other one: rewards and ends are read there."""
+
+
+@dataclass(frozen=True)
+class BlockLayout:
+    """Positions of one block.
+
+    Args:
+        token_specs: by observation key, in the order of the block.
+        action_spec: the action tokens that close the block.
+    """
+
+    token_specs: dict[str, TokenSpec]
+    action_spec: ActionSpec
+
+    @property
+    def num_observation_tokens(self) -> int:
+        """n."""
+        return sum(spec.num_tokens for spec in self.token_specs.values())
+
+    @property
+    def num_action_tokens(self) -> int:
+        """m."""
+        return self.action_spec.num_tokens
+
+    @property
+    def length(self) -> int:
+        """L = n + m."""
+        return self.num_observation_tokens + self.num_action_tokens
+
+    def positions(self, name: str) -> slice:
+        """Prediction positions of an observation key, or of ``SUMMARY`` (a slice of one). KeyError otherwise."""
+        if name == SUMMARY:
+            return slice(self.num_observation_tokens - 1, self.num_observation_tokens)
+        start = 0
+        for key, spec in self.token_specs.items():
+            if key == name:
+                return slice(start, start + spec.num_tokens)
+            start += spec.num_tokens
+        raise KeyError(name)

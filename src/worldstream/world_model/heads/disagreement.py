@@ -1,0 +1,69 @@
+"""An ensemble of token heads whose disagreement is the intrinsic reward (method.md 5.2).
+
+Each member trains on its own share of the batch, on latents without gradient. The reward of an imagined step is the
+Jensen-Shannon divergence of the members' predictions, computed *per channel* (C6) and averaged over a key's tokens
+and channels.
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from worldstream.nn.layers import EnsembleHead
+from worldstream.nn.outputs import FactoredCategorical
+from worldstream.specs import TokenSpec
+from worldstream.types import Batch
+from worldstream.world_model.heads.base import Head
+
+
+@final
+class DisagreementHead(Head):
+    """P batched copies of a TokenHead.
+
+    ``loss`` needs a batch that the number of members divides; sampled batches are in random order, so contiguous
+    shares are random shares.
+    """
+
+    loss_name = "disagreement"
+    arrives_with_next = False
+
+    def __init__(self, key: str, spec: TokenSpec, width: int, *, num_members: int) -> None:
+        super().__init__()
+        self.positions = key
+        self.vocabulary = spec.vocabulary
+        self.net = EnsembleHead(num_members, width, 2 * width, sum(spec.vocabulary))
+
+    def forward(self, latents: Tensor) -> FactoredCategorical:
+        """(P, ..., K, E), one share per member -> P x ... x K factored categoricals."""
+        members = latents.flatten(1, -2)
+        return FactoredCategorical(self.net(members).unflatten(1, latents.shape[1:-1]), self.vocabulary)
+
+    def target(self, batch: Batch) -> Tensor:
+        return batch.tokens[self.positions]
+
+    def loss(self, latents: Tensor, target: Tensor) -> Tensor:
+        """(B, T) cross-entropy of the member that owns the row. latents: (B, T, K, E); target: (B, T, K, C)."""
+        share = (self.net.num_members, -1)
+        output = self.forward(latents.detach().unflatten(0, share))
+        return output.loss(target.unflatten(0, share)).mean(-1).flatten(0, 1)
+
+    @torch.no_grad()
+    def divergence(self, latents: Tensor) -> Tensor:
+        """(B,) mean over tokens and channels of the members' Jensen-Shannon divergence, in nats, at most ln P.
+
+        Args:
+            latents: (B, K, E).
+        """
+        output = self.forward(latents.unsqueeze(0).expand(self.net.num_members, -1, -1, -1))
+        per_channel = [
+            _entropy(torch.logsumexp(group, 0) - torch.tensor(float(len(group))).log()) - _entropy(group).mean(0)
+            for group in output.log_probs  # (P, B, K, channels, size)
+        ]
+        return torch.cat(per_channel, -1).mean((-1, -2)).clamp(min=0.0)
+
+
+def _entropy(log_probs: Tensor) -> Tensor:
+    return -(log_probs.exp() * log_probs).sum(-1)

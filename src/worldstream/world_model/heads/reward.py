@@ -1,0 +1,38 @@
+"""Predicts the reward that arrives with the next observation (method.md section 5)."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from worldstream.nn import SCALAR_OUTPUTS
+from worldstream.nn.outputs import Output
+from worldstream.types import Batch
+from worldstream.world_model.block import SUMMARY
+from worldstream.world_model.heads.base import Head
+
+REWARD_LIMIT = 10.39486
+"""Range of the reward bins in symlog space: symlog(symexp(15) / 100), raw rewards up to +-32,690."""
+
+
+@final
+class RewardHead(Head):
+    """Linear -> SiLU -> scalar output. The reward r_t is read from the prediction of block t + 1."""
+
+    loss_name = "reward"
+    positions = SUMMARY
+    arrives_with_next = True
+
+    def __init__(self, width: int, *, output: str) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU())
+        self.scalar = SCALAR_OUTPUTS[output](2 * width, limit=REWARD_LIMIT)
+
+    def forward(self, latents: Tensor) -> Output:
+        output: Output = self.scalar(self.net(latents))
+        return output
+
+    def target(self, batch: Batch) -> Tensor:
+        return batch.rewards.unsqueeze(-1).to(torch.float32)

@@ -1,0 +1,165 @@
+"""The world model: embed blocks of tokens, run the sequence model, read rewards, ends and the next tokens from heads.
+
+It knows token ids and layouts only: what the tokens mean is the tokenizers' business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from worldstream.errors import ConfigError
+from worldstream.nn.numerics import masked_mean
+from worldstream.specs import ActionSpec, TokenSpec
+from worldstream.types import Batch, Tokens
+from worldstream.world_model import HEADS, SEQUENCE_MODELS
+from worldstream.world_model.block import BlockLayout
+from worldstream.world_model.embed import BlockEmbedder
+from worldstream.world_model.heads.base import Head
+from worldstream.world_model.heads.disagreement import DisagreementHead
+from worldstream.world_model.heads.tokens import TokenHead
+from worldstream.world_model.sequence.base import AnySequenceModel, SequenceConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorldModelConfig:
+    """Architecture and losses of the world model."""
+
+    sequence: SequenceConfig = field(default_factory=SequenceConfig)
+    context_length: int = 1
+    """Blocks that must precede a prediction before it is trained (c of method.md section 6)."""
+    ensemble_size: int = 4
+    """Members of the disagreement ensemble; 0 leaves it out."""
+    reward_output: str = "hl_gauss"
+    """Scalar output of the reward head."""
+    slot_embedding: bool = True
+    """Learned embedding for each position of a block, beside the rotary phases."""
+    loss_weights: dict[str, float] = field(
+        default_factory=lambda: {"observation": 1.0, "reward": 1.0, "termination": 1.0, "disagreement": 1.0}
+    )
+    """Weight of each named loss; the names must be exactly those of the model."""
+
+
+class WorldModelLosses(NamedTuple):
+    """What one batch teaches."""
+
+    total: Tensor  # () weighted sum of the masked means
+    means: dict[str, Tensor]  # () each, by loss name
+    priorities: Tensor  # (B,) observation + reward loss of each segment, for prioritised replay
+
+
+class Imagined(NamedTuple):
+    """One imagined step of B trajectories."""
+
+    tokens: Tokens  # (B, K, C) by key: the next observation
+    reward: Tensor  # (B,)
+    terminated: Tensor  # (B,) bool
+    disagreement: Tensor  # (B,) nats, summed over keys; zeros without an ensemble
+
+
+class WorldModel(nn.Module):
+    """Modular world model over streams of tokens.
+
+    Args:
+        config: sizes and loss weights.
+        token_specs: by observation key, in block order.
+        action_spec: the action tokens.
+
+    Raises ConfigError when the loss weights do not name exactly the losses of the model.
+    """
+
+    def __init__(self, config: WorldModelConfig, token_specs: dict[str, TokenSpec], action_spec: ActionSpec) -> None:
+        super().__init__()
+        self.config = config
+        self.layout = BlockLayout(token_specs, action_spec)
+        width = config.sequence.width
+        self.embed = BlockEmbedder(self.layout, width, slot_embedding=config.slot_embedding)
+        self.sequence: AnySequenceModel = SEQUENCE_MODELS[config.sequence.model](
+            config.sequence,
+            block_length=self.layout.length,
+            num_predictions=self.layout.num_observation_tokens,
+        )
+        self.tokens = nn.ModuleList(HEADS["tokens"](key, spec, width) for key, spec in token_specs.items())
+        self.reward: Head = HEADS["reward"](width, output=config.reward_output)
+        self.termination: Head = HEADS["termination"](width)
+        members = config.ensemble_size
+        self.disagreement = nn.ModuleList(
+            HEADS["disagreement"](key, spec, width, num_members=members)
+            for key, spec in token_specs.items()
+            if members
+        )
+        names = {head.loss_name for head in self._heads()}
+        if names != set(config.loss_weights):
+            raise ConfigError(
+                f"world_model.loss_weights names {sorted(config.loss_weights)}, the model has {sorted(names)}: "
+                "give exactly one weight for each."
+            )
+
+    def _heads(self) -> list[Head]:
+        return [cast(Head, head) for head in (*self.tokens, self.reward, self.termination, *self.disagreement)]
+
+    def losses(self, batch: Batch) -> WorldModelLosses:
+        """Named losses of tokenized segments, each (B, T) before masking, masked here and nowhere else.
+
+        A target counts when the prediction it is read from has at least ``context_length`` real blocks before it:
+        the same rule for observations, rewards and ends (C17).
+        """
+        blocks = self.embed(batch.tokens, batch.actions)
+        state = self.sequence.init_state(len(blocks))
+        _, predictions, _ = self.sequence.parallel(blocks, state)
+        trained = batch.observed.clone()
+        trained[:, : self.config.context_length] = False
+        arrived = trained[:, 1:] & batch.acted[:, :-1]
+        sums: dict[str, Tensor] = {}
+        per_segment = torch.zeros(len(blocks), device=blocks.device)
+        for head in self._heads():
+            latents = predictions[..., self.layout.positions(head.positions), :]
+            target, mask = head.target(batch), trained
+            if head.arrives_with_next:
+                latents, target, mask = latents[:, 1:], target[:, :-1], arrived
+            loss = head.loss(latents, target)
+            # Observation heads of several keys are averaged by their number of tokens, as one block of slots.
+            share = 1.0 if head.arrives_with_next else latents.shape[2] / self.layout.num_observation_tokens
+            sums[head.loss_name] = sums.get(head.loss_name, 0.0) + share * masked_mean(loss, mask)
+            if head.loss_name in ("observation", "reward"):
+                rows = torch.where(mask, loss.detach(), 0.0).sum(1) / mask.sum(1).clamp(min=1)
+                per_segment = per_segment + share * rows
+        total = torch.stack([self.config.loss_weights[name] * value for name, value in sums.items()]).sum()
+        return WorldModelLosses(total, {name: value.detach() for name, value in sums.items()}, per_segment)
+
+    def init_state(self, batch_size: int) -> Any:
+        """State of the sequence model before any block."""
+        return self.sequence.init_state(batch_size)
+
+    def warm_up(self, tokens: Tokens, actions: Tensor, mask: Tensor) -> Any:
+        """State after T real blocks; rows skip the blocks where mask is false.
+
+        Args:
+            tokens: (B, T, K, C) by key.
+            actions: (B, T, M).
+            mask: (B, T) bool.
+        """
+        return self.sequence.parallel(self.embed(tokens, actions), self.init_state(len(actions)), mask)[2]
+
+    def step(
+        self, tokens: Tokens, actions: Tensor, state: Any, generator: torch.Generator | None = None
+    ) -> tuple[Imagined, Any]:
+        """Imagine what follows observation tokens (B, K, C) and actions (B, M): sampled next step, new state."""
+        latents, state = self.sequence.step(self.embed(tokens, actions), state)
+        following = {
+            head.positions: head(latents[:, self.layout.positions(head.positions)]).sample(generator)
+            for head in cast(list[TokenHead], list(self.tokens))
+        }
+        summary = latents[:, self.layout.positions(self.reward.positions)]
+        reward = self.reward(summary).mean.squeeze(-1)
+        terminated = self.termination(summary).sample(generator).squeeze(-1)
+        divergences = [
+            head.divergence(latents[:, self.layout.positions(head.positions)])
+            for head in cast(list[DisagreementHead], list(self.disagreement))
+        ]
+        disagreement = sum(divergences, torch.zeros_like(reward))
+        return Imagined(following, reward, terminated, disagreement), state
+

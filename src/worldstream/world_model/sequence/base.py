@@ -1,0 +1,73 @@
+"""The seam of sequence models: parallel observation prediction (POP) is the interface, how it is done is private.
+
+State goes in and comes out; nothing is kept on the module between calls, so the same inputs give the same outputs.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SequenceConfig:
+    """Sizes of the sequence model."""
+
+    model: str = "retention"
+    """Name in the registry of sequence models."""
+    num_layers: int = 2
+    width: int = 64
+    """E, features per token."""
+    num_heads: int = 4
+    """H, must divide the width into even parts."""
+    dropout: float = 0.0
+    """Probability, on residual branches, feed-forward and retained values."""
+    decay_blocks: tuple[float, float] = (2.0, 16.0)
+    """Retention: memory spans of the first and the last head, in blocks; the others lie geometrically between."""
+
+
+State = TypeVar("State")
+
+
+class SequenceModel(nn.Module, ABC, Generic[State]):
+    """Reads blocks of embeddings and predicts all observation tokens of the next block at once.
+
+    Constructor: ``(config: SequenceConfig, *, block_length: int, num_predictions: int)``.
+    Shapes: B batch, T blocks, L positions of a block, n predictions, E width.
+    """
+
+    @abstractmethod
+    def init_state(self, batch_size: int) -> State:
+        """State before the first block, on the module's device."""
+
+    @abstractmethod
+    def parallel(self, blocks: Tensor, state: State, mask: Tensor | None = None) -> tuple[Tensor, Tensor, State]:
+        """Training: all blocks at once.
+
+        Args:
+            blocks: (B, T, L, E).
+            state: state before block 0.
+            mask: (B, T) bool; blocks where it is false leave no trace in anything later. None: all are real.
+
+        Returns:
+            context (B, T, L, E); predictions (B, T, n, E), where [:, t] predicts the observation of block t from
+            what came *before* block t; state after block T - 1.
+        """
+
+    @abstractmethod
+    def observe(self, block: Tensor, state: State) -> tuple[Tensor, State]:
+        """Append one block (B, L, E); returns its context (B, L, E) and the new state."""
+
+    @abstractmethod
+    def predict(self, state: State) -> Tensor:
+        """(B, n, E): latents of every token of the next observation, at once; the state is not changed."""
+
+    @abstractmethod
+    def step(self, block: Tensor, state: State) -> tuple[Tensor, State]:
+        """``observe`` and ``predict`` in one pass, the hot path of imagination: (B, n, E) and the new state."""
+
+
+AnySequenceModel = SequenceModel[Any]

@@ -1,0 +1,150 @@
+"""Retention with parallel observation prediction (method.md 4.1-4.3): constant cost per imagined step.
+
+Every layer runs context and prediction tokens through the same weights, side by side in one tensor
+(B, T, L + n, E); only the retention itself tells them apart. See ``nn/retention.py`` for the mathematics.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast, final
+
+import torch
+from torch import Tensor, nn
+
+from worldstream.errors import ConfigError
+from worldstream.nn.retention import BlockRetention, rotary_phases
+from worldstream.world_model.sequence.base import SequenceConfig, SequenceModel
+
+Phases = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionState:
+    """memory: one (B, H, d, d) tensor per layer; position: () int64, tokens seen since the first block."""
+
+    memory: tuple[Tensor, ...]
+    position: Tensor
+
+
+class RetentionLayer(nn.Module):
+    """Pre-norm residual block: retention, then a SiLU feed-forward of four times the width."""
+
+    def __init__(self, config: SequenceConfig, *, block_length: int, num_predictions: int) -> None:
+        super().__init__()
+        width = config.width
+        self.retention = BlockRetention(
+            width,
+            config.num_heads,
+            block_length=block_length,
+            num_predictions=num_predictions,
+            decay_blocks=config.decay_blocks,
+            dropout=config.dropout,
+        )
+        self.retention_norm = nn.LayerNorm(width, eps=1e-6)
+        self.feed_forward_norm = nn.LayerNorm(width, eps=1e-6)
+        self.up = nn.Linear(width, 4 * width)
+        self.down = nn.Linear(4 * width, width)
+        self.dropout = nn.Dropout(config.dropout)
+        for linear in (self.up, self.down):
+            nn.init.xavier_normal_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def feed_forward(self, x: Tensor, retained: Tensor) -> Tensor:
+        """Add the retained values, then the feed-forward, to the residual stream x."""
+        x = x + self.dropout(retained)
+        hidden = self.dropout(nn.functional.silu(self.up(self.feed_forward_norm(x))))
+        return x + self.dropout(self.down(hidden))
+
+    def parallel(self, x: Tensor, phases: Phases, memory: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """See ``BlockRetention.parallel``."""
+        retained, memory = self.retention.parallel(self.retention_norm(x), phases, memory, mask)
+        return self.feed_forward(x, retained), memory
+
+    def step(self, x: Tensor, phases: Phases, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """See ``BlockRetention.step``."""
+        retained, memory = self.retention.step(self.retention_norm(x), phases, memory)
+        return self.feed_forward(x, retained), memory
+
+    def read(self, x: Tensor, phases: Phases, memory: Tensor) -> Tensor:
+        """See ``BlockRetention.read``."""
+        return self.feed_forward(x, self.retention.read(self.retention_norm(x), phases, memory))
+
+
+@final
+class RetentionModel(SequenceModel[RetentionState]):
+    """A stack of retention layers without a final norm; see ``SequenceModel`` for the contract.
+
+    Raises ConfigError when the width does not split into heads of even size.
+    """
+
+    prediction_age: Tensor
+    parallel_age: Tensor
+    step_age: Tensor
+
+    def __init__(self, config: SequenceConfig, *, block_length: int, num_predictions: int) -> None:
+        super().__init__()
+        if config.width % (2 * config.num_heads):
+            raise ConfigError(
+                f"sequence width {config.width} must be a multiple of 2 x num_heads = {2 * config.num_heads}: "
+                "rotary phases act on pairs of features of a head. Change width or num_heads."
+            )
+        self.block_length = block_length
+        self.head_width = config.width // config.num_heads
+        self.num_heads = config.num_heads
+        self.prediction_tokens = nn.Parameter(torch.randn(num_predictions, config.width))
+        self.layers = nn.ModuleList(
+            RetentionLayer(config, block_length=block_length, num_predictions=num_predictions)
+            for _ in range(config.num_layers)
+        )
+        context, prediction = torch.arange(block_length), torch.arange(num_predictions)
+        # A prediction token has the age of the observation token that it predicts: of its own block in training,
+        # of the block after the one just observed in a fused step.
+        self.register_buffer("prediction_age", prediction, persistent=False)
+        self.register_buffer("parallel_age", torch.cat((context, prediction)), persistent=False)
+        self.register_buffer("step_age", torch.cat((context, prediction + block_length)), persistent=False)
+
+    @property
+    def _layers(self) -> list[RetentionLayer]:
+        return cast(list[RetentionLayer], list(self.layers))
+
+    def init_state(self, batch_size: int) -> RetentionState:
+        like = self.prediction_tokens
+        shape = (batch_size, self.num_heads, self.head_width, self.head_width)
+        memory = tuple(like.new_zeros(shape) for _ in self.layers)
+        return RetentionState(memory, torch.zeros((), dtype=torch.int64, device=like.device))
+
+    def parallel(
+        self, blocks: Tensor, state: RetentionState, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, RetentionState]:
+        num_blocks = blocks.shape[1]
+        starts = state.position + self.block_length * torch.arange(num_blocks, device=blocks.device)
+        phases = rotary_phases((starts[:, None] + self.parallel_age)[:, None], self.head_width)
+        tokens = self.prediction_tokens.expand(*blocks.shape[:2], -1, -1)
+        x = torch.cat((blocks, tokens), -2)
+        memories = []
+        for layer, memory in zip(self._layers, state.memory, strict=True):
+            x, memory = layer.parallel(x, phases, memory, mask)
+            memories.append(memory)
+        context, predictions = x.split((self.block_length, x.shape[-2] - self.block_length), -2)
+        return context, predictions, RetentionState(tuple(memories), state.position + num_blocks * self.block_length)
+
+    def observe(self, block: Tensor, state: RetentionState) -> tuple[Tensor, RetentionState]:
+        context, _, state = self.parallel(block.unsqueeze(1), state)
+        return context.squeeze(1), state
+
+    def predict(self, state: RetentionState) -> Tensor:
+        x = self.prediction_tokens.expand(state.memory[0].shape[0], -1, -1)
+        phases = rotary_phases((state.position + self.prediction_age)[None], self.head_width)
+        for layer, memory in zip(self._layers, state.memory, strict=True):
+            x = layer.read(x, phases, memory)
+        return x
+
+    def step(self, block: Tensor, state: RetentionState) -> tuple[Tensor, RetentionState]:
+        phases = rotary_phases((state.position + self.step_age)[None], self.head_width)
+        x = torch.cat((block, self.prediction_tokens.expand(block.shape[0], -1, -1)), -2)
+        memories = []
+        for layer, memory in zip(self._layers, state.memory, strict=True):
+            x, memory = layer.step(x, phases, memory)
+            memories.append(memory)
+        return x[:, self.block_length :], RetentionState(tuple(memories), state.position + self.block_length)

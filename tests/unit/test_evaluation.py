@@ -1,0 +1,123 @@
+"""Evaluation and recording: one loop, whole episodes, files that survive or are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from worldstream.config import Config, EvaluationConfig
+from worldstream.environments.clock import Clock
+from worldstream.environments.vector import make_vector
+from worldstream.errors import RunFolderError
+from worldstream.evaluation.evaluate import evaluate, play
+from worldstream.evaluation.recording import RecordedEpisode, load_episodes, record_episodes, save_episodes
+from worldstream.models import Models
+from worldstream.run_folder import RunFolder
+
+CONFIG = Config(evaluation=EvaluationConfig(num_environments=3))
+
+
+@pytest.fixture(scope="module")
+def models() -> Models:
+    with make_vector("clock") as vector:
+        return Models(CONFIG, vector.observation_specs, vector.action_spec).eval()
+
+
+@pytest.fixture(scope="module")
+def episodes(models: Models) -> list[RecordedEpisode]:
+    return record_episodes(models, "clock", CONFIG, episodes=7, seed=0)
+
+
+def test_every_environment_plays_its_share(models: Models) -> None:
+    steps = list(play(models, "clock", CONFIG, episodes=7, seed=0))
+    counted = sum((step.ended & step.counted).astype(int) for step in steps)
+    assert counted.tolist() == [3, 2, 2]
+    assert len(steps) == 30, "it ends with the last episode asked for"
+
+
+def test_evaluation_counts_whole_episodes(models: Models) -> None:
+    result = evaluate(models, "clock", CONFIG, episodes=7, seed=0)
+    assert result.lengths == [10] * 7
+    assert all(45.0 <= value <= 47.01 for value in result.returns)
+    assert result.summary["episodes"] == 7 and result.summary["positive_share"] == 1.0
+
+
+def test_the_same_seed_gives_the_same_evaluation(models: Models) -> None:
+    first, again, other = (evaluate(models, "clock", CONFIG, episodes=4, seed=seed) for seed in (1, 1, 2))
+    assert first == again != other
+
+
+def test_a_recording_is_what_the_evaluation_counts(models: Models, episodes: list[RecordedEpisode]) -> None:
+    result = evaluate(models, "clock", CONFIG, episodes=7, seed=0)
+    assert [episode.length for episode in episodes] == result.lengths
+    assert np.allclose([episode.rewards.sum() for episode in episodes], result.returns)
+
+
+def test_a_recording_counts_like_the_clock(episodes: list[RecordedEpisode]) -> None:
+    for episode in episodes:
+        assert episode.observations["step"][:, 0].tolist() == list(range(11))
+        assert (np.diff(episode.observations["phase"][:, 0].astype(int)) % 4 == 1).all()
+        expected = [Clock.reward(t, int(action)) for t, (action,) in enumerate(episode.actions)]
+        assert np.allclose(episode.rewards, expected)
+        assert episode.terminated != episode.truncated
+    assert {episode.terminated for episode in episodes} == {True, False}
+
+
+def test_a_cut_recording_neither_terminated_nor_was_truncated(models: Models) -> None:
+    recorded = record_episodes(models, "clock", CONFIG, episodes=4, seed=0, max_steps=6)
+    assert [(e.length, e.terminated, e.truncated) for e in recorded] == [(6, False, False)] * 4
+    assert all(len(e.observations["step"]) == 7 for e in recorded)
+
+
+def test_recorded_episodes_round_trip(tmp_path: Path, episodes: list[RecordedEpisode]) -> None:
+    folder = RunFolder(tmp_path)
+    save_episodes(folder, episodes)
+    loaded = load_episodes(folder)
+    assert len(loaded) == len(episodes)
+    for before, after in zip(episodes, loaded, strict=True):
+        assert list(before.observations) == list(after.observations)
+        for key, array in before.observations.items():
+            assert after.observations[key].dtype == array.dtype
+            np.testing.assert_array_equal(after.observations[key], array)
+        np.testing.assert_array_equal(after.actions, before.actions)
+        np.testing.assert_array_equal(after.rewards, before.rewards)
+        assert (after.terminated, after.truncated) == (before.terminated, before.truncated)
+
+
+def test_missing_episodes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="no episodes.npz"):
+        load_episodes(RunFolder(tmp_path))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
+def test_torn_episodes_are_refused(tmp_path: Path, episodes: list[RecordedEpisode], share: float) -> None:
+    folder = RunFolder(tmp_path)
+    save_episodes(folder, episodes)
+    data = folder.episodes.read_bytes()
+    folder.episodes.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(RunFolderError, match="cannot be read as recorded episodes"):
+        load_episodes(folder)
+
+
+def test_arrays_that_do_not_fit_are_refused(tmp_path: Path, episodes: list[RecordedEpisode]) -> None:
+    folder = RunFolder(tmp_path)
+    save_episodes(folder, episodes)
+    with np.load(folder.episodes) as archive:
+        arrays = dict(archive)
+    for broken in (
+        {**arrays, "lengths": arrays["lengths"] + 1},
+        {**arrays, "lengths": np.array(7)},
+        {name: array for name, array in arrays.items() if name != "rewards"},
+        {name: array for name, array in arrays.items() if not name.startswith("observations")},
+        {**arrays, "rewards": np.array([None] * 70)},
+    ):
+        np.savez(folder.episodes, **broken)
+        with pytest.raises(RunFolderError, match="cannot be read"):
+            load_episodes(folder)
+    folder.episodes.unlink()
+    np.save(tmp_path / "one.npy", np.zeros(3))  # an array is no archive
+    (tmp_path / "one.npy").rename(folder.episodes)
+    with pytest.raises(RunFolderError, match="cannot be read"):
+        load_episodes(folder)

@@ -1,0 +1,184 @@
+"""Which modality a space gets, what overrides do, and how whole observations are flattened."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from worldstream.errors import EnvironmentFault, SpaceError
+from worldstream.modalities import MODALITIES, ObservationAdapter
+
+BIG_IMAGE = spaces.Box(0, 255, (64, 64, 3), np.uint8)
+
+
+def spec_of(space: spaces.Space, override: str = ""):
+    overrides = {"observation": override} if override else {}
+    return ObservationAdapter.from_space(space, overrides).specs["observation"]
+
+
+@pytest.mark.parametrize(
+    ("space", "modality", "shape", "vocabulary"),
+    [
+        (spaces.Box(-1, 1, (2, 3), np.float32), "vector", (6,), ()),
+        (spaces.Box(-np.inf, np.inf, (), np.float64), "vector", (1,), ()),
+        (spaces.Discrete(3), "categorical", (1,), (3,)),
+        (spaces.MultiDiscrete([2, 4]), "categorical", (2,), (2, 4)),
+        (spaces.MultiBinary((2, 2)), "categorical", (4,), (2, 2, 2, 2)),
+        (spaces.Box(5, 9, (2,), np.int32), "categorical", (2,), (5, 5)),
+        (spaces.Box(0, 4, (3, 5), np.int64), "grid", (15, 1), (5,)),
+        (spaces.Box(0, 255, (7, 7, 3), np.uint8), "grid", (49, 3), (256, 256, 256)),
+        (spaces.MultiDiscrete([[2, 3], [4, 1]]), "grid", (4, 1), (4,)),
+    ],
+)
+def test_choice_of_modality(space, modality, shape, vocabulary) -> None:
+    spec = spec_of(space)
+    assert (spec.modality, spec.shape, spec.vocabulary) == (modality, shape, vocabulary)
+
+
+@pytest.mark.parametrize(("size", "dtype"), [(256, "uint8"), (257, "uint16"), (65537, "int32")])
+def test_smallest_dtype(size: int, dtype: str) -> None:
+    assert spec_of(spaces.Discrete(size), f"categorical:{size}").dtype == dtype
+
+
+def test_overridden_sizes_of_a_byte_grid_count_from_zero() -> None:
+    spec = spec_of(spaces.Box(0, 255, (7, 7, 3), np.uint8), "grid:11,6,4")
+    assert (spec.vocabulary, spec.grid, spec.dtype, spec.offset) == ((11, 6, 4), (7, 7), "uint8", ())
+    signed = spec_of(spaces.Box(-128, 127, (2, 2), np.int8), "grid:4")
+    assert signed.offset == ()
+    bounded = spec_of(spaces.Box(3, 90, (2, 2), np.int8), "grid:4")
+    assert bounded.offset == (3,)
+
+
+def test_integer_box_as_vector() -> None:
+    adapter = ObservationAdapter.from_space(BIG_IMAGE, {"observation": "vector"})
+    assert adapter.store(BIG_IMAGE.sample())["observation"].shape == (64 * 64 * 3,)
+
+
+@pytest.mark.parametrize(
+    ("space", "override", "message"),
+    [
+        (BIG_IMAGE, "", r"images are not supported yet.*grid:N,N,N"),
+        (spaces.Box(0, 255, (4, 84, 84), np.uint8), "", "images are not supported yet"),
+        (spaces.Box(0, 255, (84, 84), np.uint8), "", r"images are not supported yet.*grid:N\b"),
+        (spaces.Discrete(5000), "", r"more than 1024.*categorical:N"),
+        (spaces.Box(0, 2**62, (2,), np.uint64), "", "more than 1024"),
+        (spaces.Box(-(2**31), 2**31 - 1, (2, 2), np.int32), "", r"more than 1024.*observation=vector"),
+        (spaces.Text(5), "", "no modality can express.*--modality observation=ignore"),
+        (spaces.Sequence(spaces.Discrete(2)), "", "no modality can express"),
+        (spaces.Graph(spaces.Discrete(2), None), "", "no modality can express"),
+        (spaces.OneOf([spaces.Discrete(2)]), "", "no modality can express"),
+        (spaces.Box(0, 5, (2, 2, 2, 2), np.int8), "", "no modality can express"),
+        (spaces.Box(0, 1, (0,), np.float32), "", "is empty"),
+        (spaces.Discrete(3), "picture", "unknown modality 'picture'. Choose one of: vector, categorical, grid, ignore"),
+        (spaces.Discrete(3), "grid:x", "cannot read 'grid:x'"),
+        (spaces.Discrete(3), "categorical:", "cannot read"),
+        (spaces.Discrete(3), "categorical:3,3", "needs 1 positive sizes"),
+        (spaces.Discrete(3), "categorical:0", "needs 1 positive sizes"),
+        (spaces.Discrete(3), "vector", "must be a Box"),
+        (spaces.Discrete(3), "grid", "a grid has shape"),
+        (spaces.Discrete(3), "ignore", "no observation key is left"),
+        (spaces.Discrete(3), "ignore:3", "takes no numbers"),
+        (spaces.Box(0, 1, (3,)), "vector:3", "takes no numbers"),
+        (spaces.Box(0, 1, (3,)), "categorical", "does not hold integers"),
+    ],
+)
+def test_what_is_refused(space, override: str, message: str) -> None:
+    with pytest.raises(SpaceError, match=message):
+        spec_of(space, override)
+
+
+def test_unknown_override_lists_the_keys() -> None:
+    space = spaces.Dict({"a": spaces.Discrete(2), "b": spaces.Dict({"c": spaces.Discrete(2)})})
+    with pytest.raises(SpaceError, match="'b'.*: a, b/c"):
+        ObservationAdapter.from_space(space, {"b": "ignore"})
+
+
+def test_two_leaves_of_one_name() -> None:
+    space = spaces.Dict({"a": spaces.Dict({"b": spaces.Discrete(2)}), "a/b": spaces.Discrete(2)})
+    with pytest.raises(SpaceError, match="'a/b'"):
+        ObservationAdapter.from_space(space)
+
+
+NESTED = spaces.Dict(
+    {
+        "robot": spaces.Tuple([spaces.Box(-1, 1, (2,)), spaces.Dict({"mode": spaces.Discrete(3)})]),
+        "text": spaces.Text(8),
+        "map": spaces.Box(0, 3, (2, 2), np.int8),
+    }
+)
+
+
+def test_nested_keys_missing_and_extra() -> None:
+    adapter = ObservationAdapter.from_space(NESTED, {"text": "ignore"})
+    assert set(adapter.specs) == {"robot/0", "robot/1/mode", "map"}
+    observation = NESTED.sample()
+    stored = adapter.store(observation)
+    np.testing.assert_array_equal(stored["robot/0"], observation["robot"][0])
+    rebuilt = ObservationAdapter.from_specs(adapter.specs)
+    np.testing.assert_equal(rebuilt.store(observation), stored)
+    with pytest.raises(EnvironmentFault, match="lacks key 'map'"):
+        adapter.store({name: value for name, value in observation.items() if name != "map"})
+    with pytest.raises(EnvironmentFault, match="has key 'surprise'"):
+        adapter.store({**observation, "surprise": 1})
+    rebuilt.store({**observation, "surprise": 1})
+
+
+def test_lists_are_leaves_where_the_space_has_a_leaf() -> None:
+    root = ObservationAdapter.from_space(spaces.Box(-1, 1, (2,)))
+    np.testing.assert_array_equal(root.store([0.5, 1])["observation"], np.float32([0.5, 1]))
+    nested = ObservationAdapter.from_space(spaces.Dict({"a": spaces.MultiDiscrete([2, 2])}))
+    np.testing.assert_array_equal(nested.store({"a": (0, 1)})["a"], [0, 1])
+
+
+def test_vectors_outside_of_bounds_are_tolerated_and_too_large_ones_clipped() -> None:
+    adapter = ObservationAdapter.from_space(spaces.Box(-1, 1, (2,), np.float64))
+    stored = adapter.store(np.array([1.5, 1e300]))["observation"]
+    assert stored[0] == 1.5 and np.isfinite(stored[1])
+
+
+def test_out_of_range_fault_names_value_channel_and_range() -> None:
+    adapter = ObservationAdapter.from_space(spaces.MultiDiscrete([2, 3], start=[0, 5]))
+    with pytest.raises(EnvironmentFault, match=r"contains 8 in channel 1, whose values are 5 to 7"):
+        adapter.store(np.array([1, 8]))
+    with pytest.raises(EnvironmentFault, match="contains 0.5, which is not an integer"):
+        adapter.store(np.array([0.5, 6]))
+
+
+def test_stored_arrays_do_not_alias_the_environments_buffers() -> None:
+    for space in (spaces.Box(-1, 1, (2,)), spaces.Box(0, 3, (2, 2), np.uint8)):
+        value = space.sample()
+        stored = ObservationAdapter.from_space(space).store(value)["observation"]
+        assert not np.shares_memory(stored, value)
+
+
+LEAVES = st.one_of(
+    st.lists(st.integers(1, 3), max_size=3).map(lambda shape: spaces.Box(-2, 2, tuple(shape), np.float32)),
+    st.tuples(st.integers(1, 300), st.integers(-3, 3)).map(lambda pair: spaces.Discrete(pair[0], start=pair[1])),
+    st.lists(st.integers(1, 9), min_size=1, max_size=4).map(spaces.MultiDiscrete),
+    st.integers(1, 4).map(spaces.MultiBinary),
+    st.tuples(st.integers(1, 3), st.integers(1, 3)).map(lambda shape: spaces.Box(-1, 5, shape, np.int16)),
+)
+NESTS = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(
+        st.dictionaries(st.text("abc", min_size=1, max_size=2), inner, min_size=1, max_size=3).map(spaces.Dict),
+        st.lists(inner, min_size=1, max_size=3).map(spaces.Tuple),
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(space=NESTS, seed=st.integers(0, 1000))
+def test_any_nesting_can_be_stored(space: spaces.Space, seed: int) -> None:
+    adapter = ObservationAdapter.from_space(space)
+    space.seed(seed)
+    sample = space.sample()
+    stored = adapter.store(sample)
+    assert list(stored) == list(adapter.specs)
+    for key, spec in adapter.specs.items():
+        assert stored[key].shape == spec.shape and stored[key].dtype == spec.dtype and spec.modality in MODALITIES
+    np.testing.assert_equal(ObservationAdapter.from_specs(adapter.specs).store(sample), stored)

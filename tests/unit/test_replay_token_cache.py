@@ -1,0 +1,113 @@
+"""Token cache: never stale, and each observation is encoded once per version."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from worldstream.replay.store import ReplayStore
+from worldstream.replay.token_cache import TokenCache
+from worldstream.specs import TokenSpec
+
+SPECS = {
+    "small": TokenSpec(num_tokens=2, vocabulary=(256, 100)),
+    "large": TokenSpec(num_tokens=1, vocabulary=(60_000,)),
+    "huge": TokenSpec(num_tokens=1, vocabulary=(100_000,)),
+}
+
+
+class CountingTokenizer:
+    """Tokens that show the observation and the version; remembers what it was given."""
+
+    def __init__(self) -> None:
+        self.version = 0
+        self.encoded: list[tuple[int, int]] = []
+
+    def expected(self, x: np.ndarray) -> dict[str, np.ndarray]:
+        value = x.astype(np.int64) + 7 * self.version
+        small = np.stack([value % 256, value % 100], axis=-1)[..., None, :].repeat(2, axis=-2)
+        return {"small": small, "large": value[..., None, None], "huge": value[..., None, None] + 30_000}
+
+    def __call__(self, observations: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        x = observations["x"]
+        self.encoded += [(self.version, int(value)) for value in x]
+        return self.expected(x)
+
+
+def extend(store: ReplayStore, num_steps: int, clock: int) -> int:
+    """Observations 0, 1, 2, ... over all streams and episodes, so that each occurs once."""
+    num_streams = store.num_streams
+    no = np.zeros(num_streams, np.bool_)
+    for step in range(num_steps):
+        observations = {"x": clock + np.arange(num_streams)}
+        clock += num_streams
+        if step % 5 == 0:
+            store.start(observations)
+        else:
+            store.append(np.zeros((num_streams, 1), np.int64), np.zeros(num_streams), no, no, observations)
+    return clock
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 1000), num_streams=st.integers(1, 3), rows=st.integers(3, 30))
+def test_fresh_and_encoded_once(seed: int, num_streams: int, rows: int) -> None:
+    rng = np.random.default_rng(seed)
+    store = ReplayStore({"x": ((), np.int64)}, 1, np.uint8, num_streams, rows * num_streams)
+    cache, tokenizer, clock = TokenCache(store, SPECS), CountingTokenizer(), 0
+    for _ in range(20):
+        clock = extend(store, int(rng.integers(1, 8)), clock)
+        tokenizer.version += int(rng.random() < 0.2)
+        segments = store.gather(rng.choice(store.ids_of_all(), 4), 5, "first")
+        tokens = cache.tokens(segments.rows, tokenizer.version, tokenizer)
+        expected = tokenizer.expected(store.observations(segments.rows)["x"])
+        for key, spec in SPECS.items():
+            assert tokens[key].shape == (4, 5, spec.num_tokens, spec.num_channels)
+            np.testing.assert_array_equal(tokens[key], expected[key])
+    assert len(tokenizer.encoded) == len(set(tokenizer.encoded))
+
+
+def test_smallest_dtypes_and_growth() -> None:
+    store = ReplayStore({"x": ((), np.int64)}, 1, np.uint8, 1, 10_000)
+    cache, tokenizer = TokenCache(store, SPECS), CountingTokenizer()
+    assert cache.num_bytes == 0
+    extend(store, 10, 0)
+    tokens = cache.tokens(np.arange(10), 0, tokenizer)
+    assert {key: array.dtype.name for key, array in tokens.items()} == {
+        "small": "uint8", "large": "uint16", "huge": "int32",
+    }  # fmt: skip
+    few = cache.num_bytes
+    extend(store, 5_000, 10)
+    cache.tokens(np.array([5_000, 3]), 0, tokenizer)
+    assert cache.num_bytes > 2 * few
+    assert len(tokenizer.encoded) == 11  # row 3 was kept over the growth
+
+
+def test_clear_forgets() -> None:
+    store = ReplayStore({"x": ((), np.int64)}, 1, np.uint8, 1, 100)
+    cache, tokenizer = TokenCache(store, SPECS), CountingTokenizer()
+    extend(store, 4, 0)
+    cache.tokens(np.arange(4), 0, tokenizer)
+    cache.clear()
+    cache.tokens(np.arange(4), 0, tokenizer)
+    assert len(tokenizer.encoded) == 8
+
+
+@pytest.mark.parametrize("fault", ["key", "shape", "vocabulary"])
+def test_wrong_tokens_are_refused(fault: str) -> None:
+    store = ReplayStore({"x": ((), np.int64)}, 1, np.uint8, 1, 100)
+    extend(store, 4, 0)
+
+    def encode(observations: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        tokens = CountingTokenizer().expected(observations["x"])
+        if fault == "key":
+            del tokens["huge"]
+        elif fault == "shape":
+            tokens["large"] = tokens["large"][..., 0]
+        else:
+            tokens["small"] = tokens["small"] + np.array([0, 100])  # legal for channel 0 only
+        return tokens
+
+    with pytest.raises(ValueError, match={"key": "keys", "shape": "shape", "vocabulary": "vocabulary"}[fault]):
+        TokenCache(store, SPECS).tokens(np.arange(4), 0, encode)
