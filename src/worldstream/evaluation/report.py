@@ -116,8 +116,9 @@ def learning_section(runs: list[RunLog]) -> str:
         series = _curves(runs, evaluated, "marked")
         if len(runs) == 1:
             low, high = (runs[0].evaluation_curve(f"return_quartile_{side}")[1] for side in ("low", "high"))
-            band = (low, high) if len(low) == len(high) == len(evaluated[0][0]) else None
-            series = [Series(*evaluated[0], label="mean; shaded: middle half", style="marked", band=band)]
+            shaded = len(low) == len(high) == len(evaluated[0][0]) > 1  # one evaluation alone has no area
+            label, band = ("mean; shaded: middle half", (low, high)) if shaded else ("mean", None)
+            series = [Series(*evaluated[0], label=label, style="marked", band=band)]
         panels.append(Panel("Evaluations (no exploration)", STEPS, "return per episode", series))
     else:
         parts.append(page.missing("No evaluation was recorded."))

@@ -66,11 +66,12 @@ def model_sections(folder: RunFolder, curve: Curve, *, name: str = "", device: s
         name: added to the titles, when the report is about several runs.
         device: where the models are run.
     """
+    folder = RunFolder(folder.path.resolve())
     comparison: ReturnComparison | None = None
     try:
         subject = read_subject(folder, device)
     except WorldstreamError as error:
-        reason = str(error).replace(str(folder.path), folder.path.resolve().name)  # a report travels: no paths
+        reason = str(error).replace(str(folder.path), folder.path.name)  # a report travels: no paths
         errors, dreams = [page.missing(reason)], [page.missing(reason)]
     else:
         reason = "No recorded episode was followed far enough to know its discounted returns."

@@ -1,8 +1,9 @@
 """An ensemble of token heads whose disagreement is the intrinsic reward (method.md 5.2).
 
 Each member trains on its own share of the batch, on latents without gradient. The reward of an imagined step is the
-Jensen-Shannon divergence of the members' predictions, computed *per channel* (C6) and averaged over a key's tokens
-and channels.
+Jensen-Shannon divergence of the members' predictions, computed *per channel* (C6), summed over the channels of a token
+as its loss is, and averaged over the tokens of a key. A key's reward is then the same however its cells are joined
+into tokens, up to the factor of how many share one.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class DisagreementHead(Head):
 
     @torch.no_grad()
     def divergence(self, latents: Tensor) -> Tensor:
-        """(B,) mean over tokens and channels of the members' Jensen-Shannon divergence, in nats, at most ln P.
+        """(B,) mean over tokens of the members' Jensen-Shannon divergence, in nats; at most C ln P.
 
         Args:
             latents: (B, K, E).
@@ -62,7 +63,7 @@ class DisagreementHead(Head):
             _entropy(torch.logsumexp(group, 0) - torch.tensor(float(len(group))).log()) - _entropy(group).mean(0)
             for group in output.log_probs  # (P, B, K, channels, size)
         ]
-        return torch.cat(per_channel, -1).mean((-1, -2)).clamp(min=0.0)
+        return torch.cat(per_channel, -1).sum(-1).mean(-1).clamp(min=0.0)
 
 
 def _entropy(log_probs: Tensor) -> Tensor:

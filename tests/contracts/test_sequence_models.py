@@ -1,0 +1,211 @@
+"""What every sequence model keeps: one mathematics behind ``parallel``, ``observe``, ``predict`` and ``step``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from worldstream.world_model import SEQUENCE_MODELS
+from worldstream.world_model.sequence.base import AnySequenceModel, SequenceConfig
+
+BATCH, BLOCKS, LENGTH, PREDICTIONS, WIDTH = 3, 20, 5, 3, 16
+EXACT = {"rtol": 0.0, "atol": 1e-5}
+
+pytestmark = pytest.mark.parametrize("name", SEQUENCE_MODELS)
+
+
+def make(name: str, dropout: float = 0.0) -> AnySequenceModel:
+    torch.manual_seed(0)
+    config = SequenceConfig(
+        model=name, num_layers=2, width=WIDTH, num_heads=2, dropout=dropout, decay_blocks=(1.0, 8.0)
+    )
+    model: AnySequenceModel = SEQUENCE_MODELS[name](config, block_length=LENGTH, num_predictions=PREDICTIONS)
+    return model.eval()
+
+
+def random_blocks(num_blocks: int = BLOCKS, batch: int = BATCH, seed: int = 1) -> Tensor:
+    return torch.randn(batch, num_blocks, LENGTH, WIDTH, generator=torch.Generator().manual_seed(seed))
+
+
+def run(model: AnySequenceModel, blocks: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor, Any]:
+    return model.parallel(blocks, model.init_state(len(blocks)), mask)
+
+
+@torch.no_grad()
+def test_shapes(name: str) -> None:
+    model, blocks = make(name), random_blocks(4)
+    context, predictions, state = run(model, blocks)
+    assert context.shape == (BATCH, 4, LENGTH, WIDTH)
+    assert predictions.shape == (BATCH, 4, PREDICTIONS, WIDTH)
+    assert model.predict(state).shape == (BATCH, PREDICTIONS, WIDTH)
+    stepped, state = model.step(blocks[:, 0], state)
+    assert stepped.shape == (BATCH, PREDICTIONS, WIDTH)
+    observed, _ = model.observe(blocks[:, 0], state)
+    assert observed.shape == (BATCH, LENGTH, WIDTH)
+
+
+@torch.no_grad()
+def test_observe_and_predict_equal_parallel(name: str) -> None:
+    model, blocks = make(name), random_blocks()
+    context, predictions, final = run(model, blocks)
+    assert predictions.std() > 1e-2  # the comparison below has something to compare
+    state = model.init_state(BATCH)
+    for t in range(BLOCKS):
+        torch.testing.assert_close(model.predict(state), predictions[:, t], **EXACT)
+        observed, state = model.observe(blocks[:, t], state)
+        torch.testing.assert_close(observed, context[:, t], **EXACT)
+    torch.testing.assert_close(model.predict(state), model.predict(final), **EXACT)
+
+
+@torch.no_grad()
+def test_fused_step_equals_parallel(name: str) -> None:
+    model, blocks = make(name), random_blocks()
+    _, predictions, final = run(model, blocks)
+    state = model.init_state(BATCH)
+    for t in range(BLOCKS - 1):
+        stepped, state = model.step(blocks[:, t], state)
+        torch.testing.assert_close(stepped, predictions[:, t + 1], **EXACT)
+    stepped, state = model.step(blocks[:, -1], state)
+    torch.testing.assert_close(stepped, model.predict(final), **EXACT)
+    torch.testing.assert_close(model.predict(state), stepped, **EXACT)
+
+
+@given(cut=st.integers(1, BLOCKS - 1))
+@torch.no_grad()
+def test_a_segment_in_two_parts_equals_the_whole(name: str, cut: int) -> None:
+    model, blocks = make(name), random_blocks()
+    context, predictions, final = run(model, blocks)
+    first_context, first, state = run(model, blocks[:, :cut])
+    second_context, second, state = model.parallel(blocks[:, cut:], state)
+    torch.testing.assert_close(torch.cat((first_context, second_context), 1), context, **EXACT)
+    torch.testing.assert_close(torch.cat((first, second), 1), predictions, **EXACT)
+    torch.testing.assert_close(model.predict(state), model.predict(final), **EXACT)
+
+
+@given(t=st.integers(0, 5), position=st.integers(0, LENGTH - 1))
+@torch.no_grad()
+def test_the_future_changes_nothing(name: str, t: int, position: int) -> None:
+    model, blocks = make(name), random_blocks(7)
+    changed = blocks.clone()
+    changed[:, t, position] += 1.0
+    context, predictions, _ = run(model, blocks)
+    new_context, new_predictions, _ = run(model, changed)
+    assert torch.equal(new_predictions[:, : t + 1], predictions[:, : t + 1])
+    assert torch.equal(new_context[:, :t], context[:, :t])
+    assert torch.equal(new_context[:, t, :position], context[:, t, :position])
+    # ... while everything from there on takes notice.
+    assert (new_context[:, t, position:] - context[:, t, position:]).abs().amax(-1).min() > 1e-6
+    assert (new_predictions[:, t + 1 :] - predictions[:, t + 1 :]).abs().amax(-1).min() > 1e-7
+
+
+@torch.no_grad()
+def test_rows_of_a_batch_do_not_see_each_other(name: str) -> None:
+    model, blocks = make(name), random_blocks(6)
+    context, predictions, state = run(model, blocks)
+    together, _ = model.step(blocks[:, 0], state)
+    for row in range(BATCH):
+        alone = blocks[row : row + 1]
+        own_context, own_predictions, own_state = run(model, alone)
+        torch.testing.assert_close(own_context, context[row : row + 1], **EXACT)
+        torch.testing.assert_close(own_predictions, predictions[row : row + 1], **EXACT)
+        stepped, _ = model.step(alone[:, 0], own_state)
+        torch.testing.assert_close(stepped, together[row : row + 1], **EXACT)
+
+
+@torch.no_grad()
+def test_masked_blocks_on_the_left_leave_no_trace(name: str) -> None:
+    model, blocks = make(name), random_blocks(8)
+    padding = torch.tensor([0, 3, 7])
+    mask = torch.arange(8) >= padding[:, None]
+    context, predictions, state = run(model, blocks, mask)
+    following, _ = model.step(blocks[:, 0], state)
+    other_state = run(model, torch.where(mask[..., None, None], blocks, 50 * random_blocks(8, seed=2)), mask)[2]
+    torch.testing.assert_close(model.predict(other_state), model.predict(state), **EXACT)
+    for row, pad in enumerate(padding.tolist()):
+        own = blocks[row : row + 1, pad:]
+        own_context, own_predictions, own_state = run(model, own)
+        torch.testing.assert_close(context[row : row + 1, pad:], own_context, **EXACT)
+        torch.testing.assert_close(predictions[row : row + 1, pad:], own_predictions, **EXACT)
+        torch.testing.assert_close(model.predict(state)[row : row + 1], model.predict(own_state), **EXACT)
+        own_following, _ = model.step(blocks[row : row + 1, 0], own_state)
+        torch.testing.assert_close(following[row : row + 1], own_following, **EXACT)
+
+
+@torch.no_grad()
+def test_a_row_that_is_masked_altogether_is_at_its_beginning(name: str) -> None:
+    model = make(name)
+    state = run(model, random_blocks(4), torch.zeros(BATCH, 4, dtype=torch.bool))[2]
+    torch.testing.assert_close(model.predict(state), model.predict(model.init_state(BATCH)), **EXACT)
+
+
+@torch.no_grad()
+def test_a_mask_of_real_blocks_is_no_mask(name: str) -> None:
+    model, blocks = make(name), random_blocks(4)
+    for masked, plain in zip(run(model, blocks, torch.ones(BATCH, 4, dtype=torch.bool))[:2], run(model, blocks)[:2]):
+        assert torch.equal(masked, plain)
+
+
+@torch.no_grad()
+def test_same_inputs_give_same_outputs_and_states_are_not_changed_in_place(name: str) -> None:
+    model, blocks = make(name), random_blocks(6)
+    _, _, state = run(model, blocks)
+    before = model.predict(state)
+    first = (model.parallel(blocks, state)[1], model.observe(blocks[:, 0], state)[0], model.step(blocks[:, 0], state)[0])
+    second = (
+        model.parallel(blocks, state)[1], model.observe(blocks[:, 0], state)[0], model.step(blocks[:, 0], state)[0]
+    )  # fmt: skip
+    for a, b in zip(first, second):
+        assert torch.equal(a, b)
+    assert torch.equal(model.predict(state), before)
+
+
+def test_gradients_cross_the_border_between_chunks(name: str) -> None:
+    model = make(name)
+    whole = random_blocks(8).requires_grad_()
+    run(model, whole)[1].square().sum().backward()
+    parts = random_blocks(8).requires_grad_()
+    _, first, state = run(model, parts[:, :5])
+    second = model.parallel(parts[:, 5:], state)[1]
+    (first.square().sum() + second.square().sum()).backward()
+    assert whole.grad is not None and parts.grad is not None
+    scale = whole.grad.abs().max()
+    torch.testing.assert_close(parts.grad / scale, whole.grad / scale, **EXACT)
+    late = random_blocks(8).requires_grad_()
+    model.parallel(late[:, 5:], run(model, late[:, :5])[2])[1].sum().backward()
+    assert late.grad is not None and (late.grad[:, :5].abs().amax((-1, -2)) > 0).all()
+
+
+def test_every_parameter_is_trained(name: str) -> None:
+    model = make(name).train()
+    context, predictions, _ = run(model, random_blocks(4))
+    (context.square().sum() + predictions.square().sum()).backward()
+    idle = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().any()]
+    assert idle == []
+
+
+@torch.no_grad()
+def test_bfloat16_is_finite_and_near_float32(name: str) -> None:
+    model, blocks = make(name), random_blocks()
+    _, expected, _ = run(model, blocks)
+    with torch.autocast("cpu", torch.bfloat16):
+        _, predictions, _ = run(model, blocks)
+        state = model.init_state(BATCH)
+        for t in range(BLOCKS - 1):
+            stepped, state = model.step(blocks[:, t], state)
+    for result, reference in ((predictions, expected), (stepped, expected[:, -1])):
+        assert result.isfinite().all()
+        assert (result.float() - reference).abs().mean() < 0.05 * reference.abs().mean()
+
+
+@torch.no_grad()
+def test_training_mode_matters_only_for_dropout(name: str) -> None:
+    blocks = random_blocks(4)
+    expected = run(make(name), blocks)[1]
+    assert torch.equal(run(make(name).train(), blocks)[1], expected)
+    assert torch.equal(run(make(name, dropout=0.5), blocks)[1], expected)
+    assert not torch.allclose(run(make(name, dropout=0.5).train(), blocks)[1], expected, atol=1e-3)

@@ -1,0 +1,140 @@
+"""What every tokenizer keeps: valid ids of the announced shape, and ids that survive decoding."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from worldstream.modalities import build
+from worldstream.specs import KeySpec
+from worldstream.tokenizers import TOKENIZERS
+from worldstream.tokenizers.base import Tokenizer, TokenizerConfig
+
+VECTOR = KeySpec(key="x", modality="vector", shape=(5,), dtype="float32")
+CATEGORIES = KeySpec(key="x", modality="categorical", shape=(3,), dtype="uint8", vocabulary=(2, 7, 7))
+GRID = KeySpec(key="x", modality="grid", shape=(12, 2), dtype="uint8", vocabulary=(5, 3), grid=(2, 6))
+
+CASES: dict[str, tuple[str, KeySpec, TokenizerConfig]] = {
+    "fixed_levels": ("fixed_levels", VECTOR, TokenizerConfig()),
+    "fitted_levels": ("fitted_levels", VECTOR, TokenizerConfig()),
+    "fitted_levels, few": ("fitted_levels", VECTOR, TokenizerConfig(num_levels=6, uniform_levels=0.3)),
+    "fitted_levels, even": ("fitted_levels", VECTOR, TokenizerConfig(num_levels=9, uniform_levels=1.0)),
+    "fitted_levels, quantiles": ("fitted_levels", VECTOR, TokenizerConfig(num_levels=9, uniform_levels=0.0)),
+    "identity": ("identity", CATEGORIES, TokenizerConfig()),
+    "identity, grid": ("identity", GRID, TokenizerConfig()),
+    "identity, joined cells": ("identity", GRID, TokenizerConfig(cells_per_token=3)),
+}
+SEEDS = st.integers(0, 2**31)
+
+
+def stored(spec: KeySpec, leading: tuple[int, ...], seed: int, scale: float = 1.0) -> np.ndarray:
+    """Random stored items; vectors hold a wide, a narrow, a repetitive, a constant and a heavy-tailed feature."""
+    rng = np.random.default_rng(seed)
+    if spec.vocabulary:
+        return rng.integers(0, spec.vocabulary, (*leading, *spec.shape)).astype(spec.dtype)
+    x = rng.normal(size=(*leading, 5)) * [30.0, 0.01, 1.0, 0.0, 1.0]
+    x[..., 2] = np.rint(x[..., 2])
+    x[..., 3] = 2.5
+    x[..., 4] = rng.standard_cauchy(leading) * 10
+    return (scale * x).astype(spec.dtype)
+
+
+def tensors(spec: KeySpec, leading: tuple[int, ...], seed: int, scale: float = 1.0) -> Tensor:
+    return build(spec).load(stored(spec, leading, seed, scale))
+
+
+def make(case: str) -> Tokenizer:
+    name, spec, config = CASES[case]
+    tokenizer: Tokenizer = TOKENIZERS[name](spec, config)
+    return tokenizer
+
+
+def fitted(case: str, seed: int = 0) -> Tokenizer:
+    tokenizer = make(case)
+    tokenizer.fit(tensors(CASES[case][1], (200,), seed))
+    return tokenizer
+
+
+def assert_valid(tokenizer: Tokenizer, x: Tensor, leading: tuple[int, ...]) -> None:
+    """Ids, decoded values and features of x are as ``tokenizer.spec`` announces them, and ids survive decoding."""
+    spec = tokenizer.spec
+    ids = tokenizer.encode(x)
+    assert ids.dtype == torch.int64
+    assert ids.shape == (*leading, spec.num_tokens, spec.num_channels)
+    assert (ids >= 0).all() and (ids < torch.tensor(spec.vocabulary)).all()
+    decoded = tokenizer.decode(ids)
+    assert decoded.shape == x.shape and decoded.dtype == x.dtype
+    assert torch.equal(tokenizer.encode(decoded), ids)
+    features = tokenizer.features(ids)
+    if spec.feature_size:
+        assert features.shape == (*leading, spec.num_tokens, spec.feature_size)
+        assert features.is_floating_point() and features.isfinite().all()
+    else:
+        assert torch.equal(features, ids)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_some_case_here_exercises_every_tokenizer(name: str) -> None:
+    assert any(tokenizer == name for tokenizer, _, _ in CASES.values())
+
+
+@pytest.mark.parametrize("case", CASES)
+@given(seed=SEEDS, leading=st.sampled_from([(), (1,), (7,), (2, 3)]), scale=st.sampled_from([0.0, 0.3, 1.0, 1e6]))
+def test_ids_before_any_fit(case: str, seed: int, leading: tuple[int, ...], scale: float) -> None:
+    assert_valid(make(case), tensors(CASES[case][1], leading, seed, scale), leading)
+
+
+@pytest.mark.parametrize("case", CASES)
+@given(seed=SEEDS, rows=st.sampled_from([1, 2, 50]), scale=st.sampled_from([0.0, 0.3, 1.0, 1e6]))
+def test_ids_after_fits_to_whatever_data(case: str, seed: int, rows: int, scale: float) -> None:
+    spec, tokenizer = CASES[case][1], make(case)
+    for i in range(2):
+        tokenizer.fit(tensors(spec, (rows,), seed + i, scale))
+        assert_valid(tokenizer, tensors(spec, (40,), seed + 9), (40,))
+        assert_valid(tokenizer, tensors(spec, (rows,), seed + i, scale), (rows,))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_leading_axes_do_not_matter(case: str) -> None:
+    tokenizer, x = fitted(case), tensors(CASES[case][1], (4, 3), seed=1)
+    ids = tokenizer.encode(x)
+    assert torch.equal(ids[2, 1], tokenizer.encode(x[2, 1]))
+    assert torch.equal(tokenizer.decode(ids)[2, 1], tokenizer.decode(ids[2, 1]))
+    assert torch.equal(tokenizer.features(ids)[2, 1], tokenizer.features(ids[2, 1]))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_fit_tells_whether_ids_changed_their_meaning(case: str) -> None:
+    tokenizer, spec = make(case), CASES[case][1]
+    before = tokenizer.decode(tokenizer.encode(tensors(spec, (50,), seed=3)))
+    ids = tokenizer.encode(tensors(spec, (50,), seed=3))
+    changed = tokenizer.fit(tensors(spec, (200,), seed=4))
+    assert changed != torch.equal(tokenizer.decode(ids), before)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_trainable_means_losses_with_gradient(case: str) -> None:
+    tokenizer = make(case)
+    losses = tokenizer.losses(tensors(CASES[case][1], (2, 3), seed=1))
+    trained = list(tokenizer.parameters())
+    if not tokenizer.trainable:
+        assert losses == {} and trained == []
+        return
+    assert losses and all(loss.shape == (2, 3) for loss in losses.values())
+    torch.stack([loss.sum() for loss in losses.values()]).sum().backward()
+    assert any(p.grad is not None and p.grad.abs().any() for p in trained)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_weights_carry_everything_that_was_fitted(case: str) -> None:
+    tokenizer, twin = fitted(case), make(case)
+    twin.load_state_dict(tokenizer.state_dict())
+    x = tensors(CASES[case][1], (50,), seed=5)
+    ids = tokenizer.encode(x)
+    assert torch.equal(twin.encode(x), ids)
+    assert torch.equal(twin.decode(ids), tokenizer.decode(ids))
+    assert torch.equal(twin.features(ids), tokenizer.features(ids))
