@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+import worldstream
 from worldstream.acting import act
 from worldstream.actions.composite import decode
 from worldstream.config import Config
@@ -174,7 +175,7 @@ class _Run:
         self._models = models
         self.folder.create(
             {
-                "worldstream": metadata.version("worldstream"),
+                "worldstream": worldstream.__version__,
                 "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONED}},
                 "machine": f"{platform.machine()} {platform.system()}",
                 "environment": environment_name(self.environment),

@@ -91,7 +91,8 @@ def estimate(name: Any, config: Config, *, steps: int, device: torch.device) -> 
         for key, spec in key_specs.items()
     ]
     arrays: Columns = {key: (spec.shape, np.dtype(spec.dtype)) for key, spec in key_specs.items()}
-    row = RowFormat(arrays, action_spec.num_tokens, id_dtype(max(action_spec.sizes)), config.collection.num_environments)
+    streams = config.collection.num_environments
+    row = RowFormat(arrays, action_spec.num_tokens, id_dtype(max(action_spec.sizes)), streams)
     token_bytes = sum(key.token_bytes for key in keys)
     rows = min(steps, config.replay.max_steps, config.replay.max_bytes // row.bytes_per_row)
     learned = {"world model": models.world_model, "actor-critic": models.actor_critic}

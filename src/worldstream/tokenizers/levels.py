@@ -21,7 +21,9 @@ class LevelQuantizer(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """(..., D) -> int64 (..., D). Cells meet half-way between levels; a tie goes up."""
-        borders = (self.levels[:, 1:] + self.levels[:, :-1]) / 2
+        low, high = self.levels[:, :-1], self.levels[:, 1:]
+        # Levels that occur several times (data with few distinct values) share one cell, which is the last one's.
+        borders = torch.where(low == high, -torch.inf, (low + high) / 2).cummax(-1).values
         columns = x.reshape(-1, x.shape[-1]).t().contiguous()
         return torch.searchsorted(borders, columns, right=True).t().reshape(x.shape)
 

@@ -1,0 +1,122 @@
+"""The Python interface."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import worldstream
+from worldstream.environments.clock import Clock
+from worldstream.errors import ConfigError, EnvironmentFault
+
+
+def tiny() -> worldstream.Config:
+    config = worldstream.PRESETS["demo"]()
+    model = config.world_model
+    return replace(
+        config,
+        world_model=replace(model, sequence=replace(model.sequence, width=16, num_layers=1)),
+        actor_critic=replace(config.actor_critic, hidden=(16,)),
+        world_model_learner=replace(config.world_model_learner, start_steps=50, batch_size=4),
+        actor_critic_learner=replace(config.actor_critic_learner, start_steps=50, batch_size=4),
+        evaluation=replace(config.evaluation, final_episodes=2, every_steps=40, episodes=1),
+    )
+
+
+class Mixed(gym.Env):
+    """Nested observation and action, truncated after five steps."""
+
+    observation_space = gym.spaces.Dict(
+        {
+            "body": gym.spaces.Tuple((gym.spaces.Box(-1, 1, (3,)), gym.spaces.MultiBinary(4))),
+            "map": gym.spaces.Box(0, 4, (3, 2), np.int64),
+        }
+    )
+    action_space = gym.spaces.Dict({"turn": gym.spaces.Box(-2, 2, (2,)), "mode": gym.spaces.Discrete(3, start=5)})
+
+    def reset(self, *, seed: int | None = None, options: object = None) -> tuple[object, dict[str, object]]:
+        super().reset(seed=seed)
+        if seed is not None:
+            self.observation_space.seed(seed)
+        self.time = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action: object) -> tuple[object, float, bool, bool, dict[str, object]]:
+        assert self.action_space.contains(action)
+        self.time += 1
+        return self.observation_space.sample(), 0.5, False, self.time >= 5, {}
+
+
+def test_train_on_a_function_load_and_act(tmp_path: Path) -> None:
+    result = worldstream.train(Mixed, steps=100, config=tiny(), output=tmp_path / "run", quiet=True)
+    assert result.evaluation.returns == [2.5, 2.5]
+    loaded = worldstream.Agent.load(tmp_path / "run", seed=3)
+    env = Mixed()
+    observation, _ = env.reset(seed=1)
+    carry = None
+    for _ in range(4):
+        action, carry = loaded.act(observation, carry)
+        assert env.action_space.contains(action)
+        observation = env.step(action)[0]
+
+
+def test_acting_is_reproducible_and_remembers(tmp_path: Path) -> None:
+    worldstream.train(Mixed, steps=60, config=tiny(), output=tmp_path / "run", quiet=True)
+    env = Mixed()
+    observation, _ = env.reset(seed=1)
+
+    def actions(seed: int) -> list[list[float]]:
+        agent = worldstream.Agent.load(tmp_path / "run", seed=seed, temperature=1.0)
+        carry, chosen = None, []
+        for _ in range(12):
+            action, carry = agent.act(observation, carry)
+            chosen.append([*action["turn"].tolist(), int(action["mode"])])
+        return chosen
+
+    assert actions(0) == actions(0)
+    assert actions(0) != actions(1)
+
+
+def test_an_observation_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    worldstream.train(Clock, steps=60, config=tiny(), output=tmp_path / "run", quiet=True)
+    agent = worldstream.Agent.load(tmp_path / "run")
+    observation, _ = Clock().reset(seed=0)
+    with pytest.raises(EnvironmentFault, match="phase"):
+        agent.act({key: value for key, value in observation.items() if key != "phase"})
+
+
+def test_the_same_seed_gives_the_same_run(tmp_path: Path) -> None:
+    first, second, other = (
+        worldstream.train(Mixed, steps=120, config=tiny(), seed=seed, output=tmp_path / name, quiet=True)
+        for seed, name in ((0, "a"), (0, "b"), (1, "c"))
+    )
+
+    def weights(name: str) -> bytes:
+        return (tmp_path / name / "weights.safetensors").read_bytes()
+
+    assert weights("a") == weights("b")
+    assert weights("a") != weights("c")
+    assert first.evaluation == second.evaluation
+    assert other.folder == tmp_path / "c"
+
+
+def test_evaluations_during_training_are_recorded(tmp_path: Path) -> None:
+    worldstream.train(Clock, steps=100, config=tiny(), output=tmp_path / "run", quiet=True)
+    lines = (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()
+    assert [('"steps": 40' in line, '"steps": 80' in line, '"final": true' in line) for line in lines] == [
+        (True, False, False),
+        (False, True, False),
+        (False, False, True),
+    ]
+
+
+def test_mistakes_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="steps"):
+        worldstream.train(Clock, steps=0, output=tmp_path / "run")
+    with pytest.raises(ConfigError, match="unknown preset"):
+        worldstream.train(Clock, steps=10, preset="nope", output=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,233 @@
+"""The command line: one clear message and a non-zero status for every mistake, and nothing lost."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from worldstream.cli import main
+
+CLOCK = ["train", "--env", "clock", "--steps", "10"]
+
+FAST = [
+    "--world-model-learner.start-steps=60",
+    "--actor-critic-learner.start-steps=60",
+    "--collection.random-steps=30",
+    "--world-model.sequence.width=16",
+    "--world-model.sequence.num-layers=1",
+    "--actor-critic.hidden=16",
+    "--evaluation.final-episodes=2",
+    "--imagination.horizon=3",
+]
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    """Run a command that must fail; its status and its message."""
+    with pytest.raises(SystemExit) as error:
+        main(list(arguments))
+    captured = capsys.readouterr()
+    assert isinstance(error.value.code, int)
+    assert "Traceback" not in captured.err
+    return error.value.code, captured.err + captured.out
+
+
+def trained(folder: Path, *options: str, env: str = "clock") -> Path:
+    main(["train", "--env", env, "--steps", "120", "--output", str(folder), "--quiet", *FAST, *options])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained(tmp_path_factory.mktemp("runs") / "clock")
+
+
+def test_train_writes_every_file(run: Path) -> None:
+    names = {path.name for path in run.iterdir()}
+    assert names == {
+        "run.json", "metrics.jsonl", "evaluations.jsonl", "events", "weights.safetensors", "episodes.npz"
+    }  # fmt: skip
+    description = json.loads((run / "run.json").read_text())
+    assert description["environment"] == "clock"
+    assert description["config"]["world_model"]["sequence"]["width"] == 16
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["steps"] == 120
+    assert last["world_model/observation"] > 0
+
+
+def test_evaluate_prints_the_return(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["evaluate", str(run), "--episodes", "3"])
+    assert "return_mean" in capsys.readouterr().out
+
+
+def test_report_is_written(run: Path, tmp_path: Path) -> None:
+    main(["report", str(run), "--output", str(tmp_path / "r.html")])
+    assert (tmp_path / "r.html").read_text().lower().startswith("<!doctype html>")
+
+
+def test_info_names_keys_and_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["info", "keys", "--preset", "keys"])
+    shown = capsys.readouterr().out
+    for text in ("grid", "categorical", "tokens/step", "bytes/step", "parameters, world model", "per 1000 steps"):
+        assert text in shown
+
+
+def test_an_output_that_holds_something_is_refused_and_kept(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    status, message = fails(capsys, "train", "--env", "clock", "--steps", "10", "--output", str(run))
+    assert status == 4
+    assert str(run) in message and "--output" in message
+    assert {path: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["trian"], 2, ["trian", "train"]),
+        ([], 2, ["usage"]),
+        ([*CLOCK, "--preset", "dmeo"], 2, ["dmeo", "demo"]),
+        ([*CLOCK, "--sede", "1"], 2, ["--sede", "--seed"]),
+        (["train", "--env", "clock", "--steps", "ten"], 2, ["ten", "--steps"]),
+        (["train", "--env", "clock", "--steps", "0"], 2, ["steps", "0"]),
+        (["train", "--env", "clock"], 2, ["--steps"]),
+        (["train", "--env", "CartPol-v1", "--steps", "10"], 3, ["CartPol-v1", "CartPole-v1"]),
+        (["train", "--env", "no_such_module:factory", "--steps", "10"], 3, ["no_such_module"]),
+        ([*CLOCK, "--device", "tpu9"], 2, ["tpu9", "cpu"]),
+        ([*CLOCK, "--modality", "step"], 2, ["step", "KEY=KIND"]),
+        ([*CLOCK, "--modality", "nokey=ignore"], 2, ["nokey", "step"]),
+        ([*CLOCK, "--modality", "step=hologram"], 2, ["hologram"]),
+        ([*CLOCK, "--world-model-learner.batch-size", "6"], 2, ["batch_size 6"]),
+        ([*CLOCK, "--world-model.sequence.width", "30"], 2, ["width 30"]),
+        ([*CLOCK, "--world-model.sequence.model", "lstm"], 2, ["lstm", "retention"]),
+        ([*CLOCK, "--tokenizers.choice.vector", "vq"], 2, ["vq", "fitted_levels"]),
+        (["evaluate", "/nonexistent/run"], 4, ["/nonexistent/run", "worldstream train"]),
+        (["report", "/nonexistent/run"], 4, ["/nonexistent/run"]),
+        (["info", "CartPol-v1"], 3, ["CartPole-v1"]),
+    ],
+)
+def test_mistakes_get_one_message(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    status: int,
+    words: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found, message = fails(capsys, *arguments)
+    assert found == status, message
+    for word in words:
+        assert word in message
+    assert not any(path.name == "weights.safetensors" for path in tmp_path.rglob("*"))
+
+
+BROKEN = """
+import gymnasium as gym
+import numpy as np
+
+class Broken(gym.Env):
+    observation_space = gym.spaces.Dict({"place": gym.spaces.Box(-1, 1, (2,)), "kind": gym.spaces.Discrete(3)})
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, fault="none"):
+        self.fault = fault
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = 0
+        return self.observe(), {}
+
+    def observe(self):
+        late = self.time == 40
+        place = np.full(2, np.nan if late and self.fault == "nan" else 0.5, np.float32)
+        return {"place": place, "kind": 7 if late and self.fault == "range" else 1}
+
+    def step(self, action):
+        self.time += 1
+        if self.time == 40 and self.fault == "raise":
+            raise ValueError("motor lost")
+        return self.observe(), 1.0, False, self.time >= 50, {}
+
+def nan(): return Broken("nan")
+def out_of_range(): return Broken("range")
+def raising(): return Broken("raise")
+def text(): env = Broken(); env.observation_space = gym.spaces.Text(5); return env
+def fails(): raise OSError("no simulator")
+def not_env(): return 3
+"""
+
+
+@pytest.mark.parametrize(
+    ("factory", "words"),
+    [
+        ("nan", ["place", "nan"]),
+        ("out_of_range", ["kind", "7"]),
+        ("raising", ["motor lost", "step()"]),
+        ("text", ["Text"]),
+        ("fails", ["no simulator"]),
+        ("not_env", ["not_env", "gymnasium.Env"]),
+    ],
+)
+def test_faulty_environments_get_one_message(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    factory: str,
+    words: list[str],
+) -> None:
+    (tmp_path / "broken_environment.py").write_text(BROKEN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken_environment", raising=False)
+    env = f"broken_environment:{factory}"
+    status, message = fails(capsys, "train", "--env", env, "--steps", "100", "--output", str(tmp_path / "run"), *FAST)
+    assert status in (2, 3)
+    for word in words:
+        assert word in message
+
+
+def test_a_run_folder_without_weights_or_with_other_files_is_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    description = (run / "run.json").read_text()
+    for content, word in ((description, "weights"), ("{", "JSON"), ('{"format": 99}', "99"), ("[]", "format")):
+        folder = tmp_path / word
+        folder.mkdir()
+        (folder / "run.json").write_text(content)
+        status, message = fails(capsys, "evaluate", str(folder))
+        assert status == 4
+        assert word in message
+    folder = tmp_path / "torn"
+    folder.mkdir()
+    (folder / "run.json").write_text(description)
+    (folder / "weights.safetensors").write_bytes((run / "weights.safetensors").read_bytes()[:1000])
+    status, message = fails(capsys, "evaluate", str(folder))
+    assert status == 4
+    assert "weights.safetensors" in message
+
+
+def test_a_full_disk_ends_in_one_message(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(source: object, target: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("worldstream.run_folder.os.replace", full)
+    output = str(tmp_path / "run")
+    status, message = fails(capsys, "train", "--env", "clock", "--steps", "50", "--output", output)
+    assert status == 4
+    assert "No space left" in message and "run.json" in message
+
+
+def test_every_preset_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    from worldstream.presets import PRESETS
+
+    for preset in PRESETS:
+        with pytest.raises(SystemExit) as end:
+            main(["train", "--preset", preset, "--help"])
+        assert end.value.code == 0
+        shown = capsys.readouterr().out
+        assert "--world-model.sequence.num-layers" in shown and "--imagination.horizon" in shown
