@@ -27,7 +27,7 @@ SOURCE = REPOSITORY / "src"
 
 # --- The tables ------------------------------------------------------------------------------------------------------
 
-BASE = {"errors", "specs", "types", "registry", "nn"}
+BASE = {"errors", "specs", "types", "registry", "nn", "version"}
 COMPONENTS = {"environments", "modalities", "actions", "replay", "tokenizers", "world_model", "agent"}
 PARTS = COMPONENTS | {"acting", "imagination"}
 SIDE = {"run_folder", "viewer"}

@@ -14,14 +14,14 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from worldstream.version import __version__
+
 if TYPE_CHECKING:
     from worldstream.api import Agent, TrainingResult, train
     from worldstream.config import Config
     from worldstream.environments.config import EnvironmentConfig
     from worldstream.errors import ConfigError, EnvironmentFault, RunFolderError, SpaceError, WorldstreamError
     from worldstream.presets import PRESETS
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "Agent": "api",

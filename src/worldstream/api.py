@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-import worldstream
 from worldstream.acting import act
 from worldstream.actions.composite import decode
 from worldstream.config import Config
@@ -28,6 +27,7 @@ from worldstream.run_folder import RunFolder, specs_to_json
 from worldstream.training.metrics import MetricLog
 from worldstream.training.progress import ProgressDisplay, console
 from worldstream.training.trainer import Trainer
+from worldstream.version import __version__
 
 RECORDED_EPISODES = 5
 """Real episodes kept at the end of a run for the report."""
@@ -175,7 +175,7 @@ class _Run:
         self._models = models
         self.folder.create(
             {
-                "worldstream": worldstream.__version__,
+                "worldstream": __version__,
                 "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONED}},
                 "machine": f"{platform.machine()} {platform.system()}",
                 "environment": environment_name(self.environment),

@@ -42,6 +42,7 @@ def imagine(
     carry: Any,
     horizon: int,
     generator: torch.Generator | None = None,
+    measure_disagreement: bool = True,
 ) -> Trajectories:
     """Roll the policy out inside the world model. Gradients flow through the policy's memory, not the world model.
 
@@ -54,12 +55,15 @@ def imagine(
         carry: policy memory after the steps before that observation.
         horizon: H, imagined transitions. The policy is called H + 1 times, the world model H times (P6).
         generator: of the device that the tensors are on.
+        measure_disagreement: False leaves the ensemble out; ``disagreement`` is then zero.
     """
     seen, infos, actions, steps = [tokens], [], [], []
     for _ in range(horizon):
         action, carry, info = policy(features_of(tokens), carry, generator)
         with torch.no_grad():
-            step, state = world_model.step(tokens, action, state, generator)
+            step, state = world_model.step(
+                tokens, action, state, generator, measure_disagreement=measure_disagreement
+            )
         tokens = step.tokens
         seen.append(tokens)
         infos.append(info)

@@ -155,11 +155,13 @@ def test_same_inputs_give_same_outputs_and_states_are_not_changed_in_place(name:
     model, blocks = make(name), random_blocks(6)
     _, _, state = run(model, blocks)
     before = model.predict(state)
-    first = (model.parallel(blocks, state)[1], model.observe(blocks[:, 0], state)[0], model.step(blocks[:, 0], state)[0])
-    second = (
-        model.parallel(blocks, state)[1], model.observe(blocks[:, 0], state)[0], model.step(blocks[:, 0], state)[0]
-    )  # fmt: skip
-    for a, b in zip(first, second):
+
+    def outputs() -> list[Tensor]:
+        return [
+            model.parallel(blocks, state)[1], model.observe(blocks[:, 0], state)[0], model.step(blocks[:, 0], state)[0]
+        ]  # fmt: skip
+
+    for a, b in zip(outputs(), outputs()):
         assert torch.equal(a, b)
     assert torch.equal(model.predict(state), before)
 

@@ -63,9 +63,10 @@ def actor_critic_losses(
     rewards = config.extrinsic_weight * rewards + config.intrinsic_weight * disagreement
     values = value.mean.detach()
     returns = lambda_returns(rewards, terminated, values, config.discount, config.lambda_)
-    scale = return_scale.update(returns)
     ended_before = torch.cumsum(terminated.long(), 1) - terminated.long()
     alive = ended_before == 0
+    # Returns after the end mean nothing; the first one of a trajectory, which always counts, stands in for them.
+    scale = return_scale.update(torch.where(alive, returns, returns[:, :1]))
     advantage = (returns - values[:, :-1]) / scale
     actor = masked_mean(-policy.log_prob(actions) * advantage, alive)
     critic = masked_mean(agent.value_output(value_logits[:, :-1]).loss(returns), alive)

@@ -39,10 +39,10 @@ class Every:
 
 
 class Doubling:
-    """At ``first`` steps, and at each doubling of it, up to ``last`` steps."""
+    """At ``first`` steps (at least 1), and at each doubling of it, up to ``last`` steps."""
 
     def __init__(self, first: int, last: int) -> None:
-        self.next = first
+        self.next = max(first, 1)  # doubling 0 would never end
         self.last = last
 
     def due(self, steps: int) -> bool:

@@ -31,7 +31,12 @@ def past_length(config: ImaginationConfig) -> int:
 
 
 def imagine_from(
-    models: Models, batch: Batch, config: ImaginationConfig, generator: torch.Generator | None
+    models: Models,
+    batch: Batch,
+    config: ImaginationConfig,
+    generator: torch.Generator | None,
+    *,
+    measure_disagreement: bool = True,
 ) -> Trajectories:
     """Trajectories that begin at the last observation of each segment, with the steps before as context.
 
@@ -40,6 +45,7 @@ def imagine_from(
         batch: segments of ``past_length(config) + 1`` steps, anchored at their last.
         config: lengths.
         generator: of the models' device.
+        measure_disagreement: whether the trajectories carry the ensemble's disagreement.
     """
     models.world_model.eval()
     past = past_length(config)
@@ -63,6 +69,7 @@ def imagine_from(
         carry=carry,
         horizon=config.horizon,
         generator=generator,
+        measure_disagreement=measure_disagreement,
     )
 
 
@@ -70,7 +77,8 @@ def update_actor_critic(
     models: Models, learner: Learner, batch: Batch, config: Config, generator: torch.Generator | None
 ) -> dict[str, Tensor]:
     """One gradient step on trajectories imagined from the batch. Returns metrics, () each."""
-    trajectories = imagine_from(models, batch, config.imagination, generator)
+    curious = config.losses.intrinsic_weight != 0
+    trajectories = imagine_from(models, batch, config.imagination, generator, measure_disagreement=curious)
     losses = actor_critic_losses(
         models.actor_critic,
         models.return_scale,

@@ -145,9 +145,18 @@ class WorldModel(nn.Module):
         return self.sequence.parallel(self.embed(tokens, actions), self.init_state(len(actions)), mask)[2]
 
     def step(
-        self, tokens: Tokens, actions: Tensor, state: Any, generator: torch.Generator | None = None
+        self,
+        tokens: Tokens,
+        actions: Tensor,
+        state: Any,
+        generator: torch.Generator | None = None,
+        *,
+        measure_disagreement: bool = True,
     ) -> tuple[Imagined, Any]:
-        """Imagine what follows observation tokens (B, K, C) and actions (B, M): sampled next step, new state."""
+        """Imagine what follows observation tokens (B, K, C) and actions (B, M): sampled next step, new state.
+
+        ``measure_disagreement=False`` leaves the ensemble out, about a fifth of the time of a narrow model.
+        """
         latents, state = self.sequence.step(self.embed(tokens, actions), state)
         following = {
             head.positions: head(latents[:, self.layout.positions(head.positions)]).sample(generator)
@@ -158,7 +167,7 @@ class WorldModel(nn.Module):
         terminated = self.termination(summary).sample(generator).squeeze(-1)
         divergences = [
             head.divergence(latents[:, self.layout.positions(head.positions)])
-            for head in cast(list[DisagreementHead], list(self.disagreement))
+            for head in cast(list[DisagreementHead], list(self.disagreement) if measure_disagreement else [])
         ]
         disagreement = sum(divergences, torch.zeros_like(reward))
         return Imagined(following, reward, terminated, disagreement), state

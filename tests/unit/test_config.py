@@ -1,0 +1,149 @@
+"""Configurations survive JSON, and whatever is wrong with one is named."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+
+from worldstream.config import Config, from_plain
+from worldstream.errors import ConfigError
+from worldstream.presets import PRESETS
+
+
+def plain(**changes: Any) -> dict[str, Any]:
+    """The default configuration as JSON values, with values replaced at paths that are joined by "__"."""
+    data = json.loads(json.dumps(Config().to_json()))
+    for path, value in changes.items():
+        *parents, name = path.split("__")
+        target = data
+        for parent in parents:
+            target = target[parent]
+        target[name] = value
+    return data
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_survive_json(name: str) -> None:
+    config = PRESETS[name]()
+    assert isinstance(config, Config)
+    text = json.dumps(config.to_json())
+    assert Config.from_json(json.loads(text)) == config
+    assert json.dumps(Config.from_json(json.loads(text)).to_json()) == text
+
+
+def test_from_json_reads_every_field() -> None:
+    """Each number of the default configuration, changed one at a time, arrives at its place."""
+
+    def leaves(node: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        if isinstance(node, dict):
+            return [leaf for key, value in node.items() for leaf in leaves(value, (*path, key))]
+        return [path] if isinstance(node, int | float) and not isinstance(node, bool) else []
+
+    original = plain()
+    paths = leaves(original)
+    assert len(paths) > 40
+    for path in paths:
+        changed: Any = copy.deepcopy(original)
+        target = changed
+        for part in path[:-1]:
+            target = target[part]
+        target[path[-1]] = target[path[-1]] * 4 + 4  # keeps the ensemble a divisor of the batch
+        if path[-1] in ("ensemble_size", "context_length"):
+            continue  # contradict other fields; see below
+        assert Config.from_json(changed) != Config(), path
+        assert Config.from_json(changed).to_json() != Config().to_json()
+
+
+def test_missing_fields_take_their_defaults() -> None:
+    assert Config.from_json({}) == Config()
+    data = plain()
+    del data["replay"]["max_steps"]
+    assert Config.from_json(data) == Config()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"colour": "red"}, r"config: unknown field 'colour'.*segment_length"),
+        ({"replay__colour": "red"}, r"config\.replay: unknown field 'colour'"),
+        ({"world_model__sequence__depth": 3}, r"config\.world_model\.sequence: unknown field 'depth'"),
+    ],
+)
+def test_unknown_fields_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Config.from_json(plain(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"segment_length": "long"}, r'config\.segment_length: expected int, got "long"'),
+        ({"segment_length": 16.0}, r"config\.segment_length: expected int"),
+        ({"segment_length": True}, r"config\.segment_length: expected int, got true"),
+        ({"segment_length": None}, r"config\.segment_length: expected int, got null"),
+        ({"actor_critic__separate_networks": 1}, r"config\.actor_critic\.separate_networks: expected bool"),
+        ({"losses__discount": "0.9"}, r"config\.losses\.discount: expected float"),
+        ({"losses": 3}, r"config\.losses: expected an object .*ActorCriticLossConfig"),
+        ({"actor_critic__hidden": 128}, r"config\.actor_critic\.hidden"),
+        ({"actor_critic__hidden": [128, "x"]}, r"config\.actor_critic\.hidden\[1\]: expected int"),
+        ({"world_model__sequence__decay_blocks": [1.0]}, r"decay_blocks: expected 2 values, got 1"),
+        ({"world_model__loss_weights": {"reward": "x"}}, r"config\.world_model\.loss_weights\.reward: expected float"),
+        ({"environment__max_episode_steps": 1.5}, r"config\.environment\.max_episode_steps: expected int"),
+    ],
+)
+def test_values_of_a_wrong_type_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Config.from_json(plain(**changes))
+
+
+def test_missing_required_fields_are_named() -> None:
+    data = plain()
+    del data["world_model_learner"]["learning_rate"]
+    with pytest.raises(ConfigError, match=r"config\.world_model_learner: .*'learning_rate'"):
+        Config.from_json(data)
+
+
+def test_json_integers_are_floats_where_floats_are_expected() -> None:
+    config = Config.from_json(plain(losses__discount=1, environment__max_episode_steps=7))
+    assert config.losses.discount == 1.0 and isinstance(config.losses.discount, float)
+    assert config.environment.max_episode_steps == 7
+    assert Config.from_json(plain(environment__max_episode_steps=None)) == Config()
+
+
+def test_free_options_are_kept_as_they_are() -> None:
+    kwargs = {"size": [1, {"a": None}], "name": "x"}
+    assert Config.from_json(plain(environment__kwargs=kwargs)).environment.kwargs == kwargs
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"world_model_learner__batch_size": 18}, "multiple of world_model.ensemble_size 4"),
+        ({"segment_length": 1}, "segment_length 1 must exceed world_model.context_length 1"),
+        ({"world_model__context_length": 16}, "segment_length 16 must exceed world_model.context_length 16"),
+        ({"world_model__ensemble_size": 0}, "losses.intrinsic_weight needs an ensemble"),
+        ({"environment__action_repeat": 0}, "action_repeat"),
+    ],
+)
+def test_contradictions_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Config.from_json(plain(**changes))
+
+
+def test_no_ensemble_and_no_intrinsic_reward_agree() -> None:
+    config = Config.from_json(plain(world_model__ensemble_size=0, losses__intrinsic_weight=0.0))
+    assert config.world_model.ensemble_size == 0
+
+
+def test_from_plain_reads_optional_and_nested_types() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Inner:
+        pair: tuple[int, float] = (0, 0.0)
+
+    assert from_plain(Inner, {"pair": [1, 2]}, "x") == Inner((1, 2.0))
+    with pytest.raises(ConfigError, match=r"x\.pair\[0\]: expected int"):
+        from_plain(Inner, {"pair": [1.5, 2]}, "x")
