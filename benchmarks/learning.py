@@ -40,7 +40,7 @@ BENCHMARKS = {
     "cartpole": Benchmark(
         "CartPole-v1",
         "demo",
-        15_000,
+        12_000,
         variants={
             "uniform_replay": ("--replay.sampler-options.uniform-fraction", "1.0"),
             "squared_error": (
@@ -50,10 +50,9 @@ BENCHMARKS = {
                 "squared_error",
             ),
             "fixed_levels": ("--tokenizers.choice.vector", "fixed_levels"),
-            "no_intrinsic_reward": ("--losses.intrinsic-weight", "0"),
         },
     ),
-    "pendulum": Benchmark("Pendulum-v1", "control", 20_000),
+    "pendulum": Benchmark("Pendulum-v1", "control", 16_000),
     "doorkey": Benchmark(
         "MiniGrid-DoorKey-5x5-v0",
         "grid",

@@ -25,9 +25,15 @@ KEY_SPECS = {
     "phase": KeySpec(key="phase", modality="categorical", shape=(1,), dtype="uint8", vocabulary=(4,)),
 }
 ACTION_SPEC = ActionSpec(
-    components=(ActionComponent(path="action", kind="multi_discrete", sizes=(3, 2), shape=(2,), dtype="int64"),),
-    structure="action",
-)
+    components=(
+        ActionComponent(path="choice", kind="discrete", sizes=(3,), shape=(), dtype="int64"),
+        ActionComponent(
+            path="force", kind="continuous", sizes=(2,), shape=(1,), dtype="float32", low=(0.0,), high=(1.0,),
+            ordinal=True,
+        ),
+    ),
+    structure={"tuple": ["choice", "force"]},
+)  # fmt: skip
 LENGTHS = ImaginationConfig(horizon=HORIZON, context_length=2, burn_in=4)
 
 
@@ -38,7 +44,9 @@ class CountingWorldModel:
     def __init__(self) -> None:
         self.calls: list[tuple[Tensor, Tensor, int]] = []
 
-    def step(self, tokens: Tokens, action: Tensor, state: int, generator: Any) -> tuple[Imagined, int]:
+    def step(
+        self, tokens: Tokens, action: Tensor, state: int, generator: Any, **options: Any
+    ) -> tuple[Imagined, int]:
         assert not torch.is_grad_enabled()
         self.calls.append((tokens["x"], action, state))
         number = tokens["x"][:, 0, 0]
@@ -220,7 +228,8 @@ def test_gradients_reach_the_policy_through_time_but_not_the_world_model(models:
     (result.info["policy_logits"].square().sum() + result.info["value_logits"].square().sum()).backward()
     assert all(p.grad is None for p in models.world_model.parameters())
     assert all(p.grad is None for p in models.tokenizers.parameters())
-    assert all(p.grad is not None and p.grad.abs().any() for p in models.actor_critic.parameters())
+    idle = [name for name, p in models.actor_critic.named_parameters() if p.grad is None or not p.grad.abs().any()]
+    assert idle == []
     # The action table is reached through memory alone: actions are heard one step later.
     models.zero_grad()
     imagine_from(models, segments(models), LENGTHS, seeded()).info["policy_logits"][:, -1].sum().backward()
@@ -235,3 +244,19 @@ def test_imagination_depends_on_the_generator_only(models: Models) -> None:
     other = imagine_from(models, batch, LENGTHS, torch.Generator().manual_seed(6))
     assert torch.equal(first.actions, second.actions) and torch.equal(first.rewards, second.rewards)
     assert not torch.equal(first.tokens["position"], other.tokens["position"])
+
+
+@torch.no_grad()
+def test_disagreement_is_measured_when_asked(models: Models) -> None:
+    batch = segments(models)
+    carry, state = models.actor_critic.initial_carry(BATCH), models.world_model.init_state(BATCH)
+    tokens = {key: ids[:, -1] for key, ids in batch.tokens.items()}
+    measured, skipped = (
+        imagine(
+            models.world_model, models.tokenizers.features, models.actor_critic.policy(), tokens=tokens, state=state,
+            carry=carry, horizon=HORIZON, generator=seeded(), measure_disagreement=measure,
+        )
+        for measure in (True, False)
+    )  # fmt: skip
+    assert (measured.disagreement > 0).all() and not skipped.disagreement.any()
+    assert torch.equal(measured.rewards, skipped.rewards) and torch.equal(measured.actions, skipped.actions)

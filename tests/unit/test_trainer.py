@@ -1,0 +1,298 @@
+"""The whole loop on the clock environment, whose observations and rewards tell when and why they occurred."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from worldstream.agent.actor_critic import ActorCriticConfig, Carry
+from worldstream.config import CollectionConfig, Config, EvaluationConfig, ImaginationConfig, ReplayConfig
+from worldstream.environments.clock import NUM_PHASES, Clock
+from worldstream.environments.config import EnvironmentConfig
+from worldstream.nn.numerics import symexp
+from worldstream.training.learner import Learner, LearnerConfig
+from worldstream.training.trainer import DivergedError, Trainer
+from worldstream.types import Batch, Features
+from worldstream.world_model.model import WorldModelConfig
+from worldstream.world_model.sequence.base import SequenceConfig
+
+STEPS = 300
+EPISODE_LENGTH = 7
+CONFIG = Config(
+    environment=EnvironmentConfig(kwargs={"episode_length": EPISODE_LENGTH}),
+    world_model=WorldModelConfig(sequence=SequenceConfig(num_layers=1, width=16, num_heads=2), ensemble_size=2),
+    actor_critic=ActorCriticConfig(hidden=(16,), embedding_width=4),
+    imagination=ImaginationConfig(horizon=3, context_length=2, burn_in=4),
+    collection=CollectionConfig(num_environments=1, epsilon=0.1, random_steps=40),
+    evaluation=EvaluationConfig(every_steps=120),
+    world_model_learner=LearnerConfig(batch_size=4, learning_rate=1e-3, updates_per_step=0.2, start_steps=60),
+    actor_critic_learner=LearnerConfig(batch_size=4, learning_rate=1e-3, updates_per_step=0.1, start_steps=100),
+    segment_length=5,
+    log_every_steps=50,
+)
+
+
+class Run:
+    """A trainer and what it reported."""
+
+    def __init__(self, config: Config = CONFIG, seed: int = 0) -> None:
+        self.records: list[dict[str, Any]] = []
+        self.evaluations: list[int] = []
+        self.trainer = Trainer(
+            config,
+            "clock",
+            seed=seed,
+            device=torch.device("cpu"),
+            on_metrics=self.records.append,
+            on_evaluation=self.evaluations.append,
+        )
+
+    def weights(self) -> dict[str, Tensor]:
+        return {name: x.clone() for name, x in self.trainer.models.state_dict().items()}
+
+
+@pytest.fixture
+def make() -> Iterator[Callable[..., Run]]:
+    """Makes runs, and closes their environments in the end."""
+    runs: list[Run] = []
+
+    def start(*args: Any, **kwargs: Any) -> Run:
+        runs.append(Run(*args, **kwargs))
+        return runs[-1]
+
+    yield start
+    for run in runs:
+        run.trainer.close()
+
+
+@pytest.fixture(scope="module")
+def trained() -> Iterator[Run]:
+    """One run of 300 steps, shared by the tests that only look."""
+    run = Run()
+    run.trainer.run(STEPS)
+    yield run
+    run.trainer.close()
+
+
+def with_two_environments() -> Config:
+    return dataclasses.replace(CONFIG, collection=dataclasses.replace(CONFIG.collection, num_environments=2))
+
+
+def num_updates(learner: Learner) -> int:
+    counts = {int(state["step"]) for state in learner.optimizer.state.values()}
+    assert len(counts) <= 1
+    return counts.pop() if counts else 0
+
+
+# The clock.
+
+
+def test_updates_follow_their_ratios(trained: Run) -> None:
+    assert trained.trainer.collector.steps == trained.trainer.store.total_steps == STEPS
+    assert num_updates(trained.trainer.world_model_learner) == math.floor((STEPS - 60) * 0.2)
+    assert num_updates(trained.trainer.actor_critic_learner) == math.floor((STEPS - 100) * 0.1)
+
+
+def test_logging_and_evaluation_follow_the_clock(trained: Run) -> None:
+    assert [record["steps"] for record in trained.records] == [50, 100, 150, 200, 250, 300]
+    assert trained.evaluations == [120, 240]
+
+
+def test_metrics_are_finite_and_named(trained: Run) -> None:
+    last = trained.records[-1]
+    assert {"world_model/observation", "world_model/reward", "actor_critic/actor_loss", "episode/return"} <= set(last)
+    assert "actor_critic/actor_loss" not in trained.records[0]
+    for record in trained.records:
+        for name, value in record.items():
+            assert isinstance(value, int | float) and np.isfinite(value), name
+    assert last["episode/length"] == EPISODE_LENGTH
+    assert last["frames"] == STEPS and last["replay/steps"] == STEPS
+    first, second = (record["world_model/observation"] for record in (trained.records[1], last))
+    assert second < first  # it learns something even in so few steps
+
+
+def test_tokenizers_are_fitted_at_each_doubling(trained: Run) -> None:
+    assert int(trained.trainer.models.tokenizers.version) == 3  # at 60, 120 and 240 steps
+
+
+def test_two_environments_share_the_clock(make: Callable[..., Run]) -> None:
+    run = make(with_two_environments())
+    run.trainer.run(STEPS)
+    assert run.trainer.collector.steps == run.trainer.store.total_steps == STEPS
+    assert num_updates(run.trainer.world_model_learner) == 48
+    assert [record["steps"] for record in run.records] == [50, 100, 150, 200, 250, 300]
+
+
+# Replay.
+
+
+def check_clock(run: Run, batch: Batch, rows: np.ndarray) -> int:
+    """Tokens, actions and rewards of a batch tell the same story, step by step; returns the steps looked at."""
+    trainer = run.trainer
+    decoded = trainer.models.tokenizers.decode(batch.tokens)
+    step = symexp(decoded["step"]).squeeze(-1)
+    phase = decoded["phase"][..., 0, 0]
+    seen, acted = batch.observed, batch.acted
+    stored = trainer.store.observations(rows)
+    torch.testing.assert_close(step, torch.from_numpy(stored["step"][..., 0]), atol=1e-3, rtol=0)
+    assert np.array_equal(phase.numpy(), stored["phase"][..., 0])
+    torch.testing.assert_close(step[seen], step[seen].round(), atol=1e-3, rtol=0)
+    step = step.round().long()
+    both = seen[:, 1:] & seen[:, :-1]
+    assert torch.equal(step[:, 1:][both], step[:, :-1][both] + 1)
+    assert torch.equal(phase[:, 1:][both], (phase[:, :-1][both] + 1) % NUM_PHASES)
+    expected = [Clock.reward(s, a) for s, a in zip(step[acted].tolist(), batch.actions[acted].squeeze(-1).tolist())]
+    assert batch.rewards[acted].tolist() == pytest.approx(expected)
+    assert (step[batch.terminated] == EPISODE_LENGTH - 1).all()
+    newest = torch.from_numpy(np.isin(rows, trainer.store.ring.rows(trainer.store.ring.newest_ids())))
+    assert (step[seen & ~acted & ~newest] == EPISODE_LENGTH).all()  # final observations
+    return int(both.sum())
+
+
+@pytest.mark.parametrize("anchor", ["first", "last"])
+@pytest.mark.parametrize("environments", [1, 2])
+def test_replayed_batches_are_what_happened(
+    make: Callable[..., Run], trained: Run, anchor: str, environments: int
+) -> None:
+    run = trained if environments == 1 else make(with_two_environments())
+    if run is not trained:
+        run.trainer.run(150)
+    trainer = run.trainer
+    sampler = trainer.segment_starts if anchor == "first" else trainer.segment_ends
+    looked_at = 0
+    for _ in range(10):
+        segments = trainer.store.gather(sampler.sample(16), 5, anchor)  # type: ignore[arg-type]
+        looked_at += check_clock(run, trainer.tokenized(segments), segments.rows)
+    assert looked_at > 100
+
+
+def test_tokens_are_fresh_after_a_fit(make: Callable[..., Run]) -> None:
+    run = make()
+    run.trainer.run(30)  # before learning starts: levels are evenly spread, and coarse
+    ids = run.trainer.store.ids_of_all()
+    segments = run.trainer.store.gather(ids, 1, "first")
+    before = run.trainer.tokenized(segments).tokens["step"]
+    run.trainer.fit_tokenizers()
+    after = run.trainer.tokenized(segments)
+    assert not torch.equal(after.tokens["step"], before)
+    check_clock(run, after, segments.rows)
+
+
+def test_agents_begin_only_where_an_episode_goes_on(trained: Run) -> None:
+    trainer = trained.trainer
+    ids = np.unique(np.concatenate([trainer.segment_ends.sample(32) for _ in range(20)]))
+    assert not trainer.store.is_terminal(ids).any()
+    starts = np.unique(np.concatenate([trainer.segment_starts.sample(32) for _ in range(20)]))
+    batch = trainer.tokenized(trainer.store.gather(starts, 2, "first"))
+    assert batch.observed.all()  # there is something to predict
+
+
+def test_the_memory_of_the_collecting_policy_holds_executed_actions(
+    make: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C8: with exploration, too; and nothing is carried over to the next episode."""
+    collection = CollectionConfig(num_environments=2, epsilon=0.5, random_steps=0)
+    trainer = make(dataclasses.replace(CONFIG, collection=collection)).trainer
+    agent, carries = trainer.models.actor_critic, []
+    remember = agent.remember
+
+    def recording(features: Features, carry: Carry) -> Carry:
+        carries.append(carry)
+        return remember(features, carry)
+
+    monkeypatch.setattr(agent, "remember", recording)
+    for _ in range(20):
+        trainer.collector.step()
+    streams = [trainer.store.episode(id) for id in trainer.store.ids_of_all() if trainer.store.episode(id).ids[0] == id]
+    for stream in range(2):
+        episodes = [e for e in streams if e.ids[0] % 2 == stream]
+        executed = [a for e in episodes for a, acted in zip(e.actions[0].tolist(), e.acted[0]) if acted]
+        first = [i == 0 for e in episodes for i in range(int(e.acted[0].sum()))]
+        assert len(executed) == 20
+        for t, carry in enumerate(carries):
+            assert bool(carry.acted[stream]) == (not first[t])
+            if carry.acted[stream]:
+                assert carry.action[stream].tolist() == executed[t - 1]
+            else:
+                assert not any(x[stream].any() for x in carry.memory)
+
+
+# Reproducibility and trouble.
+
+
+def test_same_seed_same_weights(trained: Run, make: Callable[..., Run]) -> None:
+    torch.manual_seed(12345)  # whatever the global state was before
+    again, other = make(), make(seed=1)
+    again.trainer.run(STEPS)
+    expected = trained.weights()
+    for name, weight in again.weights().items():
+        assert torch.equal(weight, expected[name]), name
+    name = "world_model.reward.net.0.weight"
+    assert not torch.equal(other.weights()[name], expected[name])
+    for mine, theirs in zip(again.records, trained.records):
+        assert {k: v for k, v in mine.items() if not k.startswith("seconds")} == {
+            k: v for k, v in theirs.items() if not k.startswith("seconds")
+        }
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ("world_model.tokens.0.net.0.weight", "world_model"),
+        ("world_model.termination.net.0.weight", "world_model"),
+        ("actor_critic.critic.linear.weight", "actor_critic/"),
+    ],
+)
+def test_a_loss_that_is_not_finite_ends_the_run(make: Callable[..., Run], part: str, message: str) -> None:
+    run = make()
+    with torch.no_grad():
+        run.trainer.models.get_parameter(part)[0, 0] = torch.nan
+    with pytest.raises(DivergedError, match=rf"^{message}.* is (nan|inf) after \d+ steps\. Lower the learning rate"):
+        run.trainer.run(150)
+    assert DivergedError.exit_code == 5
+
+
+def test_small_replay_keeps_the_newest_steps(make: Callable[..., Run]) -> None:
+    run = make(dataclasses.replace(CONFIG, replay=ReplayConfig(max_steps=64)))
+    run.trainer.run(STEPS)
+    assert run.trainer.store.num_steps < 64 and run.trainer.store.total_steps == STEPS
+    segments = run.trainer.store.gather(run.trainer.segment_starts.sample(16), 5, "first")
+    check_clock(run, run.trainer.tokenized(segments), segments.rows)
+
+
+def test_uniform_replay_can_be_chosen(make: Callable[..., Run]) -> None:
+    run = make(dataclasses.replace(CONFIG, replay=ReplayConfig(sampler="uniform", sampler_options={})))
+    run.trainer.run(120)
+    assert num_updates(run.trainer.world_model_learner) == 12
+
+
+def test_priorities_are_the_losses_of_the_batch(make: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    """C3: they come back under the ids that travelled with the batch."""
+    trainer = make().trainer
+    for _ in range(60):
+        trainer.collector.step()
+    sampler, expected = trainer.segment_starts, {}
+    sample = sampler.sample
+
+    def recording(batch_size: int) -> np.ndarray:
+        ids = sample(batch_size)
+        batch = trainer.tokenized(trainer.store.gather(ids, CONFIG.segment_length, "first"))
+        expected.update(zip(ids.tolist(), trainer.models.world_model.losses(batch).priorities.tolist()))
+        return ids
+
+    monkeypatch.setattr(sampler, "sample", recording)
+    for _ in range(5):
+        trainer.update_world_model()
+    ids = np.array(list(expected))
+    assert 4 < len(ids) <= 20
+    assert sampler.priorities(ids).tolist() == pytest.approx(list(expected.values()), rel=1e-5)
+    others = np.setdiff1d(trainer.store.ids_of_all(), ids)
+    priorities = sampler.priorities(others)
+    assert (priorities[~np.isnan(priorities)] == 10.0).all()  # never trained on
