@@ -16,7 +16,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 HEADER = [
-    "| environment | preset | variant | steps | metric | mean over seeds (range) | seeds | training time a seed | memory |",
+    "| environment | preset | variant | steps | metric | mean over seeds (range) | seeds | training time | memory |",
     "| --- | --- | --- | ---: | --- | --- | ---: | ---: | ---: |",
 ]
 

@@ -176,7 +176,10 @@ class _Run:
         self.folder.create(
             {
                 "worldstream": __version__,
-                "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONED}},
+                "versions": {
+                    "python": platform.python_version(),
+                    **{name: metadata.version(name) for name in VERSIONED},
+                },
                 "machine": f"{platform.machine()} {platform.system()}",
                 "environment": environment_name(self.environment),
                 "preset": preset,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from worldstream.config import Config
 from worldstream.environments.vector import make_vector
-from worldstream.errors import WorldstreamError
+from worldstream.errors import ConfigError, WorldstreamError
 from worldstream.models import Models
 from worldstream.replay import SAMPLERS
 from worldstream.replay.arrays import id_dtype
@@ -146,7 +146,7 @@ class Trainer:
 
     def update_world_model(self) -> None:
         """One gradient step on replayed segments; their losses become their priorities."""
-        ids = self.segment_starts.sample(self.config.world_model_learner.batch_size)
+        ids = self._sample(self.segment_starts, self.config.world_model_learner.batch_size)
         batch = self.tokenized(self.store.gather(ids, self.config.segment_length, "first"))
         metrics, priorities = update_world_model(self.models, self.world_model_learner, batch)
         self._metrics.add("world_model", metrics)
@@ -155,12 +155,21 @@ class Trainer:
 
     def update_actor_critic(self) -> None:
         """One gradient step on trajectories imagined from random observations of replay."""
-        ids = self.segment_ends.sample(self.config.actor_critic_learner.batch_size)
+        ids = self._sample(self.segment_ends, self.config.actor_critic_learner.batch_size)
         batch = self.tokenized(self.store.gather(ids, past_length(self.config.imagination) + 1, "last"))
         metrics = update_actor_critic(
             self.models, self.actor_critic_learner, batch, self.config, self.generator
         )
         self._metrics.add("actor_critic", metrics)
+
+    def _sample(self, sampler: Sampler, batch_size: int) -> np.ndarray:
+        if sampler.num_eligible == 0:
+            context = self.config.world_model.context_length
+            raise ConfigError(
+                f"no episode has {context + 1} observations after {self.collector.steps} steps, so there is nothing to "
+                "learn from. Lower world_model.context_length, or raise start_steps of both learners."
+            )
+        return sampler.sample(batch_size)
 
     def log(self, clock: int) -> None:
         """Read the metrics from the device and report them. Raises DivergedError when a loss is not finite."""

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from worldstream.nn import SCALAR_OUTPUTS
+from worldstream.nn.numerics import symexp, symlog
 from worldstream.nn.outputs import Output
+from worldstream.nn.scalars import NUM_BINS
 from worldstream.types import Batch
 from worldstream.world_model.block import SUMMARY
 from worldstream.world_model.heads.base import Head
@@ -28,7 +30,8 @@ class RewardHead(Head):
     def __init__(self, width: int, *, output: str) -> None:
         super().__init__()
         self.net = nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU())
-        self.scalar = SCALAR_OUTPUTS[output](2 * width, limit=REWARD_LIMIT)
+        support = symlog(symexp(torch.linspace(-15, 15, NUM_BINS)) / 100)
+        self.scalar = SCALAR_OUTPUTS[output](2 * width, limit=REWARD_LIMIT, bias_support=support)
 
     def forward(self, latents: Tensor) -> Output:
         output: Output = self.scalar(self.net(latents))
