@@ -365,6 +365,6 @@ def test_embedding_reads_every_channel_and_action_token() -> None:
     assert block.shape == (BATCH, 7, WIDTH)
     table = embedder.observation[0].table.weight
     first = tokens["cells"][0, 0]
-    torch.testing.assert_close(block[0, 0], (table[first[0]] + table[4 + first[1]] + table[7 + first[2]]) / 3)
+    torch.testing.assert_close(block[0, 0], (table[first[0]] + table[4 + first[1]] + table[7 + first[2]]) / 3**0.5)
     torch.testing.assert_close(block[:, 5], embedder.action.weight[actions[:, 0]])
     torch.testing.assert_close(block[:, 6], embedder.action.weight[3 + actions[:, 1]])
