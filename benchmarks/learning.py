@@ -60,7 +60,7 @@ BENCHMARKS = {
         metrics=("success", "return"),
         variants={"no_intrinsic_reward": ("--losses.intrinsic-weight", "0")},
     ),
-    "keys": Benchmark("keys", "keys", 20_000, metrics=("return",)),
+    "keys": Benchmark("keys", "keys", 15_000),
 }
 
 

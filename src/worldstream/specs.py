@@ -80,6 +80,11 @@ class ActionSpec:
         return tuple(size for component in self.components for size in component.sizes)
 
     @property
+    def ordinal(self) -> tuple[bool, ...]:
+        """Whether the values of each of the M tokens are levels on a line."""
+        return tuple(component.ordinal for component in self.components for _ in component.sizes)
+
+    @property
     def num_tokens(self) -> int:
         """M."""
         return len(self.sizes)
@@ -95,6 +100,8 @@ class TokenSpec:
     """(C,) number of values of each channel of a token."""
     grid: tuple[int, int] | None = None
     """(rows, columns), rows * columns = K, when positions form a grid."""
+    ordered: bool = False
+    """True when ids are levels on a line, so that neighbouring ids mean similar things."""
     feature_size: int = 0
     """F of the features that the tokenizer gives the agent per token; 0: the ids themselves, which the agent embeds."""
 

@@ -181,9 +181,9 @@ def test_ordered_actions_are_read_as_values() -> None:
     embedding = ActionEmbedding(ACTION_SPEC, HIDDEN)
     ids = random_ids(ACTION_SPEC.sizes, 50)
     numbers = torch.cat((torch.zeros(50, 1), values(ACTION_SPEC.components[1], ids[:, 1:])), -1)
-    expected = embedding.table.weight[ids[:, 0]] + embedding.linear(numbers)
+    expected = embedding.tables.table.weight[ids[:, 0]] + embedding.linear(numbers)
     torch.testing.assert_close(embedding(ids), expected)
-    embedding.table.weight[3:] += 1.0  # the rows of ordered ids are not looked up
+    embedding.tables.table.weight[3:] += 1.0  # the rows of ordered ids are not looked up
     torch.testing.assert_close(embedding(ids), expected)
 
 

@@ -363,8 +363,8 @@ def test_embedding_reads_every_channel_and_action_token() -> None:
     tokens, actions = {key: ids[:, 0] for key, ids in batch.tokens.items()}, batch.actions[:, 0]
     block = embedder(tokens, actions)
     assert block.shape == (BATCH, 7, WIDTH)
-    table = embedder.observation[0].table.weight
+    table = embedder.observation[0].channels.table.weight
     first = tokens["cells"][0, 0]
     torch.testing.assert_close(block[0, 0], (table[first[0]] + table[4 + first[1]] + table[7 + first[2]]) / 3**0.5)
-    torch.testing.assert_close(block[:, 5], embedder.action.weight[actions[:, 0]])
-    torch.testing.assert_close(block[:, 6], embedder.action.weight[3 + actions[:, 1]])
+    torch.testing.assert_close(block[:, 5], embedder.action.table.weight[actions[:, 0]])
+    torch.testing.assert_close(block[:, 6], embedder.action.table.weight[3 + actions[:, 1]])

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from worldstream.agent.encoder import Encoder
 from worldstream.nn import SCALAR_OUTPUTS
+from worldstream.nn.layers import ChannelTables
 from worldstream.nn.outputs import FactoredCategorical, Output
 from worldstream.specs import ActionSpec, TokenSpec
 from worldstream.types import Features, Policy
@@ -93,22 +94,19 @@ class Trunk(nn.Module):
 class ActionEmbedding(nn.Module):
     """Action ids (B, M) -> (B, width): lookups for categories, a linear map of the values for ordered levels."""
 
-    offsets: Tensor
     ordinal: Tensor
     half_range: Tensor
 
     def __init__(self, spec: ActionSpec, width: int) -> None:
         super().__init__()
         sizes = spec.sizes
-        self.table = nn.Embedding(sum(sizes), width)
-        self.register_buffer("offsets", torch.tensor((0, *sizes[:-1])).cumsum(0), persistent=False)
-        ordinal = [component.ordinal for component in spec.components for _ in component.sizes]
-        self.register_buffer("ordinal", torch.tensor(ordinal), persistent=False)
+        self.tables = ChannelTables(sizes, width, ordered=spec.ordinal)
+        self.register_buffer("ordinal", torch.tensor(spec.ordinal), persistent=False)
         self.register_buffer("half_range", torch.tensor([(size - 1) / 2 or 1.0 for size in sizes]), persistent=False)
         self.linear = nn.Linear(len(sizes), width)
 
     def forward(self, action: Tensor) -> Tensor:
-        looked_up = self.table(action + self.offsets) * (~self.ordinal).unsqueeze(-1)
+        looked_up = self.tables(action) * (~self.ordinal).unsqueeze(-1)
         values = (action / self.half_range - 1.0) * self.ordinal  # ordered levels are equally spaced on [-1, 1]
         return looked_up.sum(-2) + self.linear(values)
 

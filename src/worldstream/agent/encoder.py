@@ -19,7 +19,7 @@ class KeyEncoder(nn.Module):
 
     def __init__(self, spec: TokenSpec, *, embedding_width: int, grid_channels: tuple[int, ...]) -> None:
         super().__init__()
-        self.embed = None if spec.feature_size else FactoredEmbedding(spec.vocabulary, embedding_width)
+        self.embed = None if spec.feature_size else FactoredEmbedding(spec, embedding_width)
         self.grid = spec.grid if grid_channels else None
         width = spec.feature_size or embedding_width
         convolutions: list[nn.Module] = []

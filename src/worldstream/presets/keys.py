@@ -9,6 +9,13 @@ from worldstream.presets.demo import demo
 
 
 def keys() -> Config:
-    """The demo preset with a row of cells as one token."""
+    """The demo preset with a row of cells as one token, 21 action levels and a discount for immediate rewards."""
     base = demo()
-    return replace(base, tokenizers=replace(base.tokenizers, cells_per_token=3))
+    return replace(
+        base,
+        environment=replace(base.environment, num_action_levels=21),
+        tokenizers=replace(base.tokenizers, cells_per_token=3),
+        losses=replace(base.losses, discount=0.9, entropy_weight=0.02, intrinsic_weight=0.0),
+        world_model_learner=replace(base.world_model_learner, updates_per_step=0.3),
+        actor_critic_learner=replace(base.actor_critic_learner, updates_per_step=0.15, start_steps=3000),
+    )

@@ -33,7 +33,7 @@ class FittedLevels(Tokenizer):
         super().__init__()
         num_features, limit = spec.shape[0], float(published_levels()[-1])
         self.num_quantiles = config.num_levels - round(config.uniform_levels * config.num_levels)
-        self.spec = TokenSpec(num_tokens=num_features, vocabulary=(config.num_levels,), feature_size=1)
+        self.spec = TokenSpec(num_tokens=num_features, vocabulary=(config.num_levels,), ordered=True, feature_size=1)
         self.quantizer = LevelQuantizer(torch.linspace(-limit, limit, config.num_levels).repeat(num_features, 1))
         self.register_buffer("location", torch.zeros(num_features))
         self.register_buffer("scale", torch.ones(num_features))

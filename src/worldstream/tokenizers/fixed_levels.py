@@ -35,7 +35,7 @@ class FixedLevels(Tokenizer):
         del config  # the level set is a constant of the method
         levels = published_levels()
         num_features = spec.shape[0]
-        self.spec = TokenSpec(num_tokens=num_features, vocabulary=(len(levels),), feature_size=1)
+        self.spec = TokenSpec(num_tokens=num_features, vocabulary=(len(levels),), ordered=True, feature_size=1)
         self.quantizer = LevelQuantizer(levels.repeat(num_features, 1))
 
     def encode(self, x: Tensor) -> Tensor:
