@@ -11,6 +11,8 @@ import json
 import types
 import typing
 from dataclasses import dataclass, field
+from math import inf
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from worldstream.agent.actor_critic import ActorCriticConfig
@@ -114,6 +116,11 @@ class Config:
     """Threads of tensor operations on the CPU."""
 
     def __post_init__(self) -> None:
+        for path, (low, high) in BOUNDS.items():
+            value = attrgetter(path)(self)
+            if not low <= value <= high:
+                limit = f"at least {low}" if high == inf else f"between {low} and {high}"
+                raise ConfigError(f"{path} must be {limit}, not {value}.")
         members, batch = self.world_model.ensemble_size, self.world_model_learner.batch_size
         if members and batch % members:
             raise ConfigError(
@@ -140,6 +147,44 @@ class Config:
         """Inverse of ``to_json``. Raises ConfigError that names an unknown, missing or ill-typed field."""
         return from_plain(Config, data, "config")
 
+
+BOUNDS: dict[str, tuple[float, float]] = {
+    "segment_length": (1, inf),
+    "log_every_steps": (1, inf),
+    "num_threads": (1, inf),
+    "tokenizers.num_levels": (2, inf),
+    "tokenizers.uniform_levels": (0, 1),
+    "tokenizers.cells_per_token": (1, inf),
+    "world_model.context_length": (1, inf),
+    "world_model.ensemble_size": (0, inf),
+    "world_model.sequence.num_layers": (1, inf),
+    "world_model.sequence.num_heads": (1, inf),
+    "world_model.sequence.width": (2, inf),
+    "world_model.sequence.dropout": (0, 1),
+    "losses.discount": (0, 1),
+    "losses.lambda_": (0, 1),
+    "imagination.horizon": (1, inf),
+    "imagination.context_length": (1, inf),
+    "imagination.burn_in": (1, inf),
+    "collection.num_environments": (1, inf),
+    "collection.epsilon": (0, 1),
+    "evaluation.episodes": (1, inf),
+    "evaluation.final_episodes": (1, inf),
+    "evaluation.num_environments": (1, inf),
+    "evaluation.temperature": (0, inf),
+    **{
+        f"{learner}.{name}": bounds
+        for learner in ("world_model_learner", "actor_critic_learner")
+        for name, bounds in {
+            "batch_size": (1, inf),
+            "learning_rate": (0, inf),
+            "clip_norm": (0, inf),
+            "updates_per_step": (0, inf),
+            "start_steps": (0, inf),
+        }.items()
+    },
+}
+"""Smallest and largest value of each bounded number, by its place in the configuration."""
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from worldstream.config import Config, from_plain
+from worldstream.config import BOUNDS, Config, from_plain
 from worldstream.errors import ConfigError
 from worldstream.presets import PRESETS
 
@@ -51,11 +51,21 @@ def test_from_json_reads_every_field() -> None:
         target = changed
         for part in path[:-1]:
             target = target[part]
-        target[path[-1]] = target[path[-1]] * 4 + 4  # keeps the ensemble a divisor of the batch
+        number = target[path[-1]]
+        # Shares stay within [0, 1]; whole numbers stay multiples of the ensemble's size.
+        target[path[-1]] = (number + 0.5) / 2 if isinstance(number, float) and 0 <= number <= 1 else number * 4 + 4
         if path[-1] in ("ensemble_size", "context_length"):
             continue  # contradict other fields; see below
         assert Config.from_json(changed) != Config(), path
         assert Config.from_json(changed).to_json() != Config().to_json()
+
+
+@pytest.mark.parametrize("path", BOUNDS)
+def test_numbers_out_of_bounds_are_named(path: str) -> None:
+    low, high = BOUNDS[path]
+    for value in (low - 1, *([high + 1] if high < 1e9 else [])):
+        with pytest.raises(ConfigError, match=path.replace(".", r"\.")):
+            Config.from_json(plain(**{path.replace(".", "__"): value}))
 
 
 def test_missing_fields_take_their_defaults() -> None:

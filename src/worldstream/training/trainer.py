@@ -80,9 +80,7 @@ class Trainer:
         )
         self.cache = TokenCache(self.store, self.models.tokenizers.specs)
         context = config.world_model.context_length
-        self.segment_starts: Sampler = SAMPLERS[config.replay.sampler](
-            self.store, streams[0], Role.segment_start(context), **config.replay.sampler_options
-        )
+        self.segment_starts = self._make_sampler(streams[0], Role.segment_start(context))
         self.segment_ends: Sampler = SAMPLERS["uniform"](self.store, streams[1], Role.segment_end(max(context - 1, 0)))
         self.collector = Collector(
             self.environments,
@@ -161,6 +159,15 @@ class Trainer:
             self.models, self.actor_critic_learner, batch, self.config, self.generator
         )
         self._metrics.add("actor_critic", metrics)
+
+    def _make_sampler(self, rng: np.random.Generator, role: Role) -> Sampler:
+        name, options = self.config.replay.sampler, self.config.replay.sampler_options
+        make = SAMPLERS[name]
+        try:
+            sampler: Sampler = make(self.store, rng, role, **options)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"replay.sampler_options {options} do not suit sampler '{name}': {error}.") from error
+        return sampler
 
     def _sample(self, sampler: Sampler, batch_size: int) -> np.ndarray:
         if sampler.num_eligible == 0:
