@@ -53,7 +53,7 @@ def test_from_json_reads_every_field() -> None:
             target = target[part]
         number = target[path[-1]]
         # Shares stay within [0, 1]; whole numbers stay multiples of the ensemble's size.
-        target[path[-1]] = (number + 0.5) / 2 if isinstance(number, float) and 0 <= number <= 1 else number * 4 + 4
+        target[path[-1]] = (number + 0.3) / 2 if isinstance(number, float) and 0 <= number <= 1 else number * 4 + 4
         if path[-1] in ("ensemble_size", "context_length"):
             continue  # contradict other fields; see below
         assert Config.from_json(changed) != Config(), path
