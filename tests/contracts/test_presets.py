@@ -1,0 +1,43 @@
+"""What every preset must do: survive JSON, and learn from one step of the self-checking environment."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from worldstream.config import Config
+from worldstream.presets import PRESETS
+from worldstream.training.trainer import Trainer
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_survives_json_and_learns(name: str) -> None:
+    config: Config = PRESETS[name]()
+    assert Config.from_json(json.loads(json.dumps(config.to_json()))) == config
+    once = {"start_steps": 30, "updates_per_step": 1.0}
+    config = replace(
+        config,
+        world_model_learner=replace(config.world_model_learner, **once),
+        actor_critic_learner=replace(config.actor_critic_learner, **once),
+        log_every_steps=1,
+    )
+    records: list[dict[str, Any]] = []
+    trainer = Trainer(
+        config,
+        "clock",
+        seed=0,
+        device=torch.device("cpu"),
+        on_metrics=records.append,
+        on_evaluation=lambda steps: None,
+    )
+    before = {key: value.clone() for key, value in trainer.models.named_parameters()}
+    trainer.run(31)
+    trainer.close()
+    assert records[-1]["world_model/observation"] > 0
+    assert records[-1]["actor_critic/critic_loss"] > 0
+    changed = {key.split(".")[0] for key, value in trainer.models.named_parameters() if not value.equal(before[key])}
+    assert changed == {"world_model", "actor_critic"}
