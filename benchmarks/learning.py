@@ -64,7 +64,7 @@ BENCHMARKS = {
         metrics=("success", "return"),
         variants={"no_intrinsic_reward": ("--losses.intrinsic-weight", "0")},
     ),
-    "keys": Benchmark("keys", "keys", 14_000),
+    "keys": Benchmark("keys", "keys", 20_000),
 }
 
 

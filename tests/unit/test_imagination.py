@@ -233,7 +233,7 @@ def test_gradients_reach_the_policy_through_time_but_not_the_world_model(models:
     # The action table is reached through memory alone: actions are heard one step later.
     models.zero_grad()
     imagine_from(models, segments(models), LENGTHS, seeded()).info["policy_logits"][:, -1].sum().backward()
-    gradient = models.actor_critic.get_submodule("trunks.0").action_embed.table.weight.grad
+    gradient = models.actor_critic.get_submodule("trunks.0").action_embed.tables.table.weight.grad
     assert gradient is not None and gradient.abs().any()
 
 

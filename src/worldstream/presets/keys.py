@@ -15,7 +15,7 @@ def keys() -> Config:
         base,
         environment=replace(base.environment, num_action_levels=21),
         tokenizers=replace(base.tokenizers, cells_per_token=4),
-        losses=replace(base.losses, discount=0.9, entropy_weight=0.01, intrinsic_weight=0.0),
-        world_model_learner=replace(base.world_model_learner, updates_per_step=0.2),
-        actor_critic_learner=replace(base.actor_critic_learner, updates_per_step=0.15, start_steps=1500),
+        losses=replace(base.losses, discount=0.8, entropy_weight=0.005, intrinsic_weight=0.0),
+        world_model_learner=replace(base.world_model_learner, updates_per_step=0.15),
+        actor_critic_learner=replace(base.actor_critic_learner, updates_per_step=0.2, start_steps=1500),
     )
