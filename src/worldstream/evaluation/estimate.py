@@ -112,7 +112,7 @@ def estimate(name: Any, config: Config, *, steps: int, device: torch.device) -> 
 
 
 def _update_seconds(models: Models, config: Config, device: torch.device) -> dict[str, float]:
-    """Seconds of learning per 1000 environment steps, by part."""
+    """Seconds of learning and of choosing actions per 1000 environment steps, by part."""
     token_specs, action_spec = models.tokenizers.specs, models.action_spec
     wm, ac = config.world_model_learner, config.actor_critic_learner
     generator = torch.Generator(device).manual_seed(0)
@@ -134,7 +134,12 @@ def _update_seconds(models: Models, config: Config, device: torch.device) -> dic
 
     update_wm = synchronized(lambda: update_world_model(models, world_model, segments))
     update_ac = synchronized(lambda: update_actor_critic(models, actor_critic, starts, config, generator))
+    num = config.collection.num_environments
+    features = models.tokenizers.features({key: ids[:num, -1] for key, ids in starts.tokens.items()})
+    carry, policy = models.actor_critic.initial_carry(len(next(iter(features.values())))), models.actor_critic.policy()
+    choose = synchronized(torch.no_grad()(lambda: policy(features, carry, generator)))
     return {
+        "choosing actions": 1000 / num * _median_seconds(choose),
         "world model": 1000 * wm.updates_per_step * _median_seconds(update_wm),
         "actor-critic": 1000 * ac.updates_per_step * _median_seconds(update_ac),
     }
