@@ -7,7 +7,7 @@ EXTRAS ?= dev,minigrid
 RUN := $(or $(RUN),runs/demo-$(shell date +%Y%m%d-%H%M%S))
 ENV ?= CartPole-v1
 PRESET ?= demo
-STEPS ?= 12000
+STEPS ?= 10000
 SEED ?= 0
 DEVICE ?= auto
 WORKERS ?= 2
@@ -26,7 +26,7 @@ help: ## list the targets
 setup: ## make .venv (EXTRAS=dev,minigrid); instant when nothing changed
 	@scripts/setup "$(EXTRAS)"
 
-demo: setup ## train on CartPole-v1 for 12,000 steps, then write the report
+demo: setup ## train on CartPole-v1 for 10,000 steps, then write the report
 	$(PYTHON_BIN) -m worldstream train --env $(ENV) --preset $(PRESET) --steps $(STEPS) --seed $(SEED) \
 		--device $(DEVICE) --output $(RUN)
 	$(PYTHON_BIN) -m worldstream report $(RUN)

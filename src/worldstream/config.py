@@ -103,7 +103,7 @@ class Config:
     )
     actor_critic_learner: LearnerConfig = field(
         default_factory=lambda: LearnerConfig(
-            batch_size=64, learning_rate=5e-4, updates_per_step=0.1, start_steps=1000
+            batch_size=64, learning_rate=3e-4, updates_per_step=0.15, start_steps=1000
         )
     )
     segment_length: int = 16

@@ -6,5 +6,5 @@ from worldstream.config import Config
 
 
 def demo() -> Config:
-    """Two narrow retention layers, a world-model update every four steps, an actor-critic update every eight."""
+    """Two narrow retention layers, 200 world-model and 150 actor-critic updates for 1000 steps."""
     return Config()

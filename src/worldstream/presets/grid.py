@@ -28,5 +28,7 @@ def grid() -> Config:
         losses=replace(base.losses, extrinsic_weight=10.0, entropy_weight=0.01),
         collection=replace(base.collection, random_steps=8000),
         world_model_learner=replace(base.world_model_learner, updates_per_step=0.12, start_steps=3000),
-        actor_critic_learner=replace(base.actor_critic_learner, updates_per_step=0.08, start_steps=8000),
+        actor_critic_learner=replace(
+            base.actor_critic_learner, learning_rate=5e-4, updates_per_step=0.08, start_steps=8000
+        ),
     )

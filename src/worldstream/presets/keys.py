@@ -17,5 +17,7 @@ def keys() -> Config:
         tokenizers=replace(base.tokenizers, cells_per_token=4),
         losses=replace(base.losses, discount=0.8, entropy_weight=0.005, intrinsic_weight=0.0),
         world_model_learner=replace(base.world_model_learner, updates_per_step=0.15),
-        actor_critic_learner=replace(base.actor_critic_learner, updates_per_step=0.2, start_steps=1500),
+        actor_critic_learner=replace(
+            base.actor_critic_learner, learning_rate=5e-4, updates_per_step=0.2, start_steps=1500
+        ),
     )
