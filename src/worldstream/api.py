@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import re
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,11 +18,11 @@ import torch
 from worldstream.acting import act
 from worldstream.actions.composite import decode
 from worldstream.config import Config
-from worldstream.errors import ConfigError
+from worldstream.errors import ConfigError, EnvironmentFault
 from worldstream.evaluation.evaluate import Evaluation, evaluate
 from worldstream.evaluation.recording import record_episodes, save_episodes
 from worldstream.modalities.observation import ObservationAdapter
-from worldstream.models import Models, choose_device, load_run, save_weights
+from worldstream.models import UNNAMED, Models, choose_device, load_run, save_weights
 from worldstream.presets import PRESETS
 from worldstream.run_folder import RunFolder, specs_to_json
 from worldstream.training.metrics import MetricLog
@@ -52,9 +53,14 @@ class Agent:
         self._generator = torch.Generator(models.device).manual_seed(seed)
 
     @staticmethod
-    def load(path: str | Path, *, device: str = "auto", temperature: float = 0.5, seed: int = 0) -> Agent:
-        """Read an agent from a run folder. Raises RunFolderError when it is not one."""
-        return Agent(load_run(path, device).models, temperature=temperature, seed=seed)
+    def load(path: str | Path, *, device: str = "auto", temperature: float | None = None, seed: int = 0) -> Agent:
+        """Read an agent from a run folder; temperature None is that of the run's evaluation.
+
+        Raises RunFolderError when the folder is not a run.
+        """
+        run = load_run(path, device)
+        chosen = run.config.evaluation.temperature if temperature is None else temperature
+        return Agent(run.models, temperature=chosen, seed=seed)
 
     def act(self, observation: Any, carry: Any = None) -> tuple[Any, Any]:
         """Choose an action.
@@ -83,12 +89,21 @@ class TrainingResult:
     evaluation: Evaluation
 
 
+def check_seed(seed: int) -> None:
+    """Raises ConfigError for a seed that generators do not take."""
+    if not 0 <= seed < 2**31:
+        raise ConfigError(f"seed must be between 0 and {2**31 - 1}, not {seed}.")
+
+
 def environment_name(environment: str | Callable[..., Any]) -> str:
-    """How a run folder records an environment: its name, or "module:function" of a factory."""
+    """How a run folder records an environment: its name, "module:function" of a factory that can be imported again,
+    or ``UNNAMED`` and what it is called for one that cannot (a lambda, a class of the running script)."""
     if isinstance(environment, str):
         return environment
-    module, name = getattr(environment, "__module__", None), getattr(environment, "__qualname__", None)
-    return f"{module}:{name}" if module and name else repr(environment)
+    module, name = getattr(environment, "__module__", ""), getattr(environment, "__qualname__", "")
+    if module != "__main__" and getattr(sys.modules.get(module), name, None) is environment:
+        return f"{module}:{name}"
+    return UNNAMED + (name or type(environment).__qualname__)
 
 
 def default_output(environment: str | Callable[..., Any], preset: str, seed: int) -> Path:
@@ -129,6 +144,7 @@ def train(
     """
     if steps <= 0:
         raise ConfigError(f"steps must be at least 1, not {steps}.")
+    check_seed(seed)
     config = PRESETS[preset]() if config is None else config
     chosen = choose_device(device)
     folder = RunFolder(Path(output) if output is not None else default_output(environment, preset, seed))
@@ -141,10 +157,7 @@ def train(
         run.begin(trainer.models, preset=preset, steps=steps, device=str(chosen))
         out.print(f"training on '{environment_name(environment)}' for {steps} steps on {chosen}, into {folder.path}")
         run.display = ProgressDisplay(steps, out)
-        try:
-            trainer.run(steps)
-        finally:
-            run.display.close()
+        _learn(trainer, steps, run)
     finally:
         trainer.close()
         run.close()
@@ -158,6 +171,18 @@ def train(
         f"after {time.monotonic() - began:.0f} s. Next: worldstream report {folder.path}"
     )
     return TrainingResult(folder.path, Agent(trainer.models, temperature=config.evaluation.temperature), result)
+
+
+def _learn(trainer: Trainer, steps: int, run: _Run) -> None:
+    """Run the trainer; an interruption or a failing environment leaves the weights learned until then."""
+    try:
+        trainer.run(steps)
+    except (KeyboardInterrupt, EnvironmentFault):
+        save_weights(run.folder, trainer.models)
+        raise
+    finally:
+        if run.display is not None:
+            run.display.close()
 
 
 class _Run:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.markup import escape
 from rich.table import Table
 
 from worldstream.config import Config
@@ -71,6 +70,8 @@ class Evaluate:
 
     run_folder: tyro.conf.Positional[Path]
     """Folder that `worldstream train` wrote."""
+    env: str | None = None
+    """Environment to evaluate in. Default: the one of the run; needed when that was a function without a name."""
     episodes: int = 100
     """Whole episodes."""
     seed: int = 0
@@ -81,18 +82,23 @@ class Evaluate:
     """auto, cpu, cuda, ..."""
 
     def run(self) -> None:
-        """Evaluate, print, and append to the run's evaluations."""
+        """Evaluate and print."""
+        from worldstream.api import check_seed
         from worldstream.evaluation.evaluate import evaluate
         from worldstream.models import load_run
 
         if self.episodes < 1:
             raise ConfigError(f"--episodes must be at least 1, not {self.episodes}.")
+        check_seed(self.seed)
         loaded = load_run(self.run_folder, self.device)
+        environment = self.env if self.env is not None else loaded.environment
+        if environment is None:
+            raise ConfigError(f"{self.run_folder} was trained on a Python function. Name it: --env module:factory.")
         config = loaded.config
         if self.temperature is not None:
             config = replace(config, evaluation=replace(config.evaluation, temperature=self.temperature))
-        result = evaluate(loaded.models, loaded.environment, config, episodes=self.episodes, seed=self.seed)
-        print_mapping(f"{loaded.environment}, {self.episodes} episodes", result.summary)
+        result = evaluate(loaded.models, environment, config, episodes=self.episodes, seed=self.seed)
+        print_mapping(f"{environment}, {self.episodes} episodes", result.summary)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +162,7 @@ def with_modalities(config: Config, overrides: tuple[str, ...]) -> Config:
 
 def print_mapping(title: str, values: dict[str, Any]) -> None:
     """A table of two columns."""
-    table = Table(title=escape(title), show_header=False)
+    table = Table(title=title, show_header=False)
     for name, value in values.items():
         table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
     console(quiet=False).print(table)
@@ -165,7 +171,7 @@ def print_mapping(title: str, values: dict[str, Any]) -> None:
 def print_estimate(result: Any, command: Info) -> None:
     """Tables of ``worldstream info``."""
     out = console(quiet=False)
-    table = Table(title=escape(f"observation of {command.env}"))
+    table = Table(title=f"observation of {command.env}")
     for column in ("key", "modality", "shape", "tokens/step", "vocabulary", "bytes/step in replay"):
         table.add_column(column)
     for key in result.keys:
@@ -173,7 +179,7 @@ def print_estimate(result: Any, command: Info) -> None:
         sizes = ",".join(map(str, vocabulary[:6])) + (f",... ({len(vocabulary)} channels)" if vocabulary[6:] else "")
         stored = f"{key.spec.num_bytes} + {key.token_bytes} cached"
         table.add_row(
-            escape(key.spec.key), key.spec.modality, str(key.spec.shape), str(key.tokens.num_tokens), sizes, stored
+            key.spec.key, key.spec.modality, str(key.spec.shape), str(key.tokens.num_tokens), sizes, stored
         )
     out.print(table)
     table = Table(title="action")
@@ -181,7 +187,7 @@ def print_estimate(result: Any, command: Info) -> None:
         table.add_column(column)
     for component in result.action.components:
         sizes = ",".join(map(str, component.sizes[:8]))
-        table.add_row(escape(component.path), component.kind, str(len(component.sizes)), sizes)
+        table.add_row(component.path, component.kind, str(len(component.sizes)), sizes)
     out.print(table)
     megabyte = 1e6
     print_mapping(

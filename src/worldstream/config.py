@@ -79,6 +79,8 @@ class EvaluationConfig:
     """Episodes of the evaluation at the end."""
     num_environments: int = 8
     """Environments stepped together."""
+    max_episode_steps: int = 27_000
+    """Steps after which an episode is cut and its return so far counted, so that an evaluation always ends."""
     temperature: float = 0.5
     """Divides the policy's logits; 0 takes the most likely action."""
 
@@ -171,6 +173,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "evaluation.episodes": (1, inf),
     "evaluation.final_episodes": (1, inf),
     "evaluation.num_environments": (1, inf),
+    "evaluation.max_episode_steps": (1, inf),
     "evaluation.temperature": (0, inf),
     **{
         f"{learner}.{name}": bounds

@@ -58,6 +58,10 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+UNNAMED = "function "
+"""Begins the recorded environment of a run whose environment was a Python function that no name leads to."""
+
+
 @dataclass(frozen=True)
 class LoadedRun:
     """A run folder, read back."""
@@ -92,4 +96,6 @@ def load_run(path: str | Path, device: str = "auto") -> LoadedRun:
     except (safetensors.SafetensorError, RuntimeError, OSError) as error:
         raise RunFolderError(f"{folder.weights} does not hold the weights of this run: {error}") from error
     models.to(choose_device(device)).eval()
-    return LoadedRun(folder, description["environment"], description["seed"], config, models)
+    recorded = str(description["environment"])
+    environment = None if recorded.startswith(UNNAMED) else recorded
+    return LoadedRun(folder, environment, description["seed"], config, models)

@@ -102,7 +102,9 @@ class RunFolder:
 
     def require_unused(self) -> None:
         """Raises RunFolderError when the path holds anything already."""
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        with writing(self.path):
+            used = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
+        if used:
             raise RunFolderError(f"{self.path} exists and is not empty. Choose another --output, or move it away.")
 
     def create(self, description: dict[str, Any]) -> None:

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 import worldstream
+from worldstream.cli import main
 from worldstream.environments.clock import Clock
 from worldstream.errors import ConfigError, EnvironmentFault
+from worldstream.training.trainer import Trainer
 
 
 def tiny() -> worldstream.Config:
@@ -120,3 +122,36 @@ def test_mistakes_are_refused_before_anything_is_written(tmp_path: Path) -> None
     with pytest.raises(ConfigError, match="unknown preset"):
         worldstream.train(Clock, steps=10, preset="nope", output=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_an_environment_object_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentFault, match="lambda: gym.make"):
+        worldstream.train(Clock(), steps=10, output=tmp_path / "run")  # type: ignore[arg-type]
+
+
+def test_a_run_on_a_nameless_function_says_what_it_needs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    worldstream.train(lambda: Clock(), steps=60, config=tiny(), output=tmp_path / "run", quiet=True)
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(tmp_path / "run"), "--episodes", "1"])
+    assert "--env module:factory" in capsys.readouterr().err
+    main(["evaluate", str(tmp_path / "run"), "--episodes", "1", "--env", "clock"])
+    assert "return_mean" in capsys.readouterr().out
+
+
+def test_an_interrupted_run_keeps_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(trainer: Trainer) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "update_actor_critic", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        worldstream.train(Clock, steps=100, config=tiny(), output=tmp_path / "run", quiet=True)
+    worldstream.Agent.load(tmp_path / "run")
+
+
+def test_an_episode_without_an_end_is_cut_in_evaluation(tmp_path: Path) -> None:
+    config = tiny()
+    config = replace(config, evaluation=replace(config.evaluation, max_episode_steps=3, every_steps=0))
+    result = worldstream.train(Clock, steps=60, config=config, output=tmp_path / "run", quiet=True)
+    assert result.evaluation.lengths == [3, 3]

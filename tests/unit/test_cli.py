@@ -103,6 +103,7 @@ def test_an_output_that_holds_something_is_refused_and_kept(
         ([*CLOCK, "--world-model-learner.batch-size", "6"], 2, ["batch_size 6"]),
         ([*CLOCK, "--world-model.sequence.width", "30"], 2, ["width 30"]),
         ([*CLOCK, "--evaluation.temperature", "-1"], 2, ["evaluation.temperature", "-1"]),
+        ([*CLOCK, "--seed", "-1"], 2, ["seed", "-1"]),
         ([*CLOCK, "--losses.discount", "1.5"], 2, ["losses.discount", "between 0 and 1"]),
         ([*CLOCK, "--imagination.horizon", "0"], 2, ["imagination.horizon", "at least 1"]),
         ([*CLOCK, "--world-model.sequence.model", "lstm"], 2, ["lstm", "retention"]),
@@ -161,6 +162,7 @@ def raising(): return Broken("raise")
 def text(): env = Broken(); env.observation_space = gym.spaces.Text(5); return env
 def fails(): raise OSError("no simulator")
 def not_env(): return 3
+def huge(): env = Broken(); env.observation_space = gym.spaces.Box(-1, 1, (84, 84, 3)); return env
 """
 
 
@@ -173,6 +175,7 @@ def not_env(): return 3
         ("text", ["Text"]),
         ("fails", ["no simulator"]),
         ("not_env", ["not_env", "gymnasium.Env"]),
+        ("huge", ["observation", "21168", "--modality"]),
     ],
 )
 def test_faulty_environments_get_one_message(

@@ -30,7 +30,7 @@ class ReturnScale(nn.Module):
     def update(self, returns: Tensor) -> Tensor:
         """Remember returns (any shape) and give the scale, a scalar tensor."""
         capacity, num_samples = self.returns.shape
-        flat = returns.detach().flatten().float()
+        flat = returns.detach().transpose(0, -1).flatten().float()  # time-major: every imagined step counts alike
         picked = torch.linspace(0, flat.numel() - 1, num_samples, device=flat.device).round().long()
         self.returns[self.count % capacity] = flat[picked]
         self.count += 1

@@ -28,6 +28,11 @@ def make(name: EnvironmentName, config: EnvironmentConfig, render_mode: str | No
     """
     if callable(name):
         return make_from(getattr(name, "__qualname__", type(name).__qualname__), name, config, render_mode)
+    if not isinstance(name, str):
+        raise EnvironmentFault(
+            f"{type(name).__qualname__} object: give a name, or a function that makes an environment, such as "
+            "lambda: gym.make('CartPole-v1'); every worker makes its own."
+        )
     if ":" not in name:
         environment = make_registered(name, name, config, render_mode)
         return FlatEnvironment(wrap(environment, config, time_limit=False), config, name)

@@ -70,9 +70,10 @@ def play(
         config: environment and evaluation settings.
         episodes: number of whole episodes, at least 1.
         seed: of environments and policy.
-        max_steps: steps after which an episode is cut. None: where the environment ends it.
+        max_steps: steps after which an episode is cut. None: ``config.evaluation.max_episode_steps``.
     """
     num = min(config.evaluation.num_environments, episodes)
+    limit = min(filter(None, (max_steps, config.evaluation.max_episode_steps)))
     generator = torch.Generator(models.device).manual_seed(seed + SEED_STREAM)
     policy = models.actor_critic.policy(config.evaluation.temperature)
     quota = np.array([episodes // num + (i < episodes % num) for i in range(num)])
@@ -83,9 +84,7 @@ def play(
             actions, carry = act(models.tokenizers, policy, observations, carry, generator)
             result = vector.step(actions)
             steps += 1
-            ended = result.terminated | result.truncated
-            if max_steps is not None:
-                ended |= steps >= max_steps
+            ended = result.terminated | result.truncated | (steps >= limit)
             yield Played(observations, actions, result, quota > 0, ended)
             observations = result.observations
             if not ended.any():

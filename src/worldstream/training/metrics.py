@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldstream.run_folder import RunFolder
+from worldstream.run_folder import RunFolder, writing
 
 
 class MetricMeans:
@@ -49,17 +49,20 @@ class MetricLog:
 
         self._folder = folder
         self._listeners = listeners
-        self._writer = SummaryWriter(str(folder.events))
+        with writing(folder.events):
+            self._writer = SummaryWriter(str(folder.events))
 
     def write(self, record: dict[str, Any]) -> None:
         """Write one record; it must hold "steps"."""
         self._folder.append(self._folder.metrics, record)
-        for name, value in record.items():
-            if name != "steps" and isinstance(value, int | float):
-                self._writer.add_scalar(name, value, record["steps"])
+        with writing(self._folder.events):
+            for name, value in record.items():
+                if name != "steps" and isinstance(value, int | float):
+                    self._writer.add_scalar(name, value, record["steps"])
         for listener in self._listeners:
             listener(record)
 
     def close(self) -> None:
         """Flush TensorBoard's files."""
-        self._writer.close()
+        with writing(self._folder.events):
+            self._writer.close()

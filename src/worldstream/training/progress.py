@@ -66,4 +66,4 @@ class ProgressDisplay:
 
 def console(*, quiet: bool) -> Console:
     """Standard output, or nowhere."""
-    return Console(quiet=quiet, highlight=False, soft_wrap=True, file=sys.stdout)
+    return Console(quiet=quiet, highlight=False, markup=False, soft_wrap=True, file=sys.stdout)

@@ -103,7 +103,8 @@ class Trainer:
         wm, ac, config = self.config.world_model_learner, self.config.actor_critic_learner, self.config
         world_model_updates = Ratio(wm.updates_per_step, wm.start_steps)
         actor_critic_updates = Ratio(ac.updates_per_step, ac.start_steps)
-        fit = Doubling(wm.start_steps, config.fit_until_steps)
+        # A refit changes what ids mean: never in the second half, so that the models settle before the end.
+        fit = Doubling(wm.start_steps, min(config.fit_until_steps, steps // 2))
         log, evaluation = Every(config.log_every_steps), Every(config.evaluation.every_steps)
         while self.collector.steps < steps:
             for episode in self._timed("collect", self.collector.step):

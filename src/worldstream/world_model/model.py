@@ -23,6 +23,11 @@ from worldstream.world_model.heads.disagreement import DisagreementHead
 from worldstream.world_model.heads.tokens import TokenHead
 from worldstream.world_model.sequence.base import AnySequenceModel, SequenceConfig
 
+MAX_BLOCK_LENGTH = 2048
+"""Tokens of one environment step; a step's cost grows with their square."""
+MAX_ACTION_VALUES = 65_536
+"""Values of all action tokens together; each has an embedding and a logit."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorldModelConfig:
@@ -75,6 +80,7 @@ class WorldModel(nn.Module):
         super().__init__()
         self.config = config
         self.layout = BlockLayout(token_specs, action_spec)
+        _check_size(self.layout)
         width = config.sequence.width
         self.embed = BlockEmbedder(self.layout, width, slot_embedding=config.slot_embedding)
         self.sequence: AnySequenceModel = SEQUENCE_MODELS[config.sequence.model](
@@ -172,3 +178,18 @@ class WorldModel(nn.Module):
         disagreement = sum(divergences, torch.zeros_like(reward))
         return Imagined(following, reward, terminated, disagreement), state
 
+
+def _check_size(layout: BlockLayout) -> None:
+    """Raises ConfigError for blocks and actions that no machine could train on, before anything is allocated."""
+    if layout.length > MAX_BLOCK_LENGTH:
+        key, spec = max(layout.token_specs.items(), key=lambda item: item[1].num_tokens)
+        raise ConfigError(
+            f"an environment step would be {layout.length} tokens, {spec.num_tokens} of them for key '{key}'; at most "
+            f"{MAX_BLOCK_LENGTH} are supported. Leave the key out (--modality {key}=ignore) or shrink it in a wrapper; "
+            "neighbouring cells of a grid can share tokens (--tokenizers.cells-per-token)."
+        )
+    if sum(layout.action_spec.sizes) > MAX_ACTION_VALUES:
+        raise ConfigError(
+            f"the action tokens have {sum(layout.action_spec.sizes)} values together; at most {MAX_ACTION_VALUES} are "
+            "supported. Split the action into several components, or use a Box."
+        )

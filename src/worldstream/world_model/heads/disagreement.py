@@ -2,12 +2,13 @@
 
 Each member trains on its own share of the batch, on latents without gradient. The reward of an imagined step is the
 Jensen-Shannon divergence of the members' predictions, computed *per channel* (C6), summed over the channels of a token
-as its loss is, and averaged over the tokens of a key. A key's reward is then the same however its cells are joined
-into tokens, up to the factor of how many share one.
+as its loss is, and averaged over the tokens of a key. Joining cells into tokens (``cells_per_token``) therefore raises
+the share of a key by the number of cells that a token holds.
 """
 
 from __future__ import annotations
 
+import math
 from typing import final
 
 import torch
@@ -60,7 +61,7 @@ class DisagreementHead(Head):
         """
         output = self.forward(latents.unsqueeze(0).expand(self.net.num_members, -1, -1, -1))
         per_channel = [
-            _entropy(torch.logsumexp(group, 0) - torch.tensor(float(len(group))).log()) - _entropy(group).mean(0)
+            _entropy(torch.logsumexp(group, 0) - math.log(len(group))) - _entropy(group).mean(0)
             for group in output.log_probs  # (P, B, K, channels, size)
         ]
         return torch.cat(per_channel, -1).sum(-1).mean(-1).clamp(min=0.0)
