@@ -101,7 +101,8 @@ def test_create_and_read(tmp_path: Path) -> None:
 def test_an_empty_folder_may_be_used(tmp_path: Path) -> None:
     RunFolder(tmp_path / "absent").require_unused()
     RunFolder(tmp_path).require_unused()
-    RunFolder(tmp_path).create({})
+    RunFolder(tmp_path).create({"seed": 5})
+    assert RunFolder(tmp_path).read_description()["seed"] == 5
 
 
 @pytest.mark.parametrize("kind", ["run", "foreign file", "file"])
