@@ -100,12 +100,12 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     world_model_learner: LearnerConfig = field(
         default_factory=lambda: LearnerConfig(
-            batch_size=16, learning_rate=1e-3, weight_decay=0.05, updates_per_step=0.2, start_steps=500
+            batch_size=16, learning_rate=1e-3, cooldown=0.4, weight_decay=0.05, updates_per_step=0.2, start_steps=500
         )
     )
     actor_critic_learner: LearnerConfig = field(
         default_factory=lambda: LearnerConfig(
-            batch_size=64, learning_rate=3e-4, updates_per_step=0.15, start_steps=1000
+            batch_size=64, learning_rate=3e-4, cooldown=0.4, updates_per_step=0.15, start_steps=1000
         )
     )
     segment_length: int = 16
@@ -156,9 +156,10 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "num_threads": (1, inf),
     "tokenizers.num_levels": (2, inf),
     "tokenizers.uniform_levels": (0, 1),
-    "tokenizers.cells_per_token": (1, inf),
+    "tokenizers.cells_per_token": (0, inf),
     "world_model.context_length": (1, inf),
     "world_model.ensemble_size": (0, inf),
+    "world_model.reward_scale": (1e-6, inf),
     "world_model.sequence.num_layers": (1, inf),
     "world_model.sequence.num_heads": (1, inf),
     "world_model.sequence.width": (2, inf),
@@ -181,6 +182,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
         for name, bounds in {
             "batch_size": (1, inf),
             "learning_rate": (0, inf),
+            "cooldown": (0, 1),
             "clip_norm": (0, inf),
             "updates_per_step": (0, inf),
             "start_steps": (0, inf),

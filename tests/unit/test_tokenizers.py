@@ -154,21 +154,21 @@ def test_features_of_fitted_levels_are_standardised(generator: torch.Generator) 
 # Grids.
 
 
-@pytest.mark.parametrize(("joined", "num_tokens"), [(1, 12), (2, 6), (3, 4), (6, 2)])
+@pytest.mark.parametrize(("joined", "num_tokens"), [(1, 12), (2, 6), (3, 4), (6, 2), (12, 1)])
 def test_joined_cells(joined: int, num_tokens: int) -> None:
     tokenizer = Identity(grid(2, 6), TokenizerConfig(cells_per_token=joined))
     assert tokenizer.spec.num_tokens == num_tokens
-    assert tokenizer.spec.vocabulary == (4, 3) * joined
-    assert tokenizer.spec.grid == (2, 6 // joined)
+    assert tokenizer.spec.vocabulary == (4,) * joined + (3,) * joined
+    assert tokenizer.spec.grid == ((1, 1) if joined == 12 else (2, 6 // joined))
     cells = torch.stack((torch.arange(12) % 4, torch.arange(12) % 3), -1).expand(5, -1, -1)
     ids = tokenizer.encode(cells)
-    assert torch.equal(ids[0, 1], cells[0, joined : 2 * joined].flatten())  # neighbours of a row, cell by cell
+    assert torch.equal(ids[0, -1], cells[0, -joined:].T.flatten())  # neighbours, channel by channel
     assert torch.equal(tokenizer.decode(ids), cells)
 
 
-@pytest.mark.parametrize("joined", [4, 5, 12])
-def test_joined_cells_must_divide_a_row(joined: int) -> None:
-    with pytest.raises(ConfigError, match=f"cells_per_token {joined} .* 6 columns of key 'map'"):
+@pytest.mark.parametrize("joined", [4, 5, 18, 24])
+def test_joined_cells_must_cut_rows_evenly(joined: int) -> None:
+    with pytest.raises(ConfigError, match=f"cells_per_token {joined} .* 6 columns of key 'map' evenly"):
         Identity(grid(2, 6), TokenizerConfig(cells_per_token=joined))
 
 

@@ -74,7 +74,9 @@ class FactoredEmbedding(nn.Module):
         self.channels = ChannelTables(spec.vocabulary, width, ordered=(spec.ordered,) * spec.num_channels)
 
     def forward(self, ids: Tensor) -> Tensor:
-        return self.channels(ids).sum(-2) * self.scale
+        rows = (ids + self.channels.offsets).flatten(0, -2)
+        summed = nn.functional.embedding_bag(rows, self.channels.table.weight, mode="sum")
+        return summed.unflatten(0, ids.shape[:-1]) * self.scale
 
 
 class EnsembleLinear(nn.Module):

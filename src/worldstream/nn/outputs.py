@@ -59,7 +59,9 @@ class FactoredCategorical(Output):
     """C independent categorical variables per position, from one vector of concatenated logits.
 
     Args:
-        logits: (..., sum(vocabulary)).
+        logits: (..., sum(vocabulary)), one run of equal variables after the other; inside a run of n variables the
+            logits of value 0 of all n come first, then those of value 1: along an axis of few values a softmax is an
+            order of magnitude slower than across it.
         vocabulary: (C,) number of values of each variable.
 
     Samples and targets are int64 (..., C). Log-probability and entropy are *sums* over the variables, which is the
@@ -78,7 +80,9 @@ class FactoredCategorical(Output):
             groups = channel_groups(self.vocabulary)
             parts = self.logits.split([count * size for count, size in groups], dim=-1)
             self._groups = [
-                part.unflatten(-1, (count, size)).log_softmax(-1)
+                part.unflatten(-1, (size, count)).log_softmax(-2).transpose(-1, -2)
+                if count > 1
+                else part.log_softmax(-1).unsqueeze(-2)
                 for part, (count, size) in zip(parts, groups, strict=True)
             ]
         return self._groups
@@ -89,7 +93,7 @@ class FactoredCategorical(Output):
 
     @property
     def mean(self) -> Tensor:
-        """Probabilities (..., sum(vocabulary)), concatenated as the logits are."""
+        """Probabilities (..., sum(vocabulary)), one variable after the other."""
         return torch.cat([group.exp().flatten(-2) for group in self.log_probs], -1)
 
     @property

@@ -25,7 +25,8 @@ class TokenizerConfig:
     uniform_levels: float = 0.5
     """Fitted levels: share of the levels spread evenly over the seen range; the others sit at quantiles."""
     cells_per_token: int = 1
-    """Grids: neighbouring cells of a row that share one token (more channels, shorter blocks)."""
+    """Grids: neighbouring cells, part of a row or whole rows, that share one token (more channels, shorter blocks).
+    0: all cells are one token."""
 
 
 class Tokenizer(nn.Module, ABC):

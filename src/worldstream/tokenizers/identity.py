@@ -1,4 +1,4 @@
-"""Categories are tokens already. Grids may join neighbouring cells of a row into one token of more channels.
+"""Categories are tokens already. Grids may join neighbouring cells into one token of more channels.
 
 Joining costs nothing in expressiveness where it is used (a block's tokens are predicted independently given their
 latents anyway) and divides the length of a block, which is what training time grows with.
@@ -19,33 +19,42 @@ from worldstream.tokenizers.base import Tokenizer, TokenizerConfig
 class Identity(Tokenizer):
     """ids in, ids out; the agent embeds them (``feature_size`` 0).
 
-    Raises ConfigError when ``cells_per_token`` does not divide the columns of the key's grid.
+    The channels of a token are ordered by channel, then by cell: channels of one size then lie side by side, and
+    heads handle them in one operation.
+
+    Raises ConfigError when ``cells_per_token`` cuts the rows of the key's grid unevenly.
     """
 
     def __init__(self, spec: KeySpec, config: TokenizerConfig) -> None:
         super().__init__()
         self.num_channels = len(spec.vocabulary)
-        joined, num_tokens, grid = 1, 1, None
+        self.joined, num_tokens, grid = 1, 1, None
         if spec.grid is not None:
-            rows, columns = spec.grid
-            joined = config.cells_per_token
-            if columns % joined:
-                raise ConfigError(
-                    f"cells_per_token {joined} does not divide the {columns} columns of key '{spec.key}': "
-                    "choose a divisor (1 always works)."
-                )
-            num_tokens, grid = rows * columns // joined, (rows, columns // joined)
-        self.spec = TokenSpec(num_tokens=num_tokens, vocabulary=spec.vocabulary * joined, grid=grid)
+            self.joined = config.cells_per_token or spec.grid[0] * spec.grid[1]
+            grid = _joined_grid(spec, self.joined)
+            num_tokens = grid[0] * grid[1]
+        vocabulary = tuple(size for size in spec.vocabulary for _ in range(self.joined))
+        self.spec = TokenSpec(num_tokens=num_tokens, vocabulary=vocabulary, grid=grid)
 
     def encode(self, x: Tensor) -> Tensor:
-        return x.reshape(*x.shape[:-2], *self._token_shape)
+        return x.unflatten(-2, (self.spec.num_tokens, self.joined)).transpose(-1, -2).flatten(-2)
 
     def decode(self, ids: Tensor) -> Tensor:
-        return ids.reshape(*ids.shape[:-2], -1, self.num_channels)
+        return ids.unflatten(-1, (self.num_channels, self.joined)).transpose(-1, -2).flatten(-3, -2)
 
     def features(self, ids: Tensor) -> Tensor:
         return ids
 
-    @property
-    def _token_shape(self) -> tuple[int, int]:
-        return self.spec.num_tokens, self.spec.num_channels
+
+def _joined_grid(spec: KeySpec, joined: int) -> tuple[int, int]:
+    """(rows, columns) of tokens that hold ``joined`` cells each: parts of a row, or several whole rows."""
+    assert spec.grid is not None
+    rows, columns = spec.grid
+    if columns % joined == 0:
+        return rows, columns // joined
+    if joined % columns == 0 and rows % (joined // columns) == 0:
+        return rows // (joined // columns), 1
+    raise ConfigError(
+        f"cells_per_token {joined} does not cut the {rows} rows and {columns} columns of key '{spec.key}' evenly: "
+        f"choose a divisor of {columns}, or {columns} times a divisor of {rows} (1 and 0, the whole grid, always work)."
+    )

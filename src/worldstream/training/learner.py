@@ -15,7 +15,9 @@ class LearnerConfig:
     batch_size: int
     """Segments of one update."""
     learning_rate: float
-    """Constant."""
+    """Constant until the cool-down."""
+    cooldown: float = 0.0
+    """Share of the run, at its end, over which the learning rate falls linearly to zero, so that it ends settled."""
     clip_norm: float = 3.0
     """Largest norm of the gradient of the whole component."""
     weight_decay: float = 0.01
@@ -61,6 +63,13 @@ class Learner:
         self.optimizer = torch.optim.AdamW(
             parameter_groups(module, config.weight_decay), lr=config.learning_rate, eps=1e-8, fused=True
         )
+
+    def schedule(self, progress: float) -> None:
+        """Set the learning rate for a run of which the share ``progress``, 0 to 1, is over."""
+        cooldown = self.config.cooldown
+        factor = min(1.0, (1.0 - progress) / cooldown) if cooldown else 1.0
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * factor
 
     def step(self, loss: Tensor) -> Tensor:
         """One update from a scalar loss; returns the norm of the gradient before clipping, a scalar tensor."""

@@ -112,6 +112,8 @@ class Trainer:
             clock = self.collector.steps
             if fit.due(clock):
                 self.fit_tokenizers()
+            for learner in (self.world_model_learner, self.actor_critic_learner):
+                learner.schedule(clock / steps)
             for _ in range(world_model_updates.due(clock)):
                 self._timed("world_model", self.update_world_model)
             for _ in range(actor_critic_updates.due(clock)):

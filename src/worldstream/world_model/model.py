@@ -20,6 +20,7 @@ from worldstream.world_model.block import BlockLayout
 from worldstream.world_model.embed import BlockEmbedder
 from worldstream.world_model.heads.base import Head
 from worldstream.world_model.heads.disagreement import DisagreementHead
+from worldstream.world_model.heads.reward import RewardHead
 from worldstream.world_model.heads.tokens import TokenHead
 from worldstream.world_model.sequence.base import AnySequenceModel, SequenceConfig
 
@@ -40,12 +41,16 @@ class WorldModelConfig:
     """Members of the disagreement ensemble; 0 leaves it out."""
     reward_output: str = "hl_gauss"
     """Scalar output of the reward head."""
+    reward_scale: float = 1.0
+    """Rewards are learned as this many times their value; raise it where they are small and rare."""
     slot_embedding: bool = True
     """Learned embedding for each position of a block, beside the rotary phases."""
     loss_weights: dict[str, float] = field(
         default_factory=lambda: {"observation": 1.0, "reward": 1.0, "termination": 1.0, "disagreement": 1.0}
     )
     """Weight of each named loss; the names must be exactly those of the model."""
+    priority_weights: dict[str, float] = field(default_factory=lambda: {"observation": 1.0, "reward": 1.0})
+    """Weight of named losses in the priority of a segment in replay; losses without one do not count."""
 
 
 class WorldModelLosses(NamedTuple):
@@ -53,7 +58,7 @@ class WorldModelLosses(NamedTuple):
 
     total: Tensor  # () weighted sum of the masked means
     means: dict[str, Tensor]  # () each, by loss name
-    priorities: Tensor  # (B,) observation + reward loss of each segment, for prioritised replay
+    priorities: Tensor  # (B,) weighted mean losses of each segment, for prioritised replay
 
 
 class Imagined(NamedTuple):
@@ -89,7 +94,7 @@ class WorldModel(nn.Module):
             num_predictions=self.layout.num_observation_tokens,
         )
         self.tokens = nn.ModuleList(HEADS["tokens"](key, spec, width) for key, spec in token_specs.items())
-        self.reward: Head = HEADS["reward"](width, output=config.reward_output)
+        self.reward: RewardHead = HEADS["reward"](width, output=config.reward_output, scale=config.reward_scale)
         self.termination: Head = HEADS["termination"](width)
         members = config.ensemble_size
         self.disagreement = nn.ModuleList(
@@ -102,6 +107,10 @@ class WorldModel(nn.Module):
             raise ConfigError(
                 f"world_model.loss_weights names {sorted(config.loss_weights)}, the model has {sorted(names)}: "
                 "give exactly one weight for each."
+            )
+        if unknown := set(config.priority_weights) - names:
+            raise ConfigError(
+                f"world_model.priority_weights names {sorted(unknown)}, the model has the losses {sorted(names)}."
             )
 
     def _heads(self) -> list[Head]:
@@ -130,9 +139,10 @@ class WorldModel(nn.Module):
             # Observation heads of several keys are averaged by their number of tokens, as one block of slots.
             share = 1.0 if head.arrives_with_next else latents.shape[2] / self.layout.num_observation_tokens
             sums[head.loss_name] = sums.get(head.loss_name, 0.0) + share * masked_mean(loss, mask)
-            if head.loss_name in ("observation", "reward"):
+            weight = self.config.priority_weights.get(head.loss_name, 0.0)
+            if weight:
                 rows = torch.where(mask, loss.detach(), 0.0).sum(1) / mask.sum(1).clamp(min=1)
-                per_segment = per_segment + share * rows
+                per_segment = per_segment + weight * share * rows
         total = torch.stack([self.config.loss_weights[name] * value for name, value in sums.items()]).sum()
         return WorldModelLosses(total, {name: value.detach() for name, value in sums.items()}, per_segment)
 
@@ -169,7 +179,7 @@ class WorldModel(nn.Module):
             for head in cast(list[TokenHead], list(self.tokens))
         }
         summary = latents[:, self.layout.positions(self.reward.positions)]
-        reward = self.reward(summary).mean.squeeze(-1)
+        reward = self.reward.predict(summary)
         terminated = self.termination(summary).sample(generator).squeeze(-1)
         divergences = [
             head.divergence(latents[:, self.layout.positions(head.positions)])

@@ -8,7 +8,6 @@ the share of a key by the number of cells that a token holds.
 
 from __future__ import annotations
 
-import math
 from typing import final
 
 import torch
@@ -60,12 +59,9 @@ class DisagreementHead(Head):
             latents: (B, K, E).
         """
         output = self.forward(latents.unsqueeze(0).expand(self.net.num_members, -1, -1, -1))
-        per_channel = [
-            _entropy(torch.logsumexp(group, 0) - math.log(len(group))) - _entropy(group).mean(0)
-            for group in output.log_probs  # (P, B, K, channels, size)
-        ]
-        return torch.cat(per_channel, -1).sum(-1).mean(-1).clamp(min=0.0)
-
-
-def _entropy(log_probs: Tensor) -> Tensor:
-    return -(log_probs.exp() * log_probs).sum(-1)
+        total = latents.new_zeros(latents.shape[:-1])
+        for log_probs in output.log_probs:  # (P, B, K, channels, size)
+            probs = log_probs.exp()
+            of_each = -(probs * log_probs).mean(0)
+            total += (torch.special.entr(probs.mean(0)) - of_each).sum((-1, -2))
+        return total.mean(-1).clamp(min=0.0)
