@@ -113,7 +113,7 @@ class Trainer:
             if fit.due(clock):
                 self.fit_tokenizers()
             for learner in (self.world_model_learner, self.actor_critic_learner):
-                learner.schedule(clock / steps)
+                learner.schedule((clock - 1) / steps)  # the last update still moves
             for _ in range(world_model_updates.due(clock)):
                 self._timed("world_model", self.update_world_model)
             for _ in range(actor_critic_updates.due(clock)):
