@@ -7,7 +7,8 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -44,9 +45,13 @@ class Agent:
         models: in evaluation mode.
         temperature: divides the policy's logits; 0 takes the most likely action.
         seed: of sampled actions.
+
+    Raises ConfigError for a negative temperature.
     """
 
     def __init__(self, models: Models, *, temperature: float = 0.5, seed: int = 0) -> None:
+        if not temperature >= 0:
+            raise ConfigError(f"temperature must be at least 0, not {temperature}.")
         self.models = models.eval()
         self._adapter = ObservationAdapter.from_specs(models.key_specs)
         self._policy = models.actor_critic.policy(temperature)
@@ -114,6 +119,17 @@ def default_output(environment: str | Callable[..., Any], preset: str, seed: int
     return next(path for path in candidates if not path.exists())
 
 
+@contextmanager
+def _keep_thread_count() -> Iterator[None]:
+    """The trainer sets the number of threads of the whole process; put back what the caller had."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@_keep_thread_count()
 def train(
     environment: str | Callable[..., Any],
     *,

@@ -141,6 +141,8 @@ class Info:
         from worldstream.evaluation.estimate import estimate
         from worldstream.models import choose_device
 
+        if self.steps < 1:
+            raise ConfigError(f"--steps must be at least 1, not {self.steps}.")
         config = with_modalities(self.config, self.modality)
         print_estimate(estimate(self.env, config, steps=self.steps, device=choose_device(self.device)), self)
 

@@ -39,6 +39,11 @@ class ReplayConfig:
     )
     """Keyword options of that sampler. Prioritised: the share of a batch that is drawn uniformly, and the priority,
     in nats of loss, of segments never trained on. The uniform sampler has none."""
+    start_sampler: str = "uniform"
+    """Sampler of the observations that imagined trajectories begin at. Prioritised: those from where the critic was
+    most mistaken come back, which helps where rewards are rare."""
+    start_sampler_options: dict[str, float] = field(default_factory=dict)
+    """Keyword options of that sampler; its priorities are mean absolute advantages."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,6 +138,12 @@ class Config:
             raise ConfigError(
                 f"segment_length {self.segment_length} must exceed world_model.context_length "
                 f"{self.world_model.context_length}: nothing would be left to train on."
+            )
+        if self.imagination.context_length < self.world_model.context_length - 1:
+            raise ConfigError(
+                f"imagination.context_length {self.imagination.context_length} must be at least "
+                f"world_model.context_length - 1 = {self.world_model.context_length - 1}: with fewer real blocks the "
+                "world model would predict from contexts that it was never trained on."
             )
         if self.losses.intrinsic_weight and not members:
             raise ConfigError(

@@ -27,6 +27,12 @@ class ConfigError(WorldstreamError):
     """An unknown preset, option or component, or values that contradict each other."""
 
 
+class DivergedError(WorldstreamError):
+    """A loss is no longer a finite number."""
+
+    exit_code = 5
+
+
 class RunFolderError(WorldstreamError):
     """A folder that is not a run, is incomplete, belongs to something else, or cannot be written."""
 

@@ -37,7 +37,7 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RunFolderError(
-            f"cannot write {path}: {error.strerror or error}. What was there before is unchanged. "
+            f"cannot write {path}: {error.strerror or error}. What was there before is kept. "
             "Free space or choose another --output."
         ) from error
 
@@ -140,7 +140,7 @@ class RunFolder:
 
     @staticmethod
     def read_lines(path: Path) -> list[dict[str, Any]]:
-        """Objects of a JSON-lines file; an incomplete last line (a run that was killed) is left out."""
+        """Objects of a JSON-lines file; lines that are incomplete (the run was killed then) are left out."""
         if not path.is_file():
             return []
         records = []
@@ -148,7 +148,7 @@ class RunFolder:
             try:
                 records.append(json.loads(line))
             except ValueError:
-                break
+                continue
         return records
 
 

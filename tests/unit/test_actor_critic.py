@@ -201,9 +201,10 @@ def test_actor_and_critic_share_networks_only_when_told(separate: bool) -> None:
     agent = make(separate_networks=separate)
     carry = agent.initial_carry(BATCH)
     assert len(carry.memory) == (4 if separate else 2)
-    _, carry, _ = agent.policy()(random_features(BATCH), carry, None)
+    with torch.no_grad():
+        _, carry, _ = agent.policy()(random_features(BATCH), carry, None)
     by_actor, by_critic = (
-        gradient_names(agent, agent.policy()(random_features(BATCH), carry.detach(), None)[2][name])
+        gradient_names(agent, agent.policy()(random_features(BATCH), carry, None)[2][name])
         for name in ("policy_logits", "value_logits")
     )
     assert any(name.startswith("trunks") for name in by_actor & by_critic) == (not separate)

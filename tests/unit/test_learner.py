@@ -104,3 +104,15 @@ def test_steps_do_not_accumulate_gradients_and_reduce_the_loss() -> None:
     assert loss().item() < 0.9 * first
     learner.step(0 * module(x).sum())
     assert all(not p.grad.any() for p in module.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize(
+    ("cooldown", "progress", "factor"),
+    [(0.0, 0.0, 1.0), (0.0, 1.0, 1.0), (0.4, 0.5, 1.0), (0.4, 0.8, 0.5), (1.0, 0.25, 0.75), (0.4, 1.0, 0.0)],
+)
+def test_the_learning_rate_falls_over_the_last_share_of_a_run(cooldown: float, progress: float, factor: float) -> None:
+    learner = Learner(nn.Linear(2, 1), dataclasses.replace(CONFIG, cooldown=cooldown))
+    for at in (1.0, progress):  # it may be set in any order
+        learner.schedule(at)
+    rates = [group["lr"] for group in learner.optimizer.param_groups]
+    assert rates == pytest.approx([CONFIG.learning_rate * factor] * 2)

@@ -41,7 +41,7 @@ def test_a_full_disk_leaves_everything_as_it_was(tmp_path: Path, existing: bytes
     path = tmp_path / "file"
     if existing is not None:
         path.write_bytes(existing)
-    with pytest.raises(RunFolderError, match=r"file: No space left on device\. What was there before is unchanged"):
+    with pytest.raises(RunFolderError, match=r"file: No space left on device\. What was there before is kept"):
         replace_file(path, write_half)
     assert [p.read_bytes() for p in tmp_path.iterdir()] == ([existing] if existing is not None else [])
 

@@ -16,9 +16,12 @@ from worldstream.agent.actor_critic import ActorCriticConfig, Carry
 from worldstream.config import CollectionConfig, Config, EvaluationConfig, ImaginationConfig, ReplayConfig
 from worldstream.environments.clock import NUM_PHASES, Clock
 from worldstream.environments.config import EnvironmentConfig
+from worldstream.environments.vector import VectorEnvironment
+from worldstream.errors import ConfigError, DivergedError
 from worldstream.nn.numerics import symexp
+from worldstream.replay.prioritized import PrioritizedSampler
 from worldstream.training.learner import Learner, LearnerConfig
-from worldstream.training.trainer import DivergedError, Trainer
+from worldstream.training.trainer import Trainer
 from worldstream.types import Batch, Features
 from worldstream.world_model.model import WorldModelConfig
 from worldstream.world_model.sequence.base import SequenceConfig
@@ -296,3 +299,26 @@ def test_priorities_are_the_losses_of_the_batch(make: Callable[..., Run], monkey
     others = np.setdiff1d(trainer.store.ids_of_all(), ids)
     priorities = sampler.priorities(others)
     assert (priorities[~np.isnan(priorities)] == 10.0).all()  # never trained on
+
+
+def test_prioritised_starts_come_back_where_the_critic_was_wrong(make: Callable[..., Run]) -> None:
+    replay = dataclasses.replace(
+        CONFIG.replay, start_sampler="prioritized", start_sampler_options={"initial_priority": 50.0}
+    )
+    run = make(dataclasses.replace(CONFIG, replay=replay))
+    run.trainer.run(STEPS)
+    sampler = run.trainer.segment_ends
+    assert isinstance(sampler, PrioritizedSampler)
+    priorities = sampler.priorities(run.trainer.store.ids_of_all())
+    known = priorities[np.isfinite(priorities) & (priorities != 50.0)]
+    assert len(known) > 20  # trajectories reported what they found
+    assert (known >= 0).all() and len(np.unique(known)) > len(known) / 2
+
+
+def test_a_trainer_that_cannot_be_built_closes_its_environments(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[object] = []
+    monkeypatch.setattr(VectorEnvironment, "close", lambda self: closed.append(self))
+    replay = dataclasses.replace(CONFIG.replay, sampler_options={"nonsense": 1.0})
+    with pytest.raises(ConfigError, match="nonsense"):
+        Run(dataclasses.replace(CONFIG, replay=replay))
+    assert len(closed) == 1

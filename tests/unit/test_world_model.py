@@ -196,6 +196,28 @@ def test_weights_must_name_exactly_the_losses(weights: dict[str, float]) -> None
         make_model(loss_weights=weights)
 
 
+def test_priorities_are_weighted_losses_of_the_segments() -> None:
+    batch = random_batch()
+    both = make_model().losses(batch).priorities
+    parts = {
+        name: make_model(priority_weights={name: 1.0}).losses(batch).priorities for name in ("observation", "reward")
+    }
+    torch.testing.assert_close(both, parts["observation"] + parts["reward"])
+    weighted = make_model(priority_weights={"observation": 0.5, "reward": 3.0}).losses(batch).priorities
+    torch.testing.assert_close(weighted, 0.5 * parts["observation"] + 3.0 * parts["reward"])
+    with pytest.raises(ConfigError, match="priority_weights"):
+        make_model(priority_weights={"novelty": 1.0})
+
+
+def test_scaled_rewards_are_learned_and_predicted_in_their_own_units() -> None:
+    batch = random_batch()
+    scaled, plain = make_model(reward_scale=10.0), make_model()
+    tenth = dataclasses.replace(batch, rewards=batch.rewards / 10)
+    torch.testing.assert_close(scaled.losses(tenth).means["reward"], plain.losses(batch).means["reward"])
+    latents = torch.randn(5, 1, WIDTH)
+    torch.testing.assert_close(10 * scaled.reward.predict(latents), plain.reward.predict(latents))
+
+
 def test_losses_leave_the_batch_as_it_was() -> None:
     batch = random_batch()
     before = copy.deepcopy(batch)

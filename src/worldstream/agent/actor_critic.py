@@ -62,10 +62,6 @@ class Carry:
         action = torch.where(column, self.action, other.action)
         return Carry(memory, action, torch.where(mask, self.acted, other.acted))
 
-    def detach(self) -> Carry:
-        """The same values without gradient."""
-        return replace(self, memory=tuple(x.detach() for x in self.memory))
-
 
 class Trunk(nn.Module):
     """Encoder and LSTM cell; steps with the previous action, then with the observation."""
@@ -184,7 +180,7 @@ class ActorCritic(nn.Module):
             logits = self.actor(carry.memory[0])
             output = self.policy_output(logits)
             action = (output.with_temperature(temperature).sample(generator) if temperature else output.mode).detach()
-            info = {"policy_logits": logits, "value_logits": self.critic.linear(carry.memory[-2])}
+            info = {"policy_logits": logits, "value_logits": self.critic.logits(carry.memory[-2])}
             return action, replace(carry, action=action, acted=torch.ones_like(carry.acted)), info
 
         return act

@@ -34,6 +34,7 @@ class ActorCriticLosses(NamedTuple):
 
     total: Tensor  # ()
     metrics: dict[str, Tensor]  # () each, without gradient
+    priorities: Tensor  # (B,) mean absolute advantage of each trajectory, for prioritised starts
 
 
 def actor_critic_losses(
@@ -83,4 +84,5 @@ def actor_critic_losses(
         "value": masked_mean(values[:, :-1], alive),
         "imagined_length": alive.float().sum(1).mean(),
     }
-    return ActorCriticLosses(total, {name: metric.detach() for name, metric in metrics.items()})
+    priorities = torch.where(alive, advantage.abs(), 0.0).sum(1) / alive.sum(1)
+    return ActorCriticLosses(total, {name: metric.detach() for name, metric in metrics.items()}, priorities)

@@ -18,10 +18,9 @@ def mlp(sizes: tuple[int, ...]) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def head(width: int, hidden: int, out: int, *, norm: bool = True) -> nn.Sequential:
-    """Linear(width -> hidden) -> [LayerNorm] -> SiLU -> Linear(hidden -> out): the shape of every head."""
-    middle: list[nn.Module] = [nn.LayerNorm(hidden)] if norm else []
-    return nn.Sequential(nn.Linear(width, hidden), *middle, nn.SiLU(), nn.Linear(hidden, out))
+def head(width: int, hidden: int, out: int) -> nn.Sequential:
+    """Linear(width -> hidden) -> LayerNorm -> SiLU -> Linear(hidden -> out): the shape of every head."""
+    return nn.Sequential(nn.Linear(width, hidden), nn.LayerNorm(hidden), nn.SiLU(), nn.Linear(hidden, out))
 
 
 def smooth_rows(count: int, width: int) -> Tensor:

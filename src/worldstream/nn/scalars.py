@@ -93,7 +93,12 @@ class HLGaussHead(nn.Module):
 
     def forward(self, x: Tensor) -> HLGauss:
         """(..., E) -> output over (...,)."""
-        return self.output(self.linear(x))
+        return self.output(self.logits(x))
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(..., E) -> raw predictions (..., N)."""
+        raw: Tensor = self.linear(x)
+        return raw
 
     def output(self, logits: Tensor) -> HLGauss:
         """Read raw predictions (..., N), for example stacked ones, as an output."""
@@ -142,7 +147,12 @@ class SquaredErrorHead(nn.Module):
 
     def forward(self, x: Tensor) -> SquaredError:
         """(..., E) -> output over (...,)."""
-        return self.output(self.linear(x))
+        return self.output(self.logits(x))
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(..., E) -> raw predictions (..., 1)."""
+        raw: Tensor = self.linear(x)
+        return raw
 
     def output(self, logits: Tensor) -> SquaredError:
         """Read raw predictions (..., 1), for example stacked ones, as an output."""

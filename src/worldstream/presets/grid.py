@@ -27,17 +27,22 @@ def grid() -> Config:
         world_model=replace(
             model,
             sequence=replace(model.sequence, width=128),
+            reward_scale=30.0,
             loss_weights={**model.loss_weights, "reward": 3.0, "termination": 2.0},
             priority_weights={"reward": 1.0},
         ),
         replay=replace(
             base.replay,
             sampler_options={"uniform_fraction": 0.5, "initial_priority": 1.25, "temperature": 0.1},
+            start_sampler="prioritized",
+            start_sampler_options={"uniform_fraction": 0.5, "initial_priority": 1.0},
         ),
-        losses=replace(base.losses, extrinsic_weight=10.0, entropy_weight=0.01),
+        losses=replace(
+            base.losses, discount=0.95, extrinsic_weight=20.0, intrinsic_weight=0.02, entropy_weight=0.02
+        ),
         collection=replace(base.collection, random_steps=8000),
-        world_model_learner=replace(base.world_model_learner, updates_per_step=0.12, start_steps=3000),
+        world_model_learner=replace(base.world_model_learner, updates_per_step=0.12, start_steps=2000),
         actor_critic_learner=replace(
-            base.actor_critic_learner, learning_rate=5e-4, updates_per_step=0.08, start_steps=8000
+            base.actor_critic_learner, learning_rate=1e-3, updates_per_step=0.08, start_steps=8000
         ),
     )

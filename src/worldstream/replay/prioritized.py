@@ -40,6 +40,8 @@ class PrioritizedSampler(Sampler):
         temperature: of the soft-max, > 0.
     """
 
+    learns = True
+
     def __init__(
         self,
         store: ReplayStore,

@@ -18,6 +18,9 @@ from worldstream.replay.store import ReplayStore
 class Sampler(ABC):
     """Draws stable ids. Constructors take (store, rng, role) and options."""
 
+    learns: bool
+    """Whether ``update`` changes what is drawn."""
+
     @property
     @abstractmethod
     def num_eligible(self) -> int:
@@ -52,6 +55,8 @@ class UniformSampler(Sampler):
         rng: generator that this sampler draws from.
         role: which rows are eligible.
     """
+
+    learns = False
 
     def __init__(self, store: ReplayStore, rng: np.random.Generator, role: Role) -> None:
         self._rng = rng

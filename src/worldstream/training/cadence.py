@@ -1,4 +1,4 @@
-"""Cadences decide *when*: they count environment steps, and have a state to save."""
+"""Cadences decide *when*: they count environment steps."""
 
 from __future__ import annotations
 

@@ -30,10 +30,12 @@ class MetricMeans:
         names = list(self._sums)
         if not names:
             return {}
-        sums = torch.stack([torch.as_tensor(self._sums[name], dtype=torch.float32).cpu() for name in names])
-        means = (sums / torch.tensor([float(self._counts[name]) for name in names])).tolist()
+        on_device = [name for name in names if isinstance(self._sums[name], Tensor)]
+        read = torch.stack([self._sums[name].float() for name in on_device]).tolist() if on_device else []  # type: ignore[union-attr]
+        sums = {**self._sums, **dict(zip(on_device, read, strict=True))}
+        means = {name: float(sums[name]) / self._counts[name] for name in names}
         self._sums, self._counts = {}, {}
-        return dict(zip(names, means, strict=True))
+        return means
 
 
 class MetricLog:

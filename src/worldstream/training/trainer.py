@@ -12,7 +12,7 @@ from torch import Tensor
 
 from worldstream.config import Config
 from worldstream.environments.vector import make_vector
-from worldstream.errors import ConfigError, WorldstreamError
+from worldstream.errors import ConfigError, DivergedError
 from worldstream.models import Models
 from worldstream.replay import SAMPLERS
 from worldstream.replay.arrays import id_dtype
@@ -29,12 +29,6 @@ from worldstream.types import Batch, Segments
 
 FIT_ROWS = 20_000
 """Most observations that data-fitted tokenizers look at."""
-
-
-class DivergedError(WorldstreamError):
-    """A loss is no longer a finite number."""
-
-    exit_code = 5
 
 
 class Trainer:
@@ -68,6 +62,18 @@ class Trainer:
         self.environments = make_vector(
             environment, config.environment, collection.num_environments, seed, collection.backend
         )
+        self._metrics = MetricMeans()
+        self._on_metrics = on_metrics
+        self._on_evaluation = on_evaluation
+        try:
+            self._build(streams, device)
+        except BaseException:
+            self.close()
+            raise
+
+    def _build(self, streams: list[np.random.Generator], device: torch.device) -> None:
+        """Models, replay and learners for the specs of the environments."""
+        config, collection = self.config, self.config.collection
         specs, actions = self.environments.observation_specs, self.environments.action_spec
         self.models = Models(config, specs, actions).to(device)
         self.store = ReplayStore(
@@ -80,8 +86,13 @@ class Trainer:
         )
         self.cache = TokenCache(self.store, self.models.tokenizers.specs)
         context = config.world_model.context_length
-        self.segment_starts = self._make_sampler(streams[0], Role.segment_start(context))
-        self.segment_ends: Sampler = SAMPLERS["uniform"](self.store, streams[1], Role.segment_end(max(context - 1, 0)))
+        replay = config.replay
+        self.segment_starts = self._make_sampler(
+            replay.sampler, replay.sampler_options, streams[0], Role.segment_start(context)
+        )
+        self.segment_ends = self._make_sampler(
+            replay.start_sampler, replay.start_sampler_options, streams[1], Role.segment_end(max(context - 1, 0))
+        )
         self.collector = Collector(
             self.environments,
             self.store,
@@ -94,9 +105,6 @@ class Trainer:
         self._fit_rng = streams[3]
         self.world_model_learner = Learner(self.models.world_model, config.world_model_learner)
         self.actor_critic_learner = Learner(self.models.actor_critic, config.actor_critic_learner)
-        self._metrics = MetricMeans()
-        self._on_metrics = on_metrics
-        self._on_evaluation = on_evaluation
 
     def run(self, steps: int) -> None:
         """Train until the clock shows ``steps`` environment steps."""
@@ -151,25 +159,27 @@ class Trainer:
         batch = self.tokenized(self.store.gather(ids, self.config.segment_length, "first"))
         metrics, priorities = update_world_model(self.models, self.world_model_learner, batch)
         self._metrics.add("world_model", metrics)
-        self._check_finite(priorities)
+        self._check_finite("world_model loss", priorities)
         self.segment_starts.update(batch.ids, priorities.cpu().numpy())
 
     def update_actor_critic(self) -> None:
-        """One gradient step on trajectories imagined from random observations of replay."""
+        """One gradient step on trajectories imagined from observations of replay."""
         ids = self._sample(self.segment_ends, self.config.actor_critic_learner.batch_size)
         batch = self.tokenized(self.store.gather(ids, past_length(self.config.imagination) + 1, "last"))
-        metrics = update_actor_critic(
+        metrics, priorities = update_actor_critic(
             self.models, self.actor_critic_learner, batch, self.config, self.generator
         )
         self._metrics.add("actor_critic", metrics)
+        if self.segment_ends.learns:  # reading the device is only worth it then
+            self._check_finite("actor_critic loss", priorities)
+            self.segment_ends.update(batch.ids, priorities.cpu().numpy())
 
-    def _make_sampler(self, rng: np.random.Generator, role: Role) -> Sampler:
-        name, options = self.config.replay.sampler, self.config.replay.sampler_options
+    def _make_sampler(self, name: str, options: dict[str, float], rng: np.random.Generator, role: Role) -> Sampler:
         make = SAMPLERS[name]
         try:
             sampler: Sampler = make(self.store, rng, role, **options)
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"replay.sampler_options {options} do not suit sampler '{name}': {error}.") from error
+            raise ConfigError(f"the options {options} do not suit the replay sampler '{name}': {error}.") from error
         return sampler
 
     def _sample(self, sampler: Sampler, batch_size: int) -> np.ndarray:
@@ -191,9 +201,9 @@ class Trainer:
         frames = clock * self.config.environment.action_repeat
         self._on_metrics({"steps": clock, "frames": frames, **means, **replay})
 
-    def _check_finite(self, priorities: Tensor) -> None:
+    def _check_finite(self, name: str, priorities: Tensor) -> None:
         if not bool(priorities.isfinite().all()):  # they go to the host for replay anyway
-            raise self._diverged("world_model loss", float(priorities.sum()))
+            raise self._diverged(name, float(priorities.sum()))
 
     def _diverged(self, name: str, value: float) -> DivergedError:
         return DivergedError(

@@ -75,8 +75,12 @@ def imagine_from(
 
 def update_actor_critic(
     models: Models, learner: Learner, batch: Batch, config: Config, generator: torch.Generator | None
-) -> dict[str, Tensor]:
-    """One gradient step on trajectories imagined from the batch. Returns metrics, () each."""
+) -> tuple[dict[str, Tensor], Tensor]:
+    """One gradient step on trajectories imagined from the batch.
+
+    Returns:
+        metrics, () each; and the priorities (B,) of the observations that the trajectories began at.
+    """
     curious = config.losses.intrinsic_weight != 0
     trajectories = imagine_from(models, batch, config.imagination, generator, measure_disagreement=curious)
     losses = actor_critic_losses(
@@ -91,4 +95,4 @@ def update_actor_critic(
         terminated=trajectories.terminated,
     )
     norm = learner.step(losses.total)
-    return {**losses.metrics, "gradient_norm": norm}
+    return {**losses.metrics, "gradient_norm": norm}, losses.priorities
