@@ -60,7 +60,7 @@ BENCHMARKS = {
     "doorkey": Benchmark(
         "MiniGrid-DoorKey-5x5-v0",
         "grid",
-        60_000,
+        24_000,
         metrics=("success", "return"),
         variants={"no_intrinsic_reward": ("--losses.intrinsic-weight", "0")},
     ),
