@@ -43,7 +43,7 @@ BENCHMARKS = {
     "cartpole": Benchmark(
         "CartPole-v1",
         "demo",
-        12_000,
+        14_500,
         metrics=("return", "training_return"),
         variants={
             "uniform_replay": ("--replay.sampler-options.uniform-fraction", "1.0"),

@@ -105,7 +105,7 @@ class Config:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     world_model_learner: LearnerConfig = field(
         default_factory=lambda: LearnerConfig(
-            batch_size=16, learning_rate=1e-3, cooldown=0.4, weight_decay=0.05, updates_per_step=0.2, start_steps=500
+            batch_size=16, learning_rate=1e-3, cooldown=0.4, weight_decay=0.05, updates_per_step=0.25, start_steps=500
         )
     )
     actor_critic_learner: LearnerConfig = field(
