@@ -7,7 +7,7 @@ EXTRAS ?= dev,minigrid
 RUN := $(or $(RUN),runs/demo-$(shell date +%Y%m%d-%H%M%S))
 ENV ?= CartPole-v1
 PRESET ?= demo
-STEPS ?= 10000
+STEPS ?= 14500
 SEED ?= 0
 DEVICE ?= auto
 WORKERS ?= 2
@@ -26,7 +26,7 @@ help: ## list the targets
 setup: ## make .venv (EXTRAS=dev,minigrid); instant when nothing changed
 	@scripts/setup "$(EXTRAS)"
 
-demo: setup ## train on CartPole-v1 for 10,000 steps, then write the report
+demo: setup ## train on CartPole-v1 for 14,500 steps, then write the report
 	$(PYTHON_BIN) -m worldstream train --env $(ENV) --preset $(PRESET) --steps $(STEPS) --seed $(SEED) \
 		--device $(DEVICE) --output $(RUN)
 	$(PYTHON_BIN) -m worldstream report $(RUN)

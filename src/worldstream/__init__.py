@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from worldstream.version import __version__
 
 if TYPE_CHECKING:
-    from worldstream.api import Agent, TrainingResult, train
+    from worldstream.api import Agent, TrainingResult, resume, train
     from worldstream.config import Config
     from worldstream.environments.config import EnvironmentConfig
     from worldstream.errors import ConfigError, EnvironmentFault, RunFolderError, SpaceError, WorldstreamError
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Agent": "api",
     "TrainingResult": "api",
+    "resume": "api",
     "train": "api",
     "Config": "config",
     "EnvironmentConfig": "environments.config",
@@ -49,6 +50,7 @@ __all__ = [
     "TrainingResult",
     "WorldstreamError",
     "__version__",
+    "resume",
     "train",
 ]
 

@@ -6,7 +6,6 @@ import json
 import platform
 import re
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,24 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from worldstream.acting import act
 from worldstream.actions.composite import decode
 from worldstream.config import Config
-from worldstream.errors import ConfigError, EnvironmentFault
-from worldstream.evaluation.evaluate import Evaluation, evaluate
-from worldstream.evaluation.recording import record_episodes, save_episodes
+from worldstream.errors import ConfigError, RunFolderError
+from worldstream.evaluation.evaluate import Evaluation
 from worldstream.modalities.observation import ObservationAdapter
-from worldstream.models import UNNAMED, Models, choose_device, load_run, save_weights
+from worldstream.models import UNNAMED, Models, choose_device, load_run, read_run
 from worldstream.presets import PRESETS
 from worldstream.run_folder import RunFolder, specs_to_json
-from worldstream.training.metrics import MetricLog
 from worldstream.training.progress import ProgressDisplay, console
-from worldstream.training.trainer import Trainer
+from worldstream.training.session import Session
 from worldstream.version import __version__
-
-RECORDED_EPISODES = 5
-"""Real episodes kept at the end of a run for the report."""
 
 VERSIONED = ("torch", "numpy", "gymnasium")
 """Packages whose versions are written into the run folder."""
@@ -139,6 +134,7 @@ def train(
     seed: int = 0,
     device: str = "auto",
     output: str | Path | None = None,
+    time_limit: float | None = None,
     quiet: bool = False,
 ) -> TrainingResult:
     """Train an agent and leave everything about it in a run folder.
@@ -151,12 +147,14 @@ def train(
         seed: of environments, networks, replay and policy.
         device: "auto", "cpu", "cuda", ...
         output: run folder; must not exist or be empty. None: below ``runs/``.
+        time_limit: seconds of wall time after which the run is saved and interrupted. None: no limit.
         quiet: print nothing.
 
     Raises:
         SpaceError, EnvironmentFault: the environment cannot be used.
         ConfigError: unknown preset, option or device.
         RunFolderError: the output folder cannot be written, or is not empty.
+        Interrupted: SIGINT, SIGTERM or the time limit ended the run early; ``resume`` continues it.
     """
     if steps <= 0:
         raise ConfigError(f"steps must be at least 1, not {steps}.")
@@ -166,91 +164,113 @@ def train(
     folder = RunFolder(Path(output) if output is not None else default_output(environment, preset, seed))
     folder.require_unused()
     out = console(quiet=quiet)
-    began = time.monotonic()
-    run = _Run(folder, environment, config, seed)
-    trainer = Trainer(config, environment, seed=seed, device=chosen, on_metrics=run.metrics, on_evaluation=run.evaluate)
+    display = ProgressDisplay(steps, out)
+    session = Session(
+        folder,
+        environment,
+        config,
+        seed=seed,
+        steps=steps,
+        device=chosen,
+        display=display.update,
+        time_limit=time_limit,
+    )
     try:
-        run.begin(trainer.models, preset=preset, steps=steps, device=str(chosen))
-        out.print(f"training on '{environment_name(environment)}' for {steps} steps on {chosen}, into {folder.path}")
-        run.display = ProgressDisplay(steps, out)
-        _learn(trainer, steps, run)
+        folder.create(_description(session, environment, preset, device=str(chosen)))
+    except BaseException:
+        session.trainer.close()
+        raise
+    out.print(f"training on '{environment_name(environment)}' for {steps} steps on {chosen}, into {folder.path}")
+    return _finish(session, display, out)
+
+
+@_keep_thread_count()
+def resume(
+    path: str | Path,
+    *,
+    environment: str | Callable[..., Any] | None = None,
+    device: str | None = None,
+    time_limit: float | None = None,
+    quiet: bool = False,
+) -> TrainingResult:
+    """Continue a run from its newest checkpoint that is intact.
+
+    On the CPU the run goes on as if it had not been interrupted, to the last bit, where the environment can give its
+    state (``worldstream.environments.state``); elsewhere the episodes under way are closed as truncated.
+
+    Args:
+        path: run folder.
+        environment: None: as recorded; needed when that was a function without a name.
+        device: None: as recorded.
+        time_limit, quiet: see ``train``.
+
+    Raises:
+        RunFolderError: not a run folder, a run that is finished or has no checkpoint yet, or none that is intact.
+        ConfigError: the environment is needed.
+        Interrupted: see ``train``.
+    """
+    folder = RunFolder(Path(path))
+    description = read_run(folder)
+    recorded = str(description["environment"])
+    chosen = recorded if environment is None else environment
+    if environment is None and recorded.startswith(UNNAMED):
+        raise ConfigError(f"{folder.path} was trained on a Python function. Name it: --env module:factory.")
+    steps, config = int(description["steps"]), Config.from_json(description["config"])
+    if any(record["final"] for record in folder.read_lines(folder.evaluations)):
+        raise RunFolderError(f"{folder.path} is finished: it has been trained for {steps} steps and evaluated.")
+    out = console(quiet=quiet)
+    display = ProgressDisplay(steps, out)
+    session = Session(
+        folder,
+        chosen,
+        config,
+        seed=int(description["seed"]),
+        steps=steps,
+        device=choose_device(str(description["device"]) if device is None else device),
+        display=display.update,
+        time_limit=time_limit,
+    )
+    try:
+        checkpoint = session.restore()
+    except BaseException:
+        session.trainer.close()
+        raise
+    out.print(f"resuming {folder.path} at {checkpoint} of {steps} steps")
+    return _finish(session, display, out)
+
+
+def _finish(session: Session, display: ProgressDisplay, out: Console) -> TrainingResult:
+    """Train to the end and say what came out."""
+    try:
+        result = session.run()
     finally:
-        trainer.close()
-        run.close()
-    save_weights(folder, trainer.models)
-    result = run.evaluate(steps, episodes=config.evaluation.final_episodes, seconds=time.monotonic() - began)
-    recorded = record_episodes(trainer.models, environment, config, episodes=RECORDED_EPISODES, seed=seed)
-    save_episodes(folder, recorded)
+        display.close()
     summary = result.summary
     out.print(
         f"mean return {summary['return_mean']:.4g} over {summary['episodes']:.0f} episodes "
-        f"after {time.monotonic() - began:.0f} s. Next: worldstream report {folder.path}"
+        f"after {session.seconds:.0f} s. Next: worldstream report {session.folder.path}"
     )
-    return TrainingResult(folder.path, Agent(trainer.models, temperature=config.evaluation.temperature), result)
+    agent = Agent(session.trainer.models, temperature=session.config.evaluation.temperature)
+    return TrainingResult(session.folder.path, agent, result)
 
 
-def _learn(trainer: Trainer, steps: int, run: _Run) -> None:
-    """Run the trainer; an interruption or a failing environment leaves the weights learned until then."""
-    try:
-        trainer.run(steps)
-    except (KeyboardInterrupt, EnvironmentFault):
-        save_weights(run.folder, trainer.models)
-        raise
-    finally:
-        if run.display is not None:
-            run.display.close()
-
-
-class _Run:
-    """The files of one run while it is trained."""
-
-    def __init__(self, folder: RunFolder, environment: Any, config: Config, seed: int) -> None:
-        self.folder, self.environment, self.config, self.seed = folder, environment, config, seed
-        self.display: ProgressDisplay | None = None
-        self._log: MetricLog | None = None
-        self._models: Models | None = None
-        self._began = time.monotonic()
-
-    def begin(self, models: Models, *, preset: str, steps: int, device: str) -> None:
-        """Write run.json and open the metrics."""
-        self._models = models
-        self.folder.create(
-            {
-                "worldstream": __version__,
-                "versions": {
-                    "python": platform.python_version(),
-                    **{name: metadata.version(name) for name in VERSIONED},
-                },
-                "machine": f"{platform.machine()} {platform.system()}",
-                "environment": environment_name(self.environment),
-                "preset": preset,
-                "seed": self.seed,
-                "steps": steps,
-                "device": device,
-                "config": json.loads(json.dumps(self.config.to_json())),
-                "specs": specs_to_json(models.key_specs, models.action_spec),
-            }
-        )
-        self._log = MetricLog(self.folder, [lambda record: self.display.update(record) if self.display else None])
-
-    def metrics(self, record: dict[str, Any]) -> None:
-        """One logging step."""
-        assert self._log is not None
-        self._log.write({**record, "wall_seconds": time.monotonic() - self._began})
-
-    def evaluate(self, steps: int, *, episodes: int | None = None, seconds: float | None = None) -> Evaluation:
-        """Evaluate the models as they are and append the result."""
-        assert self._models is not None
-        count = self.config.evaluation.episodes if episodes is None else episodes
-        result = evaluate(self._models, self.environment, self.config, episodes=count, seed=self.seed)
-        seconds = time.monotonic() - self._began if seconds is None else seconds
-        self.folder.append(
-            self.folder.evaluations,
-            {"steps": steps, "final": episodes is not None, "training_seconds": seconds, **result.summary},
-        )
-        return result
-
-    def close(self) -> None:
-        """Close the metrics."""
-        if self._log is not None:
-            self._log.close()
+def _description(
+    session: Session, environment: str | Callable[..., Any], preset: str, *, device: str
+) -> dict[str, Any]:
+    """What run.json says."""
+    models = session.trainer.models
+    return {
+        "worldstream": __version__,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in VERSIONED},
+        },
+        "machine": f"{platform.machine()} {platform.system()}",
+        "environment": environment_name(environment),
+        "preset": preset,
+        "seed": session.seed,
+        "steps": session.steps,
+        "device": device,
+        "config": json.loads(json.dumps(session.config.to_json())),
+        "specs": specs_to_json(models.key_specs, models.action_spec),
+    }

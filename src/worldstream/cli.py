@@ -29,10 +29,12 @@ Options = Annotated[Config, tyro.conf.arg(name="")]
 class Train:
     """Train an agent on any Gymnasium environment."""
 
-    env: str
+    env: str | None = None
     """Gymnasium id (CartPole-v1), or module:factory of a function that returns an environment."""
-    steps: int
+    steps: int | None = None
     """Environment steps, that is decisions of the agent."""
+    resume: Path | None = None
+    """Run folder to continue from its newest checkpoint; everything else is as recorded there."""
     preset: str = DEFAULT_PRESET
     """Complete configuration that the flags below start from."""
     seed: int = 0
@@ -43,6 +45,8 @@ class Train:
     """Run folder to write. Default: a new one below runs/."""
     modality: tuple[str, ...] = ()
     """KEY=KIND for keys whose space does not say what they are: image=grid:11,6,4 or mission=ignore."""
+    time_limit: float | None = None
+    """Seconds of wall time after which the run is saved and interrupted (exit status 75), for clusters."""
     quiet: bool = False
     """Print nothing."""
     config: Options = field(default_factory=Config)
@@ -50,8 +54,14 @@ class Train:
 
     def run(self) -> None:
         """Train, evaluate and save."""
-        from worldstream.api import train
+        from worldstream.api import resume, train
 
+        if self.resume is not None:
+            self._check_nothing_else_is_given()
+            resume(self.resume, environment=self.env, time_limit=self.time_limit, quiet=self.quiet)
+            return
+        if self.env is None or self.steps is None:
+            raise ConfigError("give --env and --steps (or --resume RUN to continue a run).")
         train(
             self.env,
             steps=self.steps,
@@ -60,8 +70,22 @@ class Train:
             seed=self.seed,
             device=self.device,
             output=self.output,
+            time_limit=self.time_limit,
             quiet=self.quiet,
         )
+
+    def _check_nothing_else_is_given(self) -> None:
+        """Raises ConfigError for flags that would contradict the run that is resumed."""
+        plain = Train()
+        given = [
+            f"--{name.replace('_', '-')}"
+            for name in ("steps", "preset", "seed", "device", "output", "modality")
+            if getattr(self, name) != getattr(plain, name)
+        ]
+        if self.preset == DEFAULT_PRESET and self.config != PRESETS[self.preset]():
+            given.append("flags of the configuration")
+        if given:
+            raise ConfigError(f"--resume continues the run as it was recorded; leave out {', '.join(given)}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +104,8 @@ class Evaluate:
     """Divides the policy's logits; 0: most likely action. Default: as configured for the run."""
     device: str = "auto"
     """auto, cpu, cuda, ..."""
+    best: bool = False
+    """Take the weights of the best evaluation during training instead of the newest."""
 
     def run(self) -> None:
         """Evaluate and print."""
@@ -90,7 +116,7 @@ class Evaluate:
         if self.episodes < 1:
             raise ConfigError(f"--episodes must be at least 1, not {self.episodes}.")
         check_seed(self.seed)
-        loaded = load_run(self.run_folder, self.device)
+        loaded = load_run(self.run_folder, self.device, best=self.best)
         environment = self.env if self.env is not None else loaded.environment
         if environment is None:
             raise ConfigError(f"{self.run_folder} was trained on a Python function. Name it: --env module:factory.")

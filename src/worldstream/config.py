@@ -73,6 +73,16 @@ class CollectionConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointConfig:
+    """How often the whole state of a run is saved."""
+
+    every_steps: int = 5000
+    """Environment steps between checkpoints; 0: only when the run stops."""
+    keep: int = 2
+    """Newest checkpoints that are kept."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationConfig:
     """How returns are measured: own environments, own seeds, no exploration."""
 
@@ -103,6 +113,7 @@ class Config:
     imagination: ImaginationConfig = field(default_factory=ImaginationConfig)
     collection: CollectionConfig = field(default_factory=CollectionConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     world_model_learner: LearnerConfig = field(
         default_factory=lambda: LearnerConfig(
             batch_size=16, learning_rate=1e-3, cooldown=0.4, weight_decay=0.05, updates_per_step=0.25, start_steps=500
@@ -182,6 +193,8 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "imagination.burn_in": (1, inf),
     "collection.num_environments": (1, inf),
     "collection.epsilon": (0, 1),
+    "checkpoint.every_steps": (0, inf),
+    "checkpoint.keep": (1, inf),
     "evaluation.episodes": (1, inf),
     "evaluation.final_episodes": (1, inf),
     "evaluation.num_environments": (1, inf),

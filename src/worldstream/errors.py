@@ -33,6 +33,12 @@ class DivergedError(WorldstreamError):
     exit_code = 5
 
 
+class Interrupted(WorldstreamError):
+    """The run was told to stop before its end, and has been saved."""
+
+    exit_code = 75
+
+
 class RunFolderError(WorldstreamError):
     """A folder that is not a run, is incomplete, belongs to something else, or cannot be written."""
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from worldstream.agent.actor_critic import ActorCritic
 from worldstream.agent.return_scale import ReturnScale
@@ -74,27 +77,68 @@ class LoadedRun:
     models: Models
 
 
-def save_weights(folder: RunFolder, models: Models) -> None:
-    """Replace the weights in the run folder, atomically. Raises RunFolderError."""
-    data = safetensors.torch.save({name: tensor.contiguous() for name, tensor in models.state_dict().items()})
-    replace_file(folder.weights, lambda file: file.write(data))
+def save_weights(path: Path, models: Models) -> None:
+    """Replace a file of weights, atomically. Raises RunFolderError."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in models.state_dict().items()}
+    data = safetensors.torch.save(tensors, {"sha256": _digest(tensors)})
+    replace_file(path, lambda file: file.write(data))
 
 
-def load_run(path: str | Path, device: str = "auto") -> LoadedRun:
-    """Read a run folder. Raises RunFolderError when it is not one, or its weights are missing or do not fit."""
-    folder = RunFolder(Path(path))
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """Inverse of ``save_weights``. Raises RunFolderError when the file is not what was written."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no dict)
+            written = (file.metadata() or {}).get("sha256")
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise RunFolderError(f"{path} does not hold weights: {error}") from error
+    if written != _digest(tensors):
+        raise RunFolderError(f"{path} is not what was written: its checksum differs.")
+    return tensors
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of names and values."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes() if tensors[name].numel() else b"")
+    return digest.hexdigest()
+
+
+def read_run(folder: RunFolder) -> dict[str, Any]:
+    """run.json of a folder. Raises RunFolderError when it is not that of a run."""
     description = folder.read_description()
-    for name in ("config", "specs", "seed", "environment"):
+    for name in ("config", "specs", "seed", "environment", "steps", "device"):
         if name not in description:
             raise RunFolderError(f"{folder.description} lacks '{name}': it was not written by `worldstream train`.")
+    return description
+
+
+def load_run(path: str | Path, device: str = "auto", *, best: bool = False) -> LoadedRun:
+    """Read a run folder. Raises RunFolderError when it is not one, or its weights are missing or do not fit.
+
+    Args:
+        path: of the folder.
+        device: where the models go.
+        best: take the weights of the best evaluation during training instead of the newest.
+    """
+    folder = RunFolder(Path(path))
+    description = read_run(folder)
     config = Config.from_json(description["config"])
     models = Models(config, *specs_from_json(description["specs"]))
-    if not folder.weights.is_file():
-        raise RunFolderError(f"{folder.path} has no {folder.weights.name} yet: let the training run reach its end.")
+    weights = folder.best_weights if best else folder.weights
+    if not weights.is_file():
+        remedy = (
+            "it is written by evaluations during training (--evaluation.every-steps)."
+            if best
+            else "let the training run go on to its first checkpoint."
+        )
+        raise RunFolderError(f"{folder.path} has no {weights.name} yet: {remedy}")
     try:
-        models.load_state_dict(safetensors.torch.load_file(folder.weights))
-    except (safetensors.SafetensorError, RuntimeError, OSError) as error:
-        raise RunFolderError(f"{folder.weights} does not hold the weights of this run: {error}") from error
+        models.load_state_dict(load_weights(weights))
+    except RuntimeError as error:
+        raise RunFolderError(f"{weights} does not hold the weights of this run: {error}") from error
     models.to(choose_device(device)).eval()
     recorded = str(description["environment"])
     environment = None if recorded.startswith(UNNAMED) else recorded

@@ -5,8 +5,12 @@
     run.json             format, version, environment, seed, steps, configuration, specs   (written first)
     metrics.jsonl        one object per logging step                                       (appended)
     evaluations.jsonl    one object per evaluation                                         (appended)
+    sittings.jsonl       when the run was stopped and resumed, and environments that failed (appended)
     events/              the same metrics for TensorBoard
     weights.safetensors  tokenizers, world model, actor-critic                             (replaced atomically)
+    best.safetensors     the same, at the best evaluation during training                  (replaced atomically)
+    checkpoints/         everything that decides how the run goes on, newest last          (written once each)
+    replay/              replay, in parts that the checkpoints name                        (written once each)
     episodes.npz         a few real episodes of the latest evaluation, for the report      (replaced atomically)
     report.html          made by ``worldstream report``                                    (replaced atomically)
 
@@ -17,17 +21,20 @@ stays until the new one is whole.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
+import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from worldstream.errors import RunFolderError
 from worldstream.specs import ActionComponent, ActionSpec, KeySpec
 
-FORMAT = 1
+FORMAT = 2
 
 
 @contextmanager
@@ -91,6 +98,26 @@ class RunFolder:
         return self.path / "weights.safetensors"
 
     @property
+    def best_weights(self) -> Path:
+        """best.safetensors"""
+        return self.path / "best.safetensors"
+
+    @property
+    def checkpoints(self) -> Path:
+        """checkpoints/"""
+        return self.path / "checkpoints"
+
+    @property
+    def replay(self) -> Path:
+        """replay/"""
+        return self.path / "replay"
+
+    @property
+    def sittings(self) -> Path:
+        """sittings.jsonl"""
+        return self.path / "sittings.jsonl"
+
+    @property
     def episodes(self) -> Path:
         """episodes.npz"""
         return self.path / "episodes.npz"
@@ -112,7 +139,7 @@ class RunFolder:
         self.require_unused()
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"format": FORMAT, **description}, indent=1)
+        text = checksummed({"format": FORMAT, **description})
         replace_file(self.description, lambda file: file.write(text.encode()))
 
     def read_description(self) -> dict[str, Any]:
@@ -124,32 +151,75 @@ class RunFolder:
                 f"{self.path} is not a run folder: it has no {self.description.name}. "
                 "Give the folder that `worldstream train` wrote."
             )
-        try:
-            data = json.loads(self.description.read_text())
-        except (OSError, ValueError) as error:
-            raise RunFolderError(f"{self.description} cannot be read as JSON: {error}.") from error
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            found = data.get("format") if isinstance(data, dict) else None
-            raise RunFolderError(f"{self.description} has format {found}; this version reads format {FORMAT}.")
-        return data
+        return read_checksummed(self.description, FORMAT)
 
     def append(self, path: Path, record: dict[str, Any]) -> None:
-        """Append one JSON object as a line."""
+        """Append one JSON object as a line, with the CRC-32 of its text as "crc"."""
+        text = json.dumps(record)
         with writing(path), open(path, "a") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(f'{text[:-1]}, "{_CRC}": {zlib.crc32(text.encode())}}}\n')
 
     @staticmethod
     def read_lines(path: Path) -> list[dict[str, Any]]:
-        """Objects of a JSON-lines file; lines that are incomplete (the run was killed then) are left out."""
+        """Objects of a JSON-lines file. Lines that are incomplete or were changed are left out, with a warning; only
+        the last line of a run that was killed is expected to be, and goes without one."""
         if not path.is_file():
             return []
-        records = []
-        for line in path.read_text().splitlines():
-            try:
-                records.append(json.loads(line))
-            except ValueError:
-                continue
-        return records
+        lines = path.read_bytes().split(b"\n")
+        read = [_read_line(line) for line in lines]
+        if broken := [i for i, line in enumerate(lines[:-1]) if line and not read[i]]:
+            numbers = ", ".join(str(i + 1) for i in broken)
+            warnings.warn(f"{path}: lines {numbers} are not what was written and are left out.", stacklevel=2)
+        return [record for record in read if record]
+
+
+_CRC = "crc"
+_CHECKSUM = "sha256"
+
+
+def cut_lines(path: Path, size: int) -> None:
+    """Cut a file back to its first ``size`` bytes; one that is shorter or missing stays. Raises RunFolderError."""
+    with writing(path):
+        if path.is_file() and path.stat().st_size > size:
+            os.truncate(path, size)
+
+
+def _read_line(line: bytes) -> dict[str, Any] | None:
+    """One line of ``append``; None when it is not what was written."""
+    text, separator, crc = line.rpartition(f', "{_CRC}": '.encode())
+    if not separator or crc != f"{zlib.crc32(text + b'}')}}}".encode():
+        return None
+    record: dict[str, Any] = json.loads(text + b"}")
+    return record
+
+
+def checksummed(data: dict[str, Any]) -> str:
+    """JSON text of a dictionary with the SHA-256 of itself."""
+    return json.dumps({**data, _CHECKSUM: _digest(data)}, indent=1)
+
+
+def read_checksummed(path: Path, expected_format: int) -> dict[str, Any]:
+    """Inverse of ``checksummed`` for data that state their "format".
+
+    Raises RunFolderError when the file is missing, of another format, or not what was written.
+    """
+    try:
+        data = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{path} cannot be read as JSON: {error}.") from error
+    found = data.get("format") if isinstance(data, dict) else None
+    if found != expected_format:
+        raise RunFolderError(
+            f"{path} has format {found}; this version reads format {expected_format}. "
+            "Use the version of worldstream that wrote it, or train again."
+        )
+    if data.pop(_CHECKSUM, None) != _digest(data):
+        raise RunFolderError(f"{path} is not what was written: its checksum differs.")
+    return cast(dict[str, Any], data)
+
+
+def _digest(data: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def specs_to_json(key_specs: dict[str, KeySpec], action_spec: ActionSpec) -> dict[str, Any]:

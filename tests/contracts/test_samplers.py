@@ -117,11 +117,11 @@ def test_resumed_sampler_continues_identically(name: str, role: Role, steps: int
     extend(store, steps, seed=0)
     for step in range(20):
         sampler.update(batch := sampler.sample(8), 30 * np.random.default_rng(step).normal(size=len(batch)))
-    saved = copy.deepcopy((store.state_dict(), sampler.state_dict()))
+    saved = copy.deepcopy((store.state_dict(), store.rows_since(), sampler.state_dict()))
     twin_store = make_store()
     twin = make(name, twin_store, role, seed=9)
-    twin_store.load_state_dict(saved[0])
-    twin.load_state_dict(saved[1])
+    twin_store.load_state_dict(saved[0], [saved[1]])
+    twin.load_state_dict(saved[2])
     for step in range(20):
         batch = sampler.sample(8)
         np.testing.assert_array_equal(twin.sample(8), batch)

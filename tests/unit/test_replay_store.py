@@ -278,7 +278,7 @@ def test_resumed_store_continues_identically(steps: int) -> None:
     store = make_store(3, 90)
     clock = Clock(store, seed=2).run(steps)
     other = make_store(3, 90)
-    other.load_state_dict(copy.deepcopy(store.state_dict()))
+    other.load_state_dict(copy.deepcopy(store.state_dict()), [store.rows_since()])
     twin = Clock(other, mean_length=clock.mean_length)
     twin.__dict__.update(copy.deepcopy({k: v for k, v in clock.__dict__.items() if k != "store"}))
     clock.run(30)
@@ -292,4 +292,4 @@ def test_resumed_store_continues_identically(steps: int) -> None:
     rows = ours.rows
     np.testing.assert_array_equal(other.observations(rows)["clock"], store.observations(rows)["clock"])
     with pytest.raises(ConfigError, match="Resume with"):
-        make_store(2, 90).load_state_dict(store.state_dict())
+        make_store(2, 90).load_state_dict(store.state_dict(), [])

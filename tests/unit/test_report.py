@@ -44,7 +44,8 @@ def begin_run(path: Path, models: Models, environment: str = "clock", seed: int 
     folder = RunFolder(path)
     specs = specs_to_json(models.key_specs, models.action_spec)
     config = json.loads(json.dumps(CONFIG.to_json()))
-    folder.create({"environment": environment, "seed": seed, "steps": 300, "config": config, "specs": specs})
+    run = {"environment": environment, "seed": seed, "steps": 300, "device": "cpu"}
+    folder.create({**run, "config": config, "specs": specs})
     return folder
 
 
@@ -56,7 +57,7 @@ def finish_run(folder: RunFolder, models: Models) -> None:
         folder.append(folder.metrics, {"steps": steps, "wall_seconds": steps / 2, **losses, **returns})
         record = {"return_mean": 46.0, "return_std": 0.1, "return_quartile_low": 45.9, "return_quartile_high": 46.1}
         folder.append(folder.evaluations, {"steps": steps, "episodes": 4, **record})
-    save_weights(folder, models)
+    save_weights(folder.weights, models)
     save_episodes(folder, record_episodes(models, "clock", CONFIG, episodes=4, seed=0))
 
 

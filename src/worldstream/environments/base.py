@@ -15,6 +15,7 @@ import numpy as np
 from gymnasium import spaces
 
 from worldstream.actions import decode, spec_from_space
+from worldstream.environments import state
 from worldstream.environments.config import EnvironmentConfig
 from worldstream.errors import EnvironmentFault, SpaceError
 from worldstream.modalities import ObservationAdapter
@@ -87,6 +88,16 @@ class FlatEnvironment(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
             raise self._fault(f"step() returned info = {info!r}", f"{_STEP_CONTRACT}; info is a dict.")
         stored = self._store("step()", observation)
         return stored, self._reward(reward), bool(terminated), bool(truncated), info
+
+    @property
+    def saved_state(self) -> dict[str, Any] | None:
+        """All that decides how the episode goes on, as plain values and arrays; None when the environment cannot
+        give it (see ``worldstream.environments.state``). Setting it continues there. EnvironmentFault."""
+        return self._guarded("state_dict()", lambda: state.save(self.environment))
+
+    @saved_state.setter
+    def saved_state(self, value: dict[str, Any]) -> None:
+        self._guarded("load_state_dict()", lambda: state.load(self.environment, value))
 
     def render(self) -> Any:
         """Whatever the environment renders; None when it was made without a render mode."""

@@ -62,6 +62,14 @@ class Clock(gymnasium.Env[dict[str, Any], np.int64]):
         terminates = self._episodes % 2 == 1
         return self._observe(), reward, ended and terminates, ended and not terminates, {}
 
+    def state_dict(self) -> dict[str, Any]:
+        """What changes in the course of a run (see ``worldstream.environments.state``)."""
+        return {"episodes": self._episodes, "step": self._step, "offset": self._offset}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from ``state_dict``."""
+        self._episodes, self._step, self._offset = state["episodes"], state["step"], state["offset"]
+
     def render(self) -> Any:
         """A bar that fills up in the course of the episode."""
         picture = np.zeros((16, 64, 3), np.uint8)

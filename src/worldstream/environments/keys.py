@@ -109,6 +109,20 @@ class EveryKey(gymnasium.Env[dict[str, Any], dict[str, Any]]):
         self._gauge += _GAUGE_STEP
         return self._observe(), reward, False, self._step >= self.episode_length, {}
 
+    def state_dict(self) -> dict[str, Any]:
+        """What changes in the course of a run (see ``worldstream.environments.state``)."""
+        return {
+            "step": self._step,
+            "cell": self._cell,
+            "category": self._category,
+            "angles": [float(self._aim), float(self._gauge)],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from ``state_dict``."""
+        self._step, self._cell, self._category = state["step"], state["cell"], state["category"]
+        self._aim, self._gauge = state["angles"]
+
     def render(self) -> Any:
         """The grid; its marker has one of four colours for the category."""
         picture = np.full((ROWS, COLUMNS, 3), 40, np.uint8)

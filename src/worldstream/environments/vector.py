@@ -60,6 +60,8 @@ class VectorEnvironment:
         self._vector = vector
         self._name = name
         self._seeds = np.random.SeedSequence(seed).spawn(vector.num_envs)
+        self._num_resets = 0
+        self._latest: dict[str, np.ndarray] = {}
         self.num_envs = vector.num_envs
         with self._reported():
             self.observation_specs: dict[str, KeySpec] = vector.call("observation_specs")[0]
@@ -72,8 +74,9 @@ class VectorEnvironment:
         seeds = [int(own.spawn(1)[0].generate_state(1)[0]) & 0x7FFFFFFF for own in self._seeds]
         with self._reported():
             observations, _ = self._vector.reset(seed=list(seeds))
+        self._num_resets += 1
         self._ended = np.zeros(self.num_envs, bool)
-        return self._in_order(observations)
+        return self._seen(observations)
 
     def reset_where(self, mask: np.ndarray) -> dict[str, np.ndarray]:
         """Begin an episode where ``mask`` (N,) is True; rows of all others are as last seen.
@@ -84,7 +87,7 @@ class VectorEnvironment:
         with self._reported():
             observations, _ = self._vector.reset(options={"reset_mask": mask})
         self._ended &= ~mask
-        return self._in_order(observations)
+        return self._seen(observations, mask)
 
     def step(self, ids: np.ndarray) -> StepResult:
         """Act with ids (N, M) everywhere. Raises EnvironmentFault, and RuntimeError before a due reset."""
@@ -96,7 +99,7 @@ class VectorEnvironment:
         with self._reported():
             observations, rewards, terminated, truncated, _ = self._vector.step(ids)
         self._ended = terminated | truncated
-        return StepResult(self._in_order(observations), rewards.astype(np.float32), terminated, truncated)
+        return StepResult(self._seen(observations), rewards.astype(np.float32), terminated, truncated)
 
     def close(self) -> None:
         """Close all environments and end their processes; harmless when closed already."""
@@ -115,8 +118,60 @@ class VectorEnvironment:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _in_order(self, observations: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {key: observations[key] for key in self.observation_specs}
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to continue the episodes under way, as plain values and arrays. EnvironmentFault."""
+        with self._reported():
+            states = list(self._vector.get_attr("saved_state"))
+        return {
+            "states": states,
+            "num_resets": self._num_resets,
+            "ended": self._ended.copy(),
+            "observations": dict(self._latest),
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> np.ndarray:
+        """Continue from ``state_dict``.
+
+        Returns:
+            (N,) bool: the episodes that go on. The others could not be saved; those environments were reset, with
+            seeds that the run had not used, and ``latest`` shows where they begin.
+
+        Raises EnvironmentFault, and ValueError for the state of another number of environments.
+        """
+        if len(saved["states"]) != self.num_envs:
+            raise ValueError(f"the state of {len(saved['states'])} environments, not {self.num_envs}")
+        while self._num_resets < saved["num_resets"]:
+            for own in self._seeds:
+                own.spawn(1)
+            self._num_resets += 1
+        fresh = self.reset()
+        goes_on = np.array([state is not None for state in saved["states"]])
+        with self._reported():
+            current = self._vector.get_attr("saved_state")
+            states = [old if old is not None else new for old, new in zip(saved["states"], current, strict=True)]
+            if goes_on.any():
+                self._vector.set_attr("saved_state", states)
+        self._ended = np.where(goes_on, saved["ended"], False)
+        self._latest = fresh
+        self._seen({key: np.asarray(saved["observations"][key]) for key in fresh}, goes_on)
+        return goes_on
+
+    @property
+    def latest(self) -> dict[str, np.ndarray]:
+        """(N, *shape) by key: the newest observation of every environment."""
+        return self._latest
+
+    def _seen(self, observations: dict[str, np.ndarray], where: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Note the rows ``where`` (N,) of observations as the newest ones; returns the newest of all, in our order."""
+
+        def newest(key: str) -> np.ndarray:
+            if where is None:
+                return observations[key]
+            shaped = where.reshape(-1, *[1] * (observations[key].ndim - 1))
+            return np.where(shaped, observations[key], self._latest[key])
+
+        self._latest = {key: newest(key) for key in self.observation_specs}
+        return self._latest
 
     @contextlib.contextmanager
     def _reported(self) -> Iterator[None]:

@@ -52,16 +52,6 @@ class GrowingArrays:
         """The live column, (num_rows, ...); growing replaces it, so do not keep it."""
         return self._arrays[name]
 
-    def head(self, num_rows: int) -> dict[str, np.ndarray]:
-        """The first rows of every column, as views of live storage."""
-        return {name: array[:num_rows] for name, array in self._arrays.items()}
-
-    def load_head(self, columns: dict[str, np.ndarray], num_rows: int) -> None:
-        """Set the first rows of every column from ``head``."""
-        self.ensure(num_rows)
-        for name, array in self._arrays.items():
-            array[:num_rows] = columns[name]
-
     def ensure(self, num_rows: int) -> None:
         """Make at least ``num_rows`` rows available. Raises ValueError beyond the capacity."""
         if num_rows <= self.num_rows:

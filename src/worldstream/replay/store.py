@@ -14,6 +14,7 @@ Old rows are overwritten one by one, so an episode that is partly evicted stays 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import numpy as np
@@ -217,9 +218,16 @@ class ReplayStore:
         mine = numbers[episodes == episodes[number - numbers[0]]]
         return self.gather(mine[:1] * self.num_streams + stream, len(mine), "first")
 
+    def truncate(self, where: np.ndarray) -> None:
+        """Close the episodes open in the streams ``where`` (N,): their newest transition counts as truncated."""
+        streams = np.flatnonzero(where & self._open)
+        self._open[streams] = False
+        before = (self.ring.newest_ids() - self.num_streams)[streams]
+        before = before[self.within_episode(before, 0, 1)]  # an episode of one observation has no transition yet
+        self._rows["truncated"][self.ring.rows(before)] = True
+
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to continue. Arrays are views of live storage: write or copy them before the next step."""
-        used = self.ring.num_used_rows
+        """Everything needed to continue, beside the rows themselves (``rows_since``), as plain values and arrays."""
         return {
             "format": self.format.describe(),
             "num_streams": self.num_streams,
@@ -229,12 +237,33 @@ class ReplayStore:
             "open": self._open.copy(),
             "num_steps": self.num_steps,
             "total_steps": self.total_steps,
-            "observations": self._observations.head(used),
-            "rows": self._rows.head(used),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from ``state_dict``. Raises ConfigError when it was written with other columns or bounds."""
+    def rows_since(self, next_numbers: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Copies of the rows that were written since ``next_numbers`` (N,) of an earlier ``state_dict``; None: all.
+
+        The newest row of that time is among them: what was done there was written later.
+
+        Returns:
+            "ids" (n,), and the columns (n, ...) as "observation/<key>" and "row/<name>".
+        """
+        first = np.zeros(self.num_streams, np.int64) if next_numbers is None else next_numbers - 1
+        numbers, streams = joined_ranges(np.maximum(first, self.ring.oldest_numbers), self.ring.next_numbers)
+        ids = numbers * self.num_streams + streams
+        rows = self.ring.rows(ids)
+        return {
+            "ids": ids,
+            **{f"observation/{key}": self._observations[key][rows] for key in self.format.observations},
+            **{f"row/{name}": self._rows[name][rows] for name in self.format.facts},
+        }
+
+    def load_state_dict(self, state: dict[str, Any], parts: Iterable[dict[str, np.ndarray]]) -> None:
+        """Continue from ``state_dict`` and the rows that ``rows_since`` gave, oldest part first.
+
+        Raises:
+            ConfigError: they were written with other columns or bounds.
+            ValueError: the parts lack rows that the state counts.
+        """
         mine = (self.format.describe(), self.num_streams, self.ring.rows_per_stream)
         theirs = (state["format"], state["num_streams"], state["rows_per_stream"])
         if mine != theirs:
@@ -246,5 +275,16 @@ class ReplayStore:
         self._num_episodes[:] = state["num_episodes"]
         self._open[:] = state["open"]
         self.num_steps, self.total_steps = int(state["num_steps"]), int(state["total_steps"])
-        self._observations.load_head(state["observations"], self.ring.num_used_rows)
-        self._rows.load_head(state["rows"], self.ring.num_used_rows)
+        self._observations.ensure(self.ring.num_used_rows)
+        self._rows.ensure(self.ring.num_used_rows)
+        missing = set(self.ids_of_all().tolist())
+        for part in parts:
+            kept = self.ring.is_stored(part["ids"])
+            rows = self.ring.rows(part["ids"][kept])
+            for key in self.format.observations:
+                self._observations[key][rows] = part[f"observation/{key}"][kept]
+            for name in self.format.facts:
+                self._rows[name][rows] = part[f"row/{name}"][kept]
+            missing.difference_update(part["ids"].tolist())
+        if missing:
+            raise ValueError(f"{len(missing)} rows of replay are missing, the first is {min(missing)}")

@@ -3,8 +3,22 @@
 from __future__ import annotations
 
 
-class Ratio:
-    """So many repetitions for each environment step, from a first step on.
+class Cadence:
+    """What all cadences share: one number is all their state."""
+
+    mark: int
+
+    def state_dict(self) -> int:
+        """The state."""
+        return self.mark
+
+    def load_state_dict(self, state: int) -> None:
+        """Continue from ``state_dict``."""
+        self.mark = int(state)
+
+
+class Ratio(Cadence):
+    """So many repetitions for each environment step, from a first step on. State: repetitions done.
 
     Args:
         per_step: repetitions for each step; may be below one.
@@ -14,41 +28,41 @@ class Ratio:
     def __init__(self, per_step: float, start_steps: int) -> None:
         self.per_step = per_step
         self.start_steps = start_steps
-        self.done = 0
+        self.mark = 0
 
     def due(self, steps: int) -> int:
         """Repetitions due now that the clock shows ``steps``; they count as done."""
-        due = max(0, int((steps - self.start_steps) * self.per_step) - self.done)
-        self.done += due
+        due = max(0, int((steps - self.start_steps) * self.per_step) - self.mark)
+        self.mark += due
         return due
 
 
-class Every:
-    """Once when the clock reaches or passes each multiple of ``period`` steps."""
+class Every(Cadence):
+    """Once when the clock reaches or passes each multiple of ``period`` steps. State: multiples reached."""
 
     def __init__(self, period: int) -> None:
         self.period = period
-        self.last = 0
+        self.mark = 0
 
     def due(self, steps: int) -> bool:
         """True when a multiple of the period was reached since the last time it was due."""
-        if self.period <= 0 or steps // self.period <= self.last:
+        if self.period <= 0 or steps // self.period <= self.mark:
             return False
-        self.last = steps // self.period
+        self.mark = steps // self.period
         return True
 
 
-class Doubling:
-    """At ``first`` steps (at least 1), and at each doubling of it, up to ``last`` steps."""
+class Doubling(Cadence):
+    """At ``first`` steps (at least 1), and at each doubling of it, up to ``last`` steps. State: the next mark."""
 
     def __init__(self, first: int, last: int) -> None:
-        self.next = max(first, 1)  # doubling 0 would never end
+        self.mark = max(first, 1)  # doubling 0 would never end
         self.last = last
 
     def due(self, steps: int) -> bool:
         """True when the next mark was reached since the last time it was due."""
-        if steps < self.next or self.next > self.last:
+        if steps < self.mark or self.mark > self.last:
             return False
-        while self.next <= steps:
-            self.next *= 2
+        while self.mark <= steps:
+            self.mark *= 2
         return True

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
 from worldstream.acting import act
-from worldstream.agent.actor_critic import ActorCritic
+from worldstream.agent.actor_critic import ActorCritic, Carry
 from worldstream.config import CollectionConfig
 from worldstream.environments.vector import VectorEnvironment
 from worldstream.replay.store import ReplayStore
@@ -83,10 +85,50 @@ class Collector:
         episodes = [
             {"return": float(self._returns[i]), "length": float(self._lengths[i])} for i in np.flatnonzero(ended)
         ]
-        self._returns[ended], self._lengths[ended] = 0.0, 0
-        fresh = self._environments.reset_where(ended)
-        self._store.start(fresh, ended)
-        self._observations = fresh
-        mask = torch.as_tensor(ended).to(self._carry.acted.device)
-        self._carry = self._actor_critic.initial_carry(len(ended)).where(mask, self._carry)
+        self._observations = self._environments.reset_where(ended)
+        self._begin(ended)
         return episodes
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to continue the episodes under way; raises EnvironmentFault."""
+        return {
+            "steps": self.steps,
+            "rng": self._rng.bit_generator.state,
+            "carry": {
+                "memory": list(self._carry.memory),
+                "action": self._carry.action,
+                "acted": self._carry.acted,
+            },
+            "returns": self._returns.copy(),
+            "lengths": self._lengths.copy(),
+            "environments": self._environments.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> int:
+        """Continue from ``state_dict``; load the store and the models first.
+
+        Returns:
+            number of episodes that were closed as truncated, because their environments cannot give their state.
+        """
+        self.steps = int(state["steps"])
+        self._rng.bit_generator.state = state["rng"]
+        self._returns, self._lengths = state["returns"].copy(), state["lengths"].copy()
+        device = self._carry.acted.device
+        carry = state["carry"]
+        self._carry = Carry(
+            tuple(x.to(device) for x in carry["memory"]), carry["action"].to(device), carry["acted"].to(device)
+        )
+        goes_on = self._environments.load_state_dict(state["environments"])
+        self._observations = self._environments.latest
+        if goes_on.all():
+            return 0
+        self._store.truncate(~goes_on)
+        self._begin(~goes_on)
+        return int((~goes_on).sum())
+
+    def _begin(self, where: np.ndarray) -> None:
+        """The environments ``where`` (N,) are at the beginning of an episode, which ``_observations`` shows."""
+        self._returns[where], self._lengths[where] = 0.0, 0
+        self._store.start(self._observations, where)
+        mask = torch.as_tensor(where).to(self._carry.acted.device)
+        self._carry = self._actor_critic.initial_carry(len(where)).where(mask, self._carry)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,3 +79,14 @@ class Learner:
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.config.clip_norm)
         self.optimizer.step()
         return norm.detach()
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the optimiser; the weights are the module's."""
+        saved = self.optimizer.state_dict()
+        return {"state": {str(index): dict(values) for index, values in saved["state"].items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from ``state_dict``; load the module first."""
+        groups = self.optimizer.state_dict()["param_groups"]
+        values = {int(index): value for index, value in state["state"].items()}
+        self.optimizer.load_state_dict({"state": values, "param_groups": groups})

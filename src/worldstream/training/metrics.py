@@ -38,21 +38,34 @@ class MetricMeans:
         return means
 
 
+    def state_dict(self) -> dict[str, list[float]]:
+        """[sum, count] by name; reads the device."""
+        return {name: [float(total), self._counts[name]] for name, total in self._sums.items()}
+
+    def load_state_dict(self, state: dict[str, list[float]]) -> None:
+        """Continue from ``state_dict``."""
+        self._sums = {name: total for name, (total, _) in state.items()}
+        self._counts = {name: int(count) for name, (_, count) in state.items()}
+
+
 class MetricLog:
     """Writes records of metrics to a run folder and to listeners.
 
     Args:
         folder: where metrics.jsonl and events/ go.
         listeners: called with each record; the progress display is one.
+        from_steps: of a run that was resumed there; TensorBoard forgets what came after.
     """
 
-    def __init__(self, folder: RunFolder, listeners: list[Callable[[dict[str, Any]], None]]) -> None:
+    def __init__(
+        self, folder: RunFolder, listeners: list[Callable[[dict[str, Any]], None]], *, from_steps: int = 0
+    ) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self._folder = folder
         self._listeners = listeners
         with writing(folder.events):
-            self._writer = SummaryWriter(str(folder.events))
+            self._writer = SummaryWriter(str(folder.events), purge_step=from_steps + 1 if from_steps else None)
 
     def write(self, record: dict[str, Any]) -> None:
         """Write one record; it must hold "steps"."""

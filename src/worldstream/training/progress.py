@@ -25,6 +25,7 @@ class ProgressDisplay:
         self._total = total_steps
         self._console = console
         self._began = self._printed = time.monotonic()
+        self._first: int | None = None
         self._latest = {"return": float("nan")}
         self._bar: Progress | None = None
         if console.is_terminal:
@@ -44,7 +45,9 @@ class ProgressDisplay:
     def update(self, record: dict[str, Any]) -> None:
         """Take notice of a record of metrics, which holds "steps"."""
         now, steps = time.monotonic(), record["steps"]
-        rate = steps / max(now - self._began, 1e-9)
+        if self._first is None:  # of this sitting
+            self._first, self._began = steps, now
+        rate = (steps - self._first) / max(now - self._began, 1e-9)
         if "episode/return" in record:
             self._latest["return"] = record["episode/return"]
         text = f"return {self._latest['return']:.4g}"
@@ -55,7 +58,7 @@ class ProgressDisplay:
             self._bar.update(self._task, completed=steps, description=text, rate=rate)
         elif now - self._printed >= PLAIN_PERIOD_SECONDS or steps >= self._total:
             self._printed = now
-            left = (self._total - steps) / rate
+            left = (self._total - steps) / max(rate, 1e-9)
             self._console.print(f"{steps}/{self._total} steps  {rate:.0f} steps/s  {left:.0f} s left  {text}")
 
     def close(self) -> None:

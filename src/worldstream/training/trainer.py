@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from worldstream.replay.eligibility import Role
 from worldstream.replay.samplers import Sampler
 from worldstream.replay.store import ReplayStore
 from worldstream.replay.token_cache import TokenCache
-from worldstream.training.cadence import Doubling, Every, Ratio
+from worldstream.training.cadence import Cadence, Doubling, Every, Ratio
 from worldstream.training.collector import Collector
 from worldstream.training.learner import Learner
 from worldstream.training.metrics import MetricMeans
@@ -41,6 +41,8 @@ class Trainer:
         device: where networks live.
         on_metrics: called with each record of metrics, a flat dict that holds "steps".
         on_evaluation: called with the steps when an evaluation is due.
+        after_step: called with the steps when all that a step brought is done, which is the moment for a checkpoint;
+            True ends the run there.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Trainer:
         device: torch.device,
         on_metrics: Callable[[dict[str, Any]], None],
         on_evaluation: Callable[[int], Any],
+        after_step: Callable[[int], bool] = lambda steps: False,
     ) -> None:
         torch.set_num_threads(config.num_threads)
         torch.manual_seed(seed)
@@ -65,6 +68,8 @@ class Trainer:
         self._metrics = MetricMeans()
         self._on_metrics = on_metrics
         self._on_evaluation = on_evaluation
+        self._after_step = after_step
+        self._saved_cadences: list[int] = []
         try:
             self._build(streams, device)
         except BaseException:
@@ -114,6 +119,9 @@ class Trainer:
         # A refit changes what ids mean: never in the second half, so that the models settle before the end.
         fit = Doubling(wm.start_steps, min(config.fit_until_steps, steps // 2))
         log, evaluation = Every(config.log_every_steps), Every(config.evaluation.every_steps)
+        self._cadences: list[Cadence] = [world_model_updates, actor_critic_updates, fit, log, evaluation]
+        for cadence, saved in zip(self._cadences, self._saved_cadences, strict=False):
+            cadence.load_state_dict(saved)
         while self.collector.steps < steps:
             for episode in self._timed("collect", self.collector.step):
                 self._metrics.add("episode", episode)
@@ -130,6 +138,54 @@ class Trainer:
                 self.log(clock)
             if evaluation.due(clock):
                 self._on_evaluation(clock)
+            if self._after_step(clock):
+                return
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides how the run goes on, beside the rows of replay; from within ``after_step``."""
+        return {
+            "models": dict(self.models.state_dict()),
+            "world_model_learner": self.world_model_learner.state_dict(),
+            "actor_critic_learner": self.actor_critic_learner.state_dict(),
+            "replay": self.store.state_dict(),
+            "segment_starts": self.segment_starts.state_dict(),
+            "segment_ends": self.segment_ends.state_dict(),
+            "collector": self.collector.state_dict(),
+            "cadences": [cadence.state_dict() for cadence in self._cadences],
+            "metrics": self._metrics.state_dict(),
+            "random": {
+                "fit": self._fit_rng.bit_generator.state,
+                "generator": self.generator.get_state(),
+                "torch": torch.get_rng_state(),
+                "cuda": torch.cuda.get_rng_state_all() if self.models.device.type == "cuda" else [],
+            },
+        }
+
+    def load_state_dict(self, state: dict[str, Any], replay: Iterable[dict[str, np.ndarray]]) -> int:
+        """Continue from ``state_dict`` and the parts of replay, in a trainer that was made with the same arguments.
+
+        Returns:
+            number of episodes that had to be closed as truncated; see ``Collector.load_state_dict``.
+
+        Raises ConfigError for the replay of another environment.
+        """
+        self.models.load_state_dict(state["models"])
+        self.world_model_learner.load_state_dict(state["world_model_learner"])
+        self.actor_critic_learner.load_state_dict(state["actor_critic_learner"])
+        self.store.load_state_dict(state["replay"], replay)
+        self.cache.clear()
+        self.segment_starts.load_state_dict(state["segment_starts"])
+        self.segment_ends.load_state_dict(state["segment_ends"])
+        closed = self.collector.load_state_dict(state["collector"])
+        self._saved_cadences = state["cadences"]
+        self._metrics.load_state_dict(state["metrics"])
+        random = state["random"]
+        self._fit_rng.bit_generator.state = random["fit"]
+        self.generator.set_state(random["generator"])
+        torch.set_rng_state(random["torch"])
+        if random["cuda"] and self.models.device.type == "cuda":
+            torch.cuda.set_rng_state_all(random["cuda"])
+        return closed
 
     def fit_tokenizers(self) -> None:
         """Show stored observations to the tokenizers that adapt to data."""

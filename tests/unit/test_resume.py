@@ -1,0 +1,294 @@
+"""A run that was interrupted and resumed is the run that was not."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import worldstream
+from worldstream.cli import main
+from worldstream.environments import state as environment_state
+from worldstream.environments.suites import make_environment
+from worldstream.environments.vector import make_vector
+from worldstream.errors import ConfigError, Interrupted, RunFolderError
+from worldstream.models import load_weights
+from worldstream.run_folder import RunFolder
+from worldstream.training import tree
+from worldstream.training.session import Session
+
+STEPS = 160
+
+
+def tiny(**collection: Any) -> worldstream.Config:
+    config = worldstream.PRESETS["demo"]()
+    model = config.world_model
+    return replace(
+        config,
+        world_model=replace(model, sequence=replace(model.sequence, width=16, num_layers=1)),
+        actor_critic=replace(config.actor_critic, hidden=(16,)),
+        world_model_learner=replace(config.world_model_learner, start_steps=40, batch_size=4),
+        actor_critic_learner=replace(config.actor_critic_learner, start_steps=40, batch_size=4),
+        collection=replace(config.collection, random_steps=30, **collection),
+        evaluation=replace(config.evaluation, final_episodes=2, every_steps=40, episodes=1),
+        checkpoint=replace(config.checkpoint, every_steps=50),
+        log_every_steps=20,
+    )
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, *at: int) -> None:
+    """The process receives SIGTERM when the clock shows one of these steps, once each."""
+    waiting = list(at)
+    original = Session._after_step
+
+    def after_step(session: Session, steps: int) -> bool:
+        if waiting and steps >= waiting[0]:
+            waiting.pop(0)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(session, steps)
+
+    monkeypatch.setattr(Session, "_after_step", after_step)
+
+
+def facts(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Everything that was logged, but for the time it took."""
+    folder = RunFolder(path)
+    logs = (folder.read_lines(folder.metrics), folder.read_lines(folder.evaluations))
+    metrics, evaluations = ([{k: v for k, v in r.items() if "seconds" not in k} for r in log] for log in logs)
+    return metrics, evaluations
+
+
+def same(a: Path, b: Path) -> bool:
+    ours, theirs = (load_weights(path / "weights.safetensors") for path in (a, b))
+    return facts(a) == facts(b) and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize(
+    ("environment", "collection"),
+    [("clock", {}), ("clock", {"num_environments": 2}), ("keys", {}), ("CartPole-v1", {}), ("Pendulum-v1", {})],
+)
+def test_resumed_is_bit_identical_to_uninterrupted(
+    environment: str, collection: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(**collection)
+    worldstream.train(environment, steps=STEPS, config=config, output=tmp_path / "whole", quiet=True)
+    stop_after(monkeypatch, 7, 50, 93)
+    with pytest.raises(Interrupted, match=r"SIGTERM after \d of 160 steps.*--resume"):
+        worldstream.train(environment, steps=STEPS, config=config, output=tmp_path / "parts", quiet=True)
+    for _ in range(2):
+        with pytest.raises(Interrupted):
+            worldstream.resume(tmp_path / "parts", quiet=True)
+    result = worldstream.resume(tmp_path / "parts", quiet=True)
+    assert len(result.evaluation.returns) == 2
+    assert same(tmp_path / "whole", tmp_path / "parts")
+    with pytest.raises(RunFolderError, match="is finished"):
+        worldstream.resume(tmp_path / "parts", quiet=True)
+
+
+class Stubborn(gym.Env):
+    """Cannot give its state; episodes of nine steps."""
+
+    observation_space = gym.spaces.Box(-1, 1, (2,))
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: object = None) -> tuple[object, dict[str, object]]:
+        super().reset(seed=seed)
+        self.time = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action: object) -> tuple[object, float, bool, bool, dict[str, object]]:
+        self.time += 1
+        return np.full(2, self.time / 9, np.float32), 1.0, self.time == 9, False, {}
+
+
+def test_an_episode_that_cannot_go_on_is_truncated_and_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_after(monkeypatch, 58)
+    with pytest.raises(Interrupted):
+        worldstream.train(Stubborn, steps=100, config=tiny(), output=tmp_path / "run", quiet=True)
+    with pytest.warns(UserWarning, match="1 episodes were under way"):
+        worldstream.resume(tmp_path / "run", environment=Stubborn, quiet=True)
+    folder = RunFolder(tmp_path / "run")
+    events = folder.read_lines(folder.sittings)
+    assert [event["event"] for event in events] == ["stopped", "resumed"]
+    assert events[1]["truncated"] == 1
+
+
+def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *at: int) -> Path:
+    stop_after(monkeypatch, *at)
+    with pytest.raises(Interrupted):
+        worldstream.train("clock", steps=STEPS, config=tiny(), output=tmp_path / "run", quiet=True)
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "state.json", "arrays.safetensors", "replay"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "delete"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    file: str, damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worldstream.train("clock", steps=STEPS, config=tiny(), output=tmp_path / "whole", quiet=True)
+    run = interrupted(tmp_path, monkeypatch, 130)
+    newest = sorted((run / "checkpoints").iterdir())[-1]
+    assert newest.name == "000000000130"
+    path = run / "replay" / "000000000130.safetensors" if file == "replay" else newest / file
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    if damage == "delete":
+        path.unlink()
+    else:
+        path.write_bytes(data if damage == "flip" else data[:-3])
+    with pytest.warns(UserWarning, match=rf"{path.name}.* Falling back"):
+        worldstream.resume(run, quiet=True)
+    assert same(tmp_path / "whole", run)
+
+
+def test_no_intact_checkpoint_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = interrupted(tmp_path, monkeypatch, 30)
+    for path in (run / "checkpoints").glob("*/state.json"):
+        path.write_bytes(b"{}")
+    with pytest.warns(UserWarning, match="Falling back"), pytest.raises(SystemExit) as exit_info:
+        main(["train", "--resume", str(run)])
+    assert exit_info.value.code == 4
+    assert "no checkpoint" in capsys.readouterr().err
+
+
+def test_manifests_cannot_lead_out_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = interrupted(tmp_path, monkeypatch, 30)
+    (path,) = (run / "checkpoints").glob("*/manifest.json")
+    manifest = json.loads(path.read_text())
+    manifest.pop("sha256")
+    manifest["files"]["../../run.json"] = [1, "0"]
+    from worldstream.run_folder import checksummed
+
+    path.write_text(checksummed(manifest))
+    with pytest.warns(UserWarning, match="not in its folder"), pytest.raises(RunFolderError, match="is intact"):
+        worldstream.resume(run, quiet=True)
+
+
+def test_old_checkpoints_and_replay_nobody_needs_are_deleted(tmp_path: Path) -> None:
+    config = replace(tiny(), replay=replace(tiny().replay, max_steps=60))
+    worldstream.train("clock", steps=STEPS, config=config, output=tmp_path / "run", quiet=True)
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == ["000000000150", "000000000160"]
+    parts = sorted(path.stem for path in (tmp_path / "run" / "replay").iterdir())
+    assert parts == ["000000000100", "000000000150", "000000000160"]  # steps up to 50 were evicted
+
+
+def test_a_full_disk_pauses_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from worldstream.training.checkpoint import Checkpoints
+
+    original, failures = Checkpoints.save, iter([True])
+
+    def save(self: Checkpoints, *arguments: Any) -> Path:
+        if next(failures, False):
+            raise RunFolderError("cannot write: No space left on device.")
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Checkpoints, "save", save)
+    with pytest.warns(UserWarning, match="no checkpoint at 50 steps.*Training goes on"):
+        worldstream.train("clock", steps=STEPS, config=tiny(), output=tmp_path / "run", quiet=True)
+    assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 2
+
+
+def test_flags_that_contradict_the_run_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = interrupted(tmp_path, monkeypatch, 30)
+    with pytest.raises(SystemExit) as exit_info:
+        main(["train", "--resume", str(run), "--seed", "3", "--losses.discount", "0.5"])
+    assert exit_info.value.code == 2
+    assert "leave out --seed, flags of the configuration" in capsys.readouterr().err
+
+
+def test_the_time_limit_has_its_own_status(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted, match="time limit of 0 s after 1 of 160 steps") as error:
+        worldstream.train("clock", steps=STEPS, config=tiny(), output=tmp_path / "run", time_limit=0, quiet=True)
+    assert error.value.exit_code == 75
+
+
+def test_a_run_on_a_nameless_function_needs_its_environment(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        worldstream.train(
+            lambda: Stubborn(), steps=50, config=tiny(), output=tmp_path / "run", time_limit=0, quiet=True
+        )
+    with pytest.raises(ConfigError, match="--env"):
+        worldstream.resume(tmp_path / "run", quiet=True)
+
+
+# States of environments.
+
+
+@pytest.mark.parametrize("name", ["clock", "keys", "CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0"])
+def test_an_environment_goes_on_from_its_state(name: str) -> None:
+    ours, theirs = make_environment(name), make_environment(name)
+    ours.reset(seed=3)
+    theirs.reset(seed=99)
+    rng = np.random.default_rng(0)
+    actions = rng.integers(0, ours.action_spec.sizes, size=(600, ours.action_spec.num_tokens))
+    for action in actions[:4]:
+        ours.step(action)
+    saved, arrays = tree.split(ours.saved_state)
+    theirs.saved_state = tree.join(json.loads(json.dumps(saved)), arrays)
+    for action in actions:
+        (a, *others_a), (b, *others_b) = ours.step(action), theirs.step(action)
+        assert others_a[:3] == others_b[:3]
+        assert all(np.array_equal(a[key], b[key]) for key in a)
+        if others_a[1] or others_a[2]:
+            a, b = ours.reset()[0], theirs.reset()[0]
+            assert all(np.array_equal(a[key], b[key]) for key in a)
+
+
+def test_unknown_wrappers_and_environments_have_no_state() -> None:
+    assert environment_state.save(gym.wrappers.ClipReward(gym.make("CartPole-v1"), 0, 1)) is None
+    assert make_environment(Stubborn).saved_state is None
+
+
+@pytest.mark.parametrize("backend", ["sync", "process"])
+def test_many_environments_go_on(backend: str) -> None:
+    with make_vector("clock", None, 2, 5, backend) as ours, make_vector("clock", None, 2, 5, backend) as theirs:
+        ours.reset(), theirs.reset()
+        for i in range(4):
+            ours.step(np.full((2, 1), i % 3))
+        assert theirs.load_state_dict(ours.state_dict()).all()
+        assert all(np.array_equal(ours.latest[key], theirs.latest[key]) for key in ours.latest)
+        a, b = ours.step(np.zeros((2, 1))), theirs.step(np.zeros((2, 1)))
+        assert np.array_equal(a.observations["step"], b.observations["step"]) and (a.observations["step"] == 5).all()
+
+
+# Trees.
+
+LEAVES: st.SearchStrategy[Any] = st.one_of(
+    st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(allow_nan=False), st.text(max_size=3)
+)
+ARRAYS: Callable[[int], Any] = lambda n: np.arange(n, dtype=np.int16).reshape(-1, 1)  # noqa: E731
+NAMES = st.text(st.characters(codec="ascii", exclude_characters="$/"), max_size=3)
+TREES = st.recursive(
+    st.one_of(LEAVES, st.integers(0, 3).map(ARRAYS)),
+    lambda child: st.one_of(st.lists(child, max_size=3), st.dictionaries(NAMES, child, max_size=3)),
+    max_leaves=8,
+)
+
+
+@given(state=st.dictionaries(NAMES, TREES, max_size=3))
+def test_trees_survive(state: dict[str, Any]) -> None:
+    plain, arrays = tree.split(state)
+    again = tree.join(json.loads(json.dumps(plain)), arrays)
+    np.testing.assert_equal(again, state)
+
+
+def test_what_no_file_holds_is_refused() -> None:
+    for state in ({"a": {1: 2}}, {"a": object()}, {"$array": 1}):
+        with pytest.raises(TypeError, match="state at"):
+            tree.split(state)
