@@ -164,7 +164,6 @@ def train(
     folder = RunFolder(Path(output) if output is not None else default_output(environment, preset, seed))
     folder.require_unused()
     out = console(quiet=quiet)
-    display = ProgressDisplay(steps, out)
     session = Session(
         folder,
         environment,
@@ -172,16 +171,14 @@ def train(
         seed=seed,
         steps=steps,
         device=chosen,
-        display=display.update,
         time_limit=time_limit,
     )
-    try:
+
+    def begin() -> str:
         folder.create(_description(session, environment, preset, device=str(chosen)))
-    except BaseException:
-        session.trainer.close()
-        raise
-    out.print(f"training on '{environment_name(environment)}' for {steps} steps on {chosen}, into {folder.path}")
-    return _finish(session, display, out)
+        return f"training on '{environment_name(environment)}' for {steps} steps on {chosen}, into {folder.path}"
+
+    return _run(session, begin, out)
 
 
 @_keep_thread_count()
@@ -193,7 +190,7 @@ def resume(
     time_limit: float | None = None,
     quiet: bool = False,
 ) -> TrainingResult:
-    """Continue a run from its newest checkpoint that is intact.
+    """Continue a run from its newest checkpoint that is intact; before the first one, from the beginning.
 
     On the CPU the run goes on as if it had not been interrupted, to the last bit, where the environment can give its
     state (``worldstream.environments.state``); elsewhere the episodes under way are closed as truncated.
@@ -205,7 +202,7 @@ def resume(
         time_limit, quiet: see ``train``.
 
     Raises:
-        RunFolderError: not a run folder, a run that is finished or has no checkpoint yet, or none that is intact.
+        RunFolderError: not a run folder, a run that is finished, or no checkpoint of it is intact.
         ConfigError: the environment is needed.
         Interrupted: see ``train``.
     """
@@ -219,7 +216,6 @@ def resume(
     if any(record["final"] for record in folder.read_lines(folder.evaluations)):
         raise RunFolderError(f"{folder.path} is finished: it has been trained for {steps} steps and evaluated.")
     out = console(quiet=quiet)
-    display = ProgressDisplay(steps, out)
     session = Session(
         folder,
         chosen,
@@ -227,22 +223,21 @@ def resume(
         seed=int(description["seed"]),
         steps=steps,
         device=choose_device(str(description["device"]) if device is None else device),
-        display=display.update,
         time_limit=time_limit,
     )
+    return _run(session, lambda: f"resuming {folder.path} at {session.restore()} of {steps} steps", out)
+
+
+def _run(session: Session, begin: Callable[[], str], out: Console) -> TrainingResult:
+    """Make the session ready by ``begin``, which says what happens; train to the end and say what came out."""
     try:
-        checkpoint = session.restore()
+        out.print(begin())
     except BaseException:
         session.trainer.close()
         raise
-    out.print(f"resuming {folder.path} at {checkpoint} of {steps} steps")
-    return _finish(session, display, out)
-
-
-def _finish(session: Session, display: ProgressDisplay, out: Console) -> TrainingResult:
-    """Train to the end and say what came out."""
+    display = ProgressDisplay(session.steps, out)
     try:
-        result = session.run()
+        result = session.run(display.update)
     finally:
         display.close()
     summary = result.summary

@@ -10,23 +10,11 @@ import numpy as np
 import pytest
 
 import worldstream
+from tiny import tiny_config
 from worldstream.cli import main
 from worldstream.environments.clock import Clock
 from worldstream.errors import ConfigError, EnvironmentFault
 from worldstream.training.trainer import Trainer
-
-
-def tiny() -> worldstream.Config:
-    config = worldstream.PRESETS["demo"]()
-    model = config.world_model
-    return replace(
-        config,
-        world_model=replace(model, sequence=replace(model.sequence, width=16, num_layers=1)),
-        actor_critic=replace(config.actor_critic, hidden=(16,)),
-        world_model_learner=replace(config.world_model_learner, start_steps=50, batch_size=4),
-        actor_critic_learner=replace(config.actor_critic_learner, start_steps=50, batch_size=4),
-        evaluation=replace(config.evaluation, final_episodes=2, every_steps=40, episodes=1),
-    )
 
 
 class Mixed(gym.Env):
@@ -54,7 +42,7 @@ class Mixed(gym.Env):
 
 
 def test_train_on_a_function_load_and_act(tmp_path: Path) -> None:
-    result = worldstream.train(Mixed, steps=100, config=tiny(), output=tmp_path / "run", quiet=True)
+    result = worldstream.train(Mixed, steps=100, config=tiny_config(), output=tmp_path / "run", quiet=True)
     assert result.evaluation.returns == [2.5, 2.5]
     loaded = worldstream.Agent.load(tmp_path / "run", seed=3)
     env = Mixed()
@@ -67,7 +55,7 @@ def test_train_on_a_function_load_and_act(tmp_path: Path) -> None:
 
 
 def test_acting_is_reproducible_and_remembers(tmp_path: Path) -> None:
-    worldstream.train(Mixed, steps=60, config=tiny(), output=tmp_path / "run", quiet=True)
+    worldstream.train(Mixed, steps=60, config=tiny_config(), output=tmp_path / "run", quiet=True)
     env = Mixed()
     observation, _ = env.reset(seed=1)
 
@@ -84,7 +72,7 @@ def test_acting_is_reproducible_and_remembers(tmp_path: Path) -> None:
 
 
 def test_an_observation_that_does_not_fit_is_named(tmp_path: Path) -> None:
-    worldstream.train(Clock, steps=60, config=tiny(), output=tmp_path / "run", quiet=True)
+    worldstream.train(Clock, steps=60, config=tiny_config(), output=tmp_path / "run", quiet=True)
     agent = worldstream.Agent.load(tmp_path / "run")
     observation, _ = Clock().reset(seed=0)
     with pytest.raises(EnvironmentFault, match="phase"):
@@ -93,7 +81,7 @@ def test_an_observation_that_does_not_fit_is_named(tmp_path: Path) -> None:
 
 def test_the_same_seed_gives_the_same_run(tmp_path: Path) -> None:
     first, second, other = (
-        worldstream.train(Mixed, steps=120, config=tiny(), seed=seed, output=tmp_path / name, quiet=True)
+        worldstream.train(Mixed, steps=120, config=tiny_config(), seed=seed, output=tmp_path / name, quiet=True)
         for seed, name in ((0, "a"), (0, "b"), (1, "c"))
     )
 
@@ -107,7 +95,7 @@ def test_the_same_seed_gives_the_same_run(tmp_path: Path) -> None:
 
 
 def test_evaluations_during_training_are_recorded(tmp_path: Path) -> None:
-    worldstream.train(Clock, steps=100, config=tiny(), output=tmp_path / "run", quiet=True)
+    worldstream.train(Clock, steps=100, config=tiny_config(), output=tmp_path / "run", quiet=True)
     lines = (tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()
     assert [('"steps": 40' in line, '"steps": 80' in line, '"final": true' in line) for line in lines] == [
         (True, False, False),
@@ -132,7 +120,7 @@ def test_an_environment_object_is_refused_with_the_remedy(tmp_path: Path) -> Non
 def test_a_run_on_a_nameless_function_says_what_it_needs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    worldstream.train(lambda: Clock(), steps=60, config=tiny(), output=tmp_path / "run", quiet=True)
+    worldstream.train(lambda: Clock(), steps=60, config=tiny_config(), output=tmp_path / "run", quiet=True)
     with pytest.raises(SystemExit):
         main(["evaluate", str(tmp_path / "run"), "--episodes", "1"])
     assert "--env module:factory" in capsys.readouterr().err
@@ -146,12 +134,12 @@ def test_an_interrupted_run_keeps_its_weights(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(Trainer, "update_actor_critic", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        worldstream.train(Clock, steps=100, config=tiny(), output=tmp_path / "run", quiet=True)
+        worldstream.train(Clock, steps=100, config=tiny_config(), output=tmp_path / "run", quiet=True)
     worldstream.Agent.load(tmp_path / "run")
 
 
 def test_an_episode_without_an_end_is_cut_in_evaluation(tmp_path: Path) -> None:
-    config = tiny()
+    config = tiny_config()
     config = replace(config, evaluation=replace(config.evaluation, max_episode_steps=3, every_steps=0))
     result = worldstream.train(Clock, steps=60, config=config, output=tmp_path / "run", quiet=True)
     assert result.evaluation.lengths == [3, 3]

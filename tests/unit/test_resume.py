@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import worldstream
+from tiny import tiny_config
 from worldstream.cli import main
 from worldstream.environments import state as environment_state
 from worldstream.environments.suites import make_environment
@@ -32,16 +33,10 @@ STEPS = 160
 
 
 def tiny(**collection: Any) -> worldstream.Config:
-    config = worldstream.PRESETS["demo"]()
-    model = config.world_model
+    config = tiny_config()
     return replace(
         config,
-        world_model=replace(model, sequence=replace(model.sequence, width=16, num_layers=1)),
-        actor_critic=replace(config.actor_critic, hidden=(16,)),
-        world_model_learner=replace(config.world_model_learner, start_steps=40, batch_size=4),
-        actor_critic_learner=replace(config.actor_critic_learner, start_steps=40, batch_size=4),
         collection=replace(config.collection, random_steps=30, **collection),
-        evaluation=replace(config.evaluation, final_episodes=2, every_steps=40, episodes=1),
         checkpoint=replace(config.checkpoint, every_steps=50),
         log_every_steps=20,
     )
@@ -175,6 +170,29 @@ def test_manifests_cannot_lead_out_of_the_folder(tmp_path: Path, monkeypatch: py
     path.write_text(checksummed(manifest))
     with pytest.warns(UserWarning, match="not in its folder"), pytest.raises(RunFolderError, match="is intact"):
         worldstream.resume(run, quiet=True)
+
+
+def test_a_run_that_was_interrupted_while_it_was_evaluated_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last step is also one at which a checkpoint is due: it is written once, with all its rows."""
+    config = replace(tiny(), checkpoint=replace(tiny().checkpoint, every_steps=40))
+    original = Session._evaluate
+
+    def evaluate(self: Session, steps: int, *, episodes: int, final: bool = False) -> Any:
+        if final:
+            raise KeyboardInterrupt
+        return original(self, steps, episodes=episodes, final=final)
+
+    monkeypatch.setattr(Session, "_evaluate", evaluate)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            if (tmp_path / "run").exists():
+                worldstream.resume(tmp_path / "run", quiet=True)
+            else:
+                worldstream.train("clock", steps=STEPS, config=config, output=tmp_path / "run", quiet=True)
+    monkeypatch.setattr(Session, "_evaluate", original)
+    assert len(worldstream.resume(tmp_path / "run", quiet=True).evaluation.returns) == 2
 
 
 def test_old_checkpoints_and_replay_nobody_needs_are_deleted(tmp_path: Path) -> None:

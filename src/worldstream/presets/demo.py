@@ -6,5 +6,5 @@ from worldstream.config import Config
 
 
 def demo() -> Config:
-    """Two narrow retention layers, 200 world-model and 150 actor-critic updates for 1000 steps."""
+    """Two narrow retention layers, 250 world-model and 150 actor-critic updates for 1000 steps."""
     return Config()

@@ -41,7 +41,6 @@ class Session:
         seed: of the run.
         steps: environment steps at which the run is finished.
         device: where networks live.
-        display: shows the progress.
         time_limit: seconds of wall time after which this sitting ends; None: no limit.
     """
 
@@ -54,12 +53,10 @@ class Session:
         seed: int,
         steps: int,
         device: torch.device,
-        display: Callable[[dict[str, Any]], None],
         time_limit: float | None = None,
     ) -> None:
         self.folder, self.environment, self.config = folder, environment, config
         self.seed, self.steps = seed, steps
-        self._display = display
         self._time_limit = time_limit
         self._began = time.monotonic()
         self._earlier_seconds = 0.0
@@ -68,6 +65,7 @@ class Session:
         self._log: MetricLog | None = None
         self._checkpoints = Checkpoints(folder, config.checkpoint.keep)
         self._checkpoint_due = Every(config.checkpoint.every_steps)
+        self._saved_steps = -1  # of the newest checkpoint, and what replay counted then
         self._saved_numbers: Any = None
         self.trainer = Trainer(
             config,
@@ -110,7 +108,7 @@ class Session:
             cut_lines(path, size)
         self._earlier_seconds, self._best = state["seconds"], state["best"]
         self._checkpoint_due.load_state_dict(state["checkpoint_due"])
-        self._saved_numbers = state["trainer"]["replay"]["next_numbers"]
+        self._saved_steps, self._saved_numbers = checkpoint.steps, state["trainer"]["replay"]["next_numbers"]
         self.folder.append(self.folder.sittings, {"event": "resumed", "steps": checkpoint.steps, "truncated": closed})
         if closed:
             warnings.warn(
@@ -119,8 +117,11 @@ class Session:
             )
         return checkpoint.steps
 
-    def run(self) -> Evaluation:
+    def run(self, display: Callable[[dict[str, Any]], None]) -> Evaluation:
         """Train to the end, evaluate, and leave weights and recorded episodes.
+
+        Args:
+            display: called with each record of metrics.
 
         Raises:
             Interrupted: told to stop; a checkpoint was written.
@@ -128,8 +129,8 @@ class Session:
             RunFolderError: the files of the run cannot be written.
         """
         trainer = self.trainer
-        self._log = MetricLog(self.folder, [self._display], from_steps=trainer.collector.steps)
         try:
+            self._log = MetricLog(self.folder, [display], from_steps=trainer.collector.steps)
             with self._signals():
                 try:
                     trainer.run(self.steps)
@@ -140,7 +141,8 @@ class Session:
                     self._save(trainer.collector.steps)
         finally:
             trainer.close()
-            self._log.close()
+            if self._log is not None:
+                self._log.close()
         if self._stop is not None:
             self._leave(self._stop)
         result = self._evaluate(self.steps, episodes=self.config.evaluation.final_episodes, final=True)
@@ -173,7 +175,9 @@ class Session:
         return False
 
     def _save(self, steps: int) -> None:
-        """Write a checkpoint and the weights. Raises RunFolderError."""
+        """Write a checkpoint and the weights, once at a step. Raises RunFolderError."""
+        if steps == self._saved_steps:
+            return  # its part of replay would be replaced by one without the rows that are saved already
         trainer = self.trainer
         trained = trainer.state_dict()
         state = {
@@ -186,7 +190,7 @@ class Session:
         }
         rows = trainer.store.rows_since(self._saved_numbers)
         self._checkpoints.save(steps, state, rows, trainer.store.ring.oldest_numbers)
-        self._saved_numbers = trained["replay"]["next_numbers"]
+        self._saved_steps, self._saved_numbers = steps, trained["replay"]["next_numbers"]
         save_weights(self.folder.weights, trainer.models)
 
     def _on_metrics(self, record: dict[str, Any]) -> None:
