@@ -23,6 +23,7 @@ from importlib import metadata
 from pathlib import Path
 
 from worldstream.cli import parse
+from worldstream.line_log import read_lines
 from worldstream.run_folder import RunFolder
 
 RESULTS = Path(__file__).parent / "results"
@@ -77,7 +78,7 @@ def run(name: str, variant: str, seed: int, output: Path) -> list[dict[str, obje
     began = time.monotonic()
     parse(arguments).run()
     wall = time.monotonic() - began
-    final = RunFolder.read_lines(RunFolder(output).evaluations)[-1]
+    final = read_lines(RunFolder(output).evaluations)[-1]
     values = {
         "return": final["return_mean"],
         "success": final["positive_share"],
@@ -114,7 +115,7 @@ def training_return(folder: RunFolder) -> float:
 
     It tells variants apart that all reach the best return in the end.
     """
-    curve = [r["episode/return"] for r in RunFolder.read_lines(folder.metrics) if "episode/return" in r]
+    curve = [r["episode/return"] for r in read_lines(folder.metrics) if "episode/return" in r]
     return sum(curve) / len(curve)
 
 

@@ -30,7 +30,7 @@ SOURCE = REPOSITORY / "src"
 BASE = {"errors", "specs", "types", "registry", "nn", "version"}
 COMPONENTS = {"environments", "modalities", "actions", "replay", "tokenizers", "world_model", "agent"}
 PARTS = COMPONENTS | {"acting", "imagination"}
-SIDE = {"run_folder", "viewer"}
+SIDE = {"run_folder", "line_log", "viewer"}
 TOP = {"config", "models", "training", "evaluation", "presets"}
 
 LAYERS: dict[str, set[str]] = {
@@ -45,11 +45,12 @@ LAYERS: dict[str, set[str]] = {
     "agent": BASE | {"actions"},  # layer 5
     "acting": BASE | {"tokenizers", "world_model"},  # layer 6: a policy is a function, never the agent package
     "imagination": BASE | {"tokenizers", "world_model"},
-    **{part: BASE | PARTS | {"run_folder"} | TOP for part in TOP},  # layer 7
-    "api": BASE | PARTS | TOP | {"run_folder"},
+    **{part: BASE | PARTS | {"run_folder", "line_log"} | TOP for part in TOP},  # layer 7
+    "api": BASE | PARTS | TOP | {"run_folder", "line_log"},
     **{part: BASE | PARTS | SIDE | TOP | {"api", "cli", "__init__"} for part in ("cli", "__main__", "__init__")},  # 8
-    "run_folder": BASE,  # side
-    "viewer": BASE | {"run_folder", "acting", "imagination"},
+    "line_log": BASE,  # side
+    "run_folder": BASE,
+    "viewer": BASE | {"run_folder", "line_log", "acting", "imagination"},
 }
 
 ONLY_IN = {

@@ -21,11 +21,13 @@ from worldstream.actions.composite import decode
 from worldstream.config import Config
 from worldstream.errors import ConfigError, RunFolderError
 from worldstream.evaluation.evaluate import Evaluation
+from worldstream.line_log import read_lines
 from worldstream.modalities.observation import ObservationAdapter
 from worldstream.models import UNNAMED, Models, choose_device, load_run, read_run
 from worldstream.presets import PRESETS
 from worldstream.run_folder import RunFolder, specs_to_json
 from worldstream.training.progress import ProgressDisplay, console
+from worldstream.training.room import require_room
 from worldstream.training.session import Session
 from worldstream.version import __version__
 
@@ -95,6 +97,11 @@ def check_seed(seed: int) -> None:
         raise ConfigError(f"seed must be between 0 and {2**31 - 1}, not {seed}.")
 
 
+def _check_time_limit(seconds: float | None) -> None:
+    if seconds is not None and not seconds >= 0:
+        raise ConfigError(f"time_limit must be at least 0 seconds, not {seconds}.")
+
+
 def environment_name(environment: str | Callable[..., Any]) -> str:
     """How a run folder records an environment: its name, "module:function" of a factory that can be imported again,
     or ``UNNAMED`` and what it is called for one that cannot (a lambda, a class of the running script)."""
@@ -135,6 +142,7 @@ def train(
     device: str = "auto",
     output: str | Path | None = None,
     time_limit: float | None = None,
+    force: bool = False,
     quiet: bool = False,
 ) -> TrainingResult:
     """Train an agent and leave everything about it in a run folder.
@@ -148,17 +156,19 @@ def train(
         device: "auto", "cpu", "cuda", ...
         output: run folder; must not exist or be empty. None: below ``runs/``.
         time_limit: seconds of wall time after which the run is saved and interrupted. None: no limit.
+        force: start although replay, models or checkpoints do not fit into the memory or onto the disk that is free.
         quiet: print nothing.
 
     Raises:
         SpaceError, EnvironmentFault: the environment cannot be used.
-        ConfigError: unknown preset, option or device.
+        ConfigError: unknown preset, option or device, or the run does not fit.
         RunFolderError: the output folder cannot be written, or is not empty.
         Interrupted: SIGINT, SIGTERM or the time limit ended the run early; ``resume`` continues it.
     """
     if steps <= 0:
         raise ConfigError(f"steps must be at least 1, not {steps}.")
     check_seed(seed)
+    _check_time_limit(time_limit)
     config = PRESETS[preset]() if config is None else config
     chosen = choose_device(device)
     folder = RunFolder(Path(output) if output is not None else default_output(environment, preset, seed))
@@ -175,6 +185,8 @@ def train(
     )
 
     def begin() -> str:
+        if not force:
+            require_room(config, session.trainer.models, steps, folder.path)
         folder.create(_description(session, environment, preset, device=str(chosen)))
         return f"training on '{environment_name(environment)}' for {steps} steps on {chosen}, into {folder.path}"
 
@@ -209,11 +221,12 @@ def resume(
     folder = RunFolder(Path(path))
     description = read_run(folder)
     recorded = str(description["environment"])
+    _check_time_limit(time_limit)
     chosen = recorded if environment is None else environment
     if environment is None and recorded.startswith(UNNAMED):
         raise ConfigError(f"{folder.path} was trained on a Python function. Name it: --env module:factory.")
     steps, config = int(description["steps"]), Config.from_json(description["config"])
-    if any(record["final"] for record in folder.read_lines(folder.evaluations)):
+    if any(record["final"] for record in read_lines(folder.evaluations)):
         raise RunFolderError(f"{folder.path} is finished: it has been trained for {steps} steps and evaluated.")
     out = console(quiet=quiet)
     session = Session(

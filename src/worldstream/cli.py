@@ -7,15 +7,16 @@ them). Errors that a user can mend end in one message and a non-zero status.
 from __future__ import annotations
 
 import sys
+import warnings
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import tyro
 from rich.table import Table
 
 from worldstream.config import Config
-from worldstream.errors import ConfigError, WorldstreamError
+from worldstream.errors import ConfigError, WorldstreamError, WorldstreamWarning
 from worldstream.presets import PRESETS
 from worldstream.training.progress import console
 
@@ -47,6 +48,8 @@ class Train:
     """KEY=KIND for keys whose space does not say what they are: image=grid:11,6,4 or mission=ignore."""
     time_limit: float | None = None
     """Seconds of wall time after which the run is saved and interrupted (exit status 75), for clusters."""
+    force: bool = False
+    """Start although the estimate does not fit into memory or onto the disk."""
     quiet: bool = False
     """Print nothing."""
     config: Options = field(default_factory=Config)
@@ -71,6 +74,7 @@ class Train:
             device=self.device,
             output=self.output,
             time_limit=self.time_limit,
+            force=self.force,
             quiet=self.quiet,
         )
 
@@ -270,6 +274,8 @@ USAGE = """usage: worldstream COMMAND ...
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point. Exits with the error's status after one message; a keyboard interrupt exits with 130."""
+    shown = warnings.showwarning
+    warnings.showwarning = _show_warning
     try:
         parse(sys.argv[1:] if arguments is None else arguments).run()
     except WorldstreamError as error:
@@ -278,3 +284,19 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("worldstream: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
+    finally:
+        warnings.showwarning = shown
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Our warnings as one line; those of others as ever."""
+    ours = issubclass(category, WorldstreamWarning)
+    text = f"worldstream: warning: {message}\n" if ours else warnings.formatwarning(message, category, filename, lineno)
+    (file or sys.stderr).write(text)

@@ -32,6 +32,8 @@ class ReplayConfig:
     """Environment steps kept; the oldest are dropped."""
     max_bytes: int = 4 * 1024**3
     """Bytes of observations, actions and rewards kept."""
+    memory_map: str | None = None
+    """Folder of a fast disk that keeps the observations instead of memory; room for all of them is reserved at once."""
     sampler: str = "prioritized"
     """Sampler of world-model segments."""
     sampler_options: dict[str, float] = field(
@@ -65,7 +67,11 @@ class CollectionConfig:
     num_environments: int = 1
     """Environments stepped together."""
     backend: str = "sync"
-    """"sync" steps them in this process, "process" gives each its own."""
+    """"sync" steps them in this process, "process" gives each its own, where they may crash or hang."""
+    max_restarts: int = 100
+    """Failures of environments that a run survives by making them anew; the episode counts as truncated."""
+    timeout: float = 300.0
+    """Seconds after which an environment in a process of its own is taken to hang."""
     epsilon: float = 0.01
     """Probability of a uniformly random action."""
     random_steps: int = 500
@@ -128,6 +134,8 @@ class Config:
     """Blocks of a world-model segment (T)."""
     fit_until_steps: int = 100_000
     """Data-fitted tokenizers are fitted when learning starts and at each doubling of the steps, up to here."""
+    max_skipped_updates: int = 10
+    """Updates whose loss or gradient is not finite that a run survives; each is skipped and kept to be looked at."""
     log_every_steps: int = 250
     """Environment steps between lines of metrics."""
     num_threads: int = 1
@@ -174,6 +182,7 @@ class Config:
 
 BOUNDS: dict[str, tuple[float, float]] = {
     "segment_length": (1, inf),
+    "max_skipped_updates": (0, inf),
     "log_every_steps": (1, inf),
     "num_threads": (1, inf),
     "tokenizers.num_levels": (2, inf),
@@ -192,6 +201,8 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "imagination.context_length": (1, inf),
     "imagination.burn_in": (1, inf),
     "collection.num_environments": (1, inf),
+    "collection.max_restarts": (0, inf),
+    "collection.timeout": (0, inf),
     "collection.epsilon": (0, 1),
     "checkpoint.every_steps": (0, inf),
     "checkpoint.keep": (1, inf),

@@ -1,10 +1,12 @@
 """Errors that a user can cause: one message that names what, where and the remedy, and never a traceback.
 
-The command line catches ``WorldstreamError``, prints its text and exits with ``exit_code``.
-Everything else that escapes is a defect of ours and keeps its traceback.
+The command line catches ``WorldstreamError``, prints its text and exits with ``exit_code``; a ``WorldstreamWarning``
+becomes one line. Everything else that escapes is a defect of ours and keeps its traceback.
 """
 
 from __future__ import annotations
+
+import warnings
 
 
 class WorldstreamError(Exception):
@@ -28,9 +30,15 @@ class ConfigError(WorldstreamError):
 
 
 class DivergedError(WorldstreamError):
-    """A loss is no longer a finite number."""
+    """Losses are no longer finite numbers."""
 
     exit_code = 5
+
+
+class OutOfMemoryError(WorldstreamError):
+    """The device or the machine has too little memory for what was asked for."""
+
+    exit_code = 6
 
 
 class Interrupted(WorldstreamError):
@@ -43,3 +51,12 @@ class RunFolderError(WorldstreamError):
     """A folder that is not a run, is incomplete, belongs to something else, or cannot be written."""
 
     exit_code = 4
+
+
+class WorldstreamWarning(UserWarning):
+    """Something that went wrong and was survived. The message says what is lost."""
+
+
+def warn(message: str) -> None:
+    """Warn the caller of the function that calls this."""
+    warnings.warn(message, WorldstreamWarning, stacklevel=3)

@@ -5,12 +5,13 @@
     run.json             format, version, environment, seed, steps, configuration, specs   (written first)
     metrics.jsonl        one object per logging step                                       (appended)
     evaluations.jsonl    one object per evaluation                                         (appended)
-    sittings.jsonl       when the run was stopped and resumed, and environments that failed (appended)
+    sittings.jsonl       when the run was stopped and resumed, and what failed meanwhile (appended)
     events/              the same metrics for TensorBoard
     weights.safetensors  tokenizers, world model, actor-critic                             (replaced atomically)
     best.safetensors     the same, at the best evaluation during training                  (replaced atomically)
     checkpoints/         everything that decides how the run goes on, newest last          (written once each)
     replay/              replay, in parts that the checkpoints name                        (written once each)
+    skipped/             updates whose loss was not finite, to be looked at       (written once each)
     episodes.npz         a few real episodes of the latest evaluation, for the report      (replaced atomically)
     report.html          made by ``worldstream report``                                    (replaced atomically)
 
@@ -24,8 +25,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import warnings
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -118,6 +117,11 @@ class RunFolder:
         return self.path / "sittings.jsonl"
 
     @property
+    def skipped(self) -> Path:
+        """skipped/"""
+        return self.path / "skipped"
+
+    @property
     def episodes(self) -> Path:
         """episodes.npz"""
         return self.path / "episodes.npz"
@@ -153,44 +157,8 @@ class RunFolder:
             )
         return read_checksummed(self.description, FORMAT)
 
-    def append(self, path: Path, record: dict[str, Any]) -> None:
-        """Append one JSON object as a line, with the CRC-32 of its text as "crc"."""
-        text = json.dumps(record)
-        with writing(path), open(path, "a") as file:
-            file.write(f'{text[:-1]}, "{_CRC}": {zlib.crc32(text.encode())}}}\n')
 
-    @staticmethod
-    def read_lines(path: Path) -> list[dict[str, Any]]:
-        """Objects of a JSON-lines file. Lines that are incomplete or were changed are left out, with a warning; only
-        the last line of a run that was killed is expected to be, and goes without one."""
-        if not path.is_file():
-            return []
-        lines = path.read_bytes().split(b"\n")
-        read = [_read_line(line) for line in lines]
-        if broken := [i for i, line in enumerate(lines[:-1]) if line and not read[i]]:
-            numbers = ", ".join(str(i + 1) for i in broken)
-            warnings.warn(f"{path}: lines {numbers} are not what was written and are left out.", stacklevel=2)
-        return [record for record in read if record]
-
-
-_CRC = "crc"
 _CHECKSUM = "sha256"
-
-
-def cut_lines(path: Path, size: int) -> None:
-    """Cut a file back to its first ``size`` bytes; one that is shorter or missing stays. Raises RunFolderError."""
-    with writing(path):
-        if path.is_file() and path.stat().st_size > size:
-            os.truncate(path, size)
-
-
-def _read_line(line: bytes) -> dict[str, Any] | None:
-    """One line of ``append``; None when it is not what was written."""
-    text, separator, crc = line.rpartition(f', "{_CRC}": '.encode())
-    if not separator or crc != f"{zlib.crc32(text + b'}')}}}".encode():
-        return None
-    record: dict[str, Any] = json.loads(text + b"}")
-    return record
 
 
 def checksummed(data: dict[str, Any]) -> str:

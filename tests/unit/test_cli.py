@@ -167,6 +167,7 @@ def huge(): env = Broken(); env.observation_space = gym.spaces.Box(-1, 1, (84, 8
 """
 
 
+@pytest.mark.filterwarnings("ignore::worldstream.errors.WorldstreamWarning")
 @pytest.mark.parametrize(
     ("factory", "words"),
     [

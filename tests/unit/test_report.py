@@ -18,6 +18,7 @@ from worldstream.evaluation import page
 from worldstream.evaluation.figures import BLACK, Panel, Series, draw, filmstrip
 from worldstream.evaluation.recording import record_episodes, save_episodes
 from worldstream.evaluation.report import write_report
+from worldstream.line_log import LineLog
 from worldstream.models import Models, save_weights
 from worldstream.run_folder import RunFolder, specs_to_json
 
@@ -54,9 +55,9 @@ def finish_run(folder: RunFolder, models: Models) -> None:
     losses = {f"world_model/{name}": 1.0 for name in ("observation", "reward", "termination", "disagreement")}
     returns = {"actor_critic/imagined_return": 2.0, "actor_critic/value": 1.5, "episode/return": 46.0}
     for steps in (100, 200, 300):
-        folder.append(folder.metrics, {"steps": steps, "wall_seconds": steps / 2, **losses, **returns})
+        LineLog(folder.metrics).append({"steps": steps, "wall_seconds": steps / 2, **losses, **returns})
         record = {"return_mean": 46.0, "return_std": 0.1, "return_quartile_low": 45.9, "return_quartile_high": 46.1}
-        folder.append(folder.evaluations, {"steps": steps, "episodes": 4, **record})
+        LineLog(folder.evaluations).append({"steps": steps, "episodes": 4, **record})
     save_weights(folder.weights, models)
     save_episodes(folder, record_episodes(models, "clock", CONFIG, episodes=4, seed=0))
 

@@ -24,6 +24,7 @@ from worldstream.environments import state as environment_state
 from worldstream.environments.suites import make_environment
 from worldstream.environments.vector import make_vector
 from worldstream.errors import ConfigError, Interrupted, RunFolderError
+from worldstream.line_log import read_lines
 from worldstream.models import load_weights
 from worldstream.run_folder import RunFolder
 from worldstream.training import tree
@@ -59,7 +60,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, *at: int) -> None:
 def facts(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Everything that was logged, but for the time it took."""
     folder = RunFolder(path)
-    logs = (folder.read_lines(folder.metrics), folder.read_lines(folder.evaluations))
+    logs = (read_lines(folder.metrics), read_lines(folder.evaluations))
     metrics, evaluations = ([{k: v for k, v in r.items() if "seconds" not in k} for r in log] for log in logs)
     return metrics, evaluations
 
@@ -114,7 +115,7 @@ def test_an_episode_that_cannot_go_on_is_truncated_and_told(tmp_path: Path, monk
     with pytest.warns(UserWarning, match="1 episodes were under way"):
         worldstream.resume(tmp_path / "run", environment=Stubborn, quiet=True)
     folder = RunFolder(tmp_path / "run")
-    events = folder.read_lines(folder.sittings)
+    events = read_lines(folder.sittings)
     assert [event["event"] for event in events] == ["stopped", "resumed"]
     assert events[1]["truncated"] == 1
 

@@ -13,6 +13,7 @@ from gymnasium import spaces
 
 from worldstream.actions import spec_from_space
 from worldstream.errors import RunFolderError
+from worldstream.line_log import LineLog, read_lines
 from worldstream.modalities import ObservationAdapter
 from worldstream.run_folder import FORMAT, RunFolder, replace_file, specs_from_json, specs_to_json
 
@@ -144,13 +145,13 @@ def test_refusals_to_read_name_the_folder_and_the_remedy(tmp_path: Path) -> None
 
 def test_lines_are_appended_and_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    assert folder.read_lines(folder.metrics) == []
+    assert read_lines(folder.metrics) == []
     for i in range(3):
-        folder.append(folder.metrics, {"steps": i})
-    assert folder.read_lines(folder.metrics) == [{"steps": i} for i in range(3)]
+        LineLog(folder.metrics).append({"steps": i})
+    assert read_lines(folder.metrics) == [{"steps": i} for i in range(3)]
     with open(folder.metrics, "a") as file:
         file.write('{"steps": 3, "lo')
-    assert folder.read_lines(folder.metrics) == [{"steps": i} for i in range(3)]
+    assert read_lines(folder.metrics) == [{"steps": i} for i in range(3)]
 
 
 def test_every_file_has_a_name_of_its_own(tmp_path: Path) -> None:

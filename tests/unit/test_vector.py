@@ -109,7 +109,7 @@ def test_a_process_that_dies_is_reported() -> None:
     vector.reset()
     for _ in range(2):
         vector.step(np.zeros((2, 1), int))
-    with pytest.raises(EnvironmentFault, match="a process ended unexpectedly"):
+    with pytest.raises(EnvironmentFault, match="its process ended unexpectedly"):
         vector.step(np.zeros((2, 1), int))
     vector.close()
 

@@ -28,12 +28,14 @@ class ReturnScale(nn.Module):
 
     @torch.no_grad()
     def update(self, returns: Tensor) -> Tensor:
-        """Remember returns (any shape) and give the scale, a scalar tensor."""
+        """Remember returns (any shape), unless one is not finite, and give the scale, a scalar tensor."""
         capacity, num_samples = self.returns.shape
         flat = returns.detach().transpose(0, -1).flatten().float()  # time-major: every imagined step counts alike
         picked = torch.linspace(0, flat.numel() - 1, num_samples, device=flat.device).round().long()
-        self.returns[self.count % capacity] = flat[picked]
-        self.count += 1
-        filled = self.returns[: int(self.count.clamp(max=capacity))]  # a host read of a counter, once an update
+        finite = flat[picked].isfinite().all()
+        slot = self.count % capacity
+        self.returns[slot] = torch.where(finite, flat[picked], self.returns[slot])
+        self.count += finite
+        filled = self.returns[: int(self.count.clamp(1, capacity))]  # a host read of a counter, once an update
         low, high = filled.flatten().quantile(self.levels)
         return torch.clamp((high - low) / 2, min=1.0)

@@ -1,32 +1,30 @@
 """Many environments at once, in this process or one process each, without automatic resets.
 
 The caller resets what has ended (``reset_where``), so ``step`` always returns the true next observation: the final
-one of an episode included.
-
-Processes are started afresh rather than forked (fork is unsafe once threads or a GPU are in use). As always with
-Python processes, a script that starts them must guard its entry with ``if __name__ == "__main__":``.
+one of an episode included. An environment that fails is made anew, up to a limit, while the others go on; Gymnasium's
+own vector environments cannot do that.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import gymnasium
 import numpy as np
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from worldstream.environments.config import EnvironmentConfig
 from worldstream.environments.suites import EnvironmentName, make_environment
-from worldstream.errors import ConfigError, EnvironmentFault, WorldstreamError
+from worldstream.environments.worker import LocalWorker, ProcessWorker, Worker
+from worldstream.errors import ConfigError, EnvironmentFault, WorldstreamError, warn
 from worldstream.specs import ActionSpec, KeySpec
 
 BACKENDS = ("sync", "process")
-_CLOSE_SECONDS = 5.0
+MAX_FAILURES_IN_A_ROW = 10
+"""An environment that fails so often without taking a step in between is broken for good."""
+
+OnFault = Callable[[int, WorldstreamError], None]
 
 
 @dataclass(frozen=True)
@@ -41,42 +39,62 @@ class StepResult:
     """(N,) bool."""
     truncated: np.ndarray
     """(N,) bool."""
+    failed: np.ndarray
+    """(N,) bool: the environment failed instead of taking the step. It has been made anew, and its observation is the
+    first one of a new episode; the episode under way has no more observations."""
 
 
 class VectorEnvironment:
     """N environments of one kind.
 
     Seeds: environment i owns the i-th child of ``np.random.SeedSequence(seed)``, and every call of ``reset`` seeds it
-    with the next child of that. So environments differ from each other, runs with the same seed are equal, and
-    environment i does not depend on N. ``reset_where`` lets each environment go on with its own random numbers.
+    with the next child of that, as does every restart. So environments differ from each other, runs with the same seed
+    are equal, and environment i does not depend on N. ``reset_where`` lets each environment go on with its own random
+    numbers.
 
     Args:
-        vector: Gymnasium's vector environment of FlatEnvironments, made with ``AutoresetMode.DISABLED``.
-        name: what error messages call the environment.
+        make_worker: makes an environment.
+        num_envs: N.
         seed: root of all seeds.
+        max_restarts: failures that are survived by making the environment anew; fewer when one environment fails
+            ``MAX_FAILURES_IN_A_ROW`` times.
+        on_fault: called with the number of the environment and the error before each restart.
     """
 
-    def __init__(self, vector: SyncVectorEnv | AsyncVectorEnv, name: str, seed: int) -> None:
-        self._vector = vector
-        self._name = name
-        self._seeds = np.random.SeedSequence(seed).spawn(vector.num_envs)
-        self._num_resets = 0
+    def __init__(
+        self,
+        make_worker: Callable[[], Worker],
+        num_envs: int,
+        seed: int,
+        *,
+        max_restarts: int = 0,
+        on_fault: OnFault = lambda index, error: None,
+    ) -> None:
+        self.num_envs = num_envs
+        self.num_restarts = 0
+        self._make_worker = make_worker
+        self._max_restarts = max_restarts
+        self._on_fault = on_fault
+        self._seeds = np.random.SeedSequence(seed).spawn(num_envs)
+        self._num_seeds = [0] * num_envs
         self._latest: dict[str, np.ndarray] = {}
-        self.num_envs = vector.num_envs
-        with self._reported():
-            self.observation_specs: dict[str, KeySpec] = vector.call("observation_specs")[0]
-            self.action_spec: ActionSpec = vector.call("action_spec")[0]
-        self._ended = np.ones(self.num_envs, bool)
+        self._ended = np.ones(num_envs, bool)
+        self._failures_in_a_row = np.zeros(num_envs, np.int64)
+        self._workers: list[Worker] = []
+        try:
+            for _ in range(num_envs):
+                self._workers.append(make_worker())
+            specs = self._ask_all("specs")
+        except BaseException:
+            self.close()
+            raise
+        self.observation_specs: dict[str, KeySpec] = specs[0][0]
+        self.action_spec: ActionSpec = specs[0][1]
 
     def reset(self) -> dict[str, np.ndarray]:
         """Begin an episode everywhere, with fresh seeds. Observations (N, *shape) by key; EnvironmentFault."""
-        # 31 bits: some simulators keep the seed in a signed integer.
-        seeds = [int(own.spawn(1)[0].generate_state(1)[0]) & 0x7FFFFFFF for own in self._seeds]
-        with self._reported():
-            observations, _ = self._vector.reset(seed=list(seeds))
-        self._num_resets += 1
-        self._ended = np.zeros(self.num_envs, bool)
-        return self._seen(observations)
+        everywhere = np.ones(self.num_envs, bool)
+        return self._reset(everywhere, [self._next_seed(i) for i in range(self.num_envs)])
 
     def reset_where(self, mask: np.ndarray) -> dict[str, np.ndarray]:
         """Begin an episode where ``mask`` (N,) is True; rows of all others are as last seen.
@@ -84,10 +102,9 @@ class VectorEnvironment:
         Observations (N, *shape) by key. Raises EnvironmentFault, and ValueError when the mask is empty.
         """
         mask = np.asarray(mask, bool)
-        with self._reported():
-            observations, _ = self._vector.reset(options={"reset_mask": mask})
-        self._ended &= ~mask
-        return self._seen(observations, mask)
+        if not mask.any():
+            raise ValueError("no environment to reset: the mask is empty")
+        return self._reset(mask, [None] * self.num_envs)
 
     def step(self, ids: np.ndarray) -> StepResult:
         """Act with ids (N, M) everywhere. Raises EnvironmentFault, and RuntimeError before a due reset."""
@@ -96,21 +113,21 @@ class VectorEnvironment:
         ids = np.asarray(ids, dtype=np.int64)
         if ids.shape != (self.num_envs, self.action_spec.num_tokens):
             raise ValueError(f"ids have shape {ids.shape}, not {(self.num_envs, self.action_spec.num_tokens)}")
-        with self._reported():
-            observations, rewards, terminated, truncated, _ = self._vector.step(ids)
-        self._ended = terminated | truncated
-        return StepResult(self._seen(observations), rewards.astype(np.float32), terminated, truncated)
+        answers, failed = self._ask_where(np.ones(self.num_envs, bool), "step", list(ids))
+        self._failures_in_a_row[~failed] = 0
+        results = [(answer, 0.0, False, False) if failed[i] else answer for i, answer in enumerate(answers)]
+        observations, rewards, terminated, truncated = zip(*results, strict=True)
+        self._ended = np.array(terminated) | np.array(truncated)
+        seen = self._seen(dict(enumerate(observations)))
+        return StepResult(seen, np.array(rewards, np.float32), np.array(terminated), np.array(truncated), failed)
 
     def close(self) -> None:
         """Close all environments and end their processes; harmless when closed already."""
-        if self._vector.closed:
-            return
-        try:
-            with _quiet():
-                options = {"timeout": _CLOSE_SECONDS} if isinstance(self._vector, AsyncVectorEnv) else {}
-                self._vector.close(**options)
-        except Exception:  # a worker died or hangs; there is nothing left to say about it
-            self._abandon()
+        for worker in self._workers:
+            worker.release()
+        for worker in self._workers:
+            worker.close()
+        self._workers = []
 
     def __enter__(self) -> VectorEnvironment:
         return self
@@ -119,12 +136,14 @@ class VectorEnvironment:
         self.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to continue the episodes under way, as plain values and arrays. EnvironmentFault."""
-        with self._reported():
-            states = list(self._vector.get_attr("saved_state"))
+        """Everything needed to continue the episodes under way, as plain values and arrays.
+
+        An environment that fails to give its state counts as one that cannot.
+        """
         return {
-            "states": states,
-            "num_resets": self._num_resets,
+            "states": [self._state(worker) for worker in self._workers],
+            "num_seeds": list(self._num_seeds),
+            "num_restarts": self.num_restarts,
             "ended": self._ended.copy(),
             "observations": dict(self._latest),
         }
@@ -140,20 +159,18 @@ class VectorEnvironment:
         """
         if len(saved["states"]) != self.num_envs:
             raise ValueError(f"the state of {len(saved['states'])} environments, not {self.num_envs}")
-        while self._num_resets < saved["num_resets"]:
-            for own in self._seeds:
-                own.spawn(1)
-            self._num_resets += 1
-        fresh = self.reset()
+        for i, count in enumerate(saved["num_seeds"]):
+            while self._num_seeds[i] < count:
+                self._next_seed(i)
+        self.num_restarts = int(saved["num_restarts"])
+        self.reset()
         goes_on = np.array([state is not None for state in saved["states"]])
-        with self._reported():
-            current = self._vector.get_attr("saved_state")
-            states = [old if old is not None else new for old, new in zip(saved["states"], current, strict=True)]
-            if goes_on.any():
-                self._vector.set_attr("saved_state", states)
+        for worker, state in zip(self._workers, saved["states"], strict=True):
+            if state is not None:
+                worker.ask("set_state", state)
         self._ended = np.where(goes_on, saved["ended"], False)
-        self._latest = fresh
-        self._seen({key: np.asarray(saved["observations"][key]) for key in fresh}, goes_on)
+        observations = {key: np.asarray(saved["observations"][key]) for key in self.observation_specs}
+        self._seen({int(i): {key: array[i] for key, array in observations.items()} for i in np.flatnonzero(goes_on)})
         return goes_on
 
     @property
@@ -161,54 +178,97 @@ class VectorEnvironment:
         """(N, *shape) by key: the newest observation of every environment."""
         return self._latest
 
-    def _seen(self, observations: dict[str, np.ndarray], where: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """Note the rows ``where`` (N,) of observations as the newest ones; returns the newest of all, in our order."""
+    def _reset(self, mask: np.ndarray, seeds: list[int | None]) -> dict[str, np.ndarray]:
+        answers, _ = self._ask_where(mask, "reset", seeds)
+        self._ended &= ~mask
+        return self._seen({int(i): answers[i] for i in np.flatnonzero(mask)})
+
+    def _seen(self, observations: dict[int, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """Note the observations of some environments, all at first, as their newest; returns the newest of all."""
 
         def newest(key: str) -> np.ndarray:
-            if where is None:
-                return observations[key]
-            shaped = where.reshape(-1, *[1] * (observations[key].ndim - 1))
-            return np.where(shaped, observations[key], self._latest[key])
+            rows = [observations[i][key] if i in observations else self._latest[key][i] for i in range(self.num_envs)]
+            return np.stack(rows)
 
         self._latest = {key: newest(key) for key in self.observation_specs}
         return self._latest
 
-    @contextlib.contextmanager
-    def _reported(self) -> Iterator[None]:
-        """Whatever a worker fails with becomes an EnvironmentFault; then all workers are ended."""
-        try:
-            with _quiet():
-                yield
-        except WorldstreamError:
-            self._abandon()
-            raise
-        except (EOFError, BrokenPipeError, ConnectionResetError) as error:
-            codes = [process.exitcode for process in getattr(self._vector, "processes", [])]
-            self._abandon()
-            raise EnvironmentFault(
-                f"environment '{self._name}': a process ended unexpectedly (exit codes {codes}; negative: killed by "
-                "that signal, e.g. for want of memory). Use fewer environments, or backend 'sync' to see the error."
-            ) from error
+    def _next_seed(self, index: int) -> int:
+        """31 bits: some simulators keep the seed in a signed integer."""
+        self._num_seeds[index] += 1
+        return int(self._seeds[index].spawn(1)[0].generate_state(1)[0]) & 0x7FFFFFFF
 
-    def _abandon(self) -> None:
-        """End the processes without asking them."""
-        for process in getattr(self._vector, "processes", []):
-            process.terminate()
-            process.join(_CLOSE_SECONDS)
-        for pipe in getattr(self._vector, "parent_pipes", []):
-            if pipe is not None:
-                pipe.close()
-        if isinstance(self._vector, SyncVectorEnv):
-            for environment in self._vector.envs:
-                with contextlib.suppress(Exception):
-                    environment.close()
-        self._vector.closed = True
+    def _ask_all(self, request: str) -> list[Any]:
+        for worker in self._workers:
+            worker.begin(request)
+        return [worker.finish() for worker in self._workers]
+
+    def _ask_where(self, mask: np.ndarray, request: str, arguments: list[Any]) -> tuple[list[Any], np.ndarray]:
+        """Ask the environments in ``mask`` (N,) at once.
+
+        Returns:
+            answers (N), of an environment that failed the first observation after its restart, elsewhere None; and
+            (N,) bool, which failed. Raises the error of an environment that may not be restarted, and closes all.
+        """
+        chosen = np.flatnonzero(mask)
+        answers: list[Any] = [None] * self.num_envs
+        failed = np.zeros(self.num_envs, bool)
+        for i in chosen:
+            self._workers[i].begin(request, arguments[i])
+        for i in chosen:
+            try:
+                answers[i] = self._workers[i].finish()
+            except WorldstreamError as error:
+                failed[i] = True
+                answers[i] = self._restarted(int(i), error)
+        return answers, failed
+
+    def _restarted(self, index: int, error: WorldstreamError) -> dict[str, np.ndarray]:
+        """Make environment ``index`` anew after an error; returns its first observation."""
+        while True:
+            self._failures_in_a_row[index] += 1
+            hopeless = self._failures_in_a_row[index] >= MAX_FAILURES_IN_A_ROW
+            if hopeless or self.num_restarts >= self._max_restarts:
+                self.close()
+                if self.num_restarts == 0:
+                    raise error
+                raise EnvironmentFault(
+                    f"{error} Environments were restarted {self.num_restarts} times before "
+                    f"(collection.max_restarts is {self._max_restarts})."
+                ) from error
+            self.num_restarts += 1
+            self._on_fault(index, error)
+            self._workers[index].close()
+            try:
+                self._workers[index] = self._make_worker()
+                if self._workers[index].ask("specs") != (self.observation_specs, self.action_spec):
+                    raise EnvironmentFault(f"environment {index}, made anew, has other spaces than before.")
+                observation: dict[str, np.ndarray] = self._workers[index].ask("reset", self._next_seed(index))
+            except WorldstreamError as again:
+                error = again
+                continue
+            return observation
+
+    @staticmethod
+    def _state(worker: Worker) -> Any:
+        try:
+            return worker.ask("state")
+        except WorldstreamError as error:
+            warn(f"{error} A resumed run would close its episode as truncated.")
+            return None
 
 
 def make_vector(
-    name: EnvironmentName, config: EnvironmentConfig | None = None, num_envs: int = 1, seed: int = 0,
+    name: EnvironmentName,
+    config: EnvironmentConfig | None = None,
+    num_envs: int = 1,
+    seed: int = 0,
     backend: str = "sync",
-) -> VectorEnvironment:  # fmt: skip
+    *,
+    timeout: float = 300.0,
+    max_restarts: int = 0,
+    on_fault: OnFault = lambda index, error: None,
+) -> VectorEnvironment:
     """Make ``num_envs`` environments of one name.
 
     Args:
@@ -217,6 +277,8 @@ def make_vector(
         num_envs: N.
         seed: root of the environments' seeds.
         backend: "sync" (this process, one after the other) or "process" (one process each).
+        timeout: seconds after which an environment in a process of its own is taken to hang.
+        max_restarts, on_fault: see ``VectorEnvironment``.
 
     Raises:
         ConfigError: unknown backend or ``num_envs`` below 1.
@@ -227,52 +289,11 @@ def make_vector(
         raise ConfigError(f"unknown backend '{backend}' of environments. Choose one of: {', '.join(BACKENDS)}.")
     if num_envs < 1:
         raise ConfigError(f"num_envs must be at least 1, not {num_envs}.")
-    factories = [functools.partial(_make_one, name, config)] * num_envs
-    vector: SyncVectorEnv | AsyncVectorEnv
+    make = functools.partial(make_environment, name, config)
     label = name if isinstance(name, str) else getattr(name, "__qualname__", repr(name))
-    if backend == "sync":
-        vector = SyncVectorEnv(factories, autoreset_mode=AutoresetMode.DISABLED)
-    else:
-        try:
-            with _quiet():
-                vector = AsyncVectorEnv(factories, context=_start_method(), autoreset_mode=AutoresetMode.DISABLED)
-        except (EOFError, BrokenPipeError, ConnectionResetError) as error:
-            raise EnvironmentFault(
-                f"environment '{label}' can be made in this process but not in a new one, whose error is above. If it "
-                "is defined in a script, guard the script's entry with 'if __name__ == \"__main__\":', or use "
-                "backend 'sync'."
-            ) from error
-    return VectorEnvironment(vector, label, seed)
-
-
-class _WithoutInfo(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Drops infos: nobody reads them, and those of arbitrary environments cannot always be batched or pickled."""
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        return self.env.reset(seed=seed, options=options)[0], {}
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        return *self.env.step(action)[:4], {}
-
-
-def _make_one(name: EnvironmentName, config: EnvironmentConfig | None) -> gymnasium.Env[Any, Any]:
-    return _WithoutInfo(make_environment(name, config))
-
-
-def _start_method() -> str:
-    """A fork server starts workers fastest, but not every system has one."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return "spawn"
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["worldstream.environments"])
-    return "forkserver"
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Gymnasium from printing tracebacks of workers as warnings: what happened is raised anyway."""
-    level = gymnasium.logger.min_level
-    gymnasium.logger.min_level = gymnasium.logger.ERROR + 1
-    try:
-        yield
-    finally:
-        gymnasium.logger.min_level = level
+    make_worker: Callable[[], Worker] = (
+        functools.partial(LocalWorker, make)
+        if backend == "sync"
+        else functools.partial(ProcessWorker, make, label, timeout)
+    )
+    return VectorEnvironment(make_worker, num_envs, seed, max_restarts=max_restarts, on_fault=on_fault)

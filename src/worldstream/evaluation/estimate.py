@@ -13,10 +13,9 @@ import torch
 from worldstream.config import Config
 from worldstream.environments.suites import make_environment
 from worldstream.models import Models, num_parameters
-from worldstream.replay.arrays import Columns, id_dtype
-from worldstream.replay.row_format import RowFormat
 from worldstream.specs import ActionSpec, KeySpec, TokenSpec
 from worldstream.training.learner import Learner
+from worldstream.training.room import TRAINING_BYTES, replay_row_bytes, replay_rows, token_bytes
 from worldstream.training.synthetic import synthetic_batch
 from worldstream.training.updates import past_length, update_actor_critic, update_world_model
 
@@ -87,14 +86,11 @@ def estimate(name: Any, config: Config, *, steps: int, device: torch.device) -> 
     models = Models(config, key_specs, action_spec).to(device)
     token_specs = models.tokenizers.specs
     keys = [
-        KeyCost(spec, token_specs[key], token_specs[key].num_tokens * token_specs[key].num_channels)
+        KeyCost(spec, token_specs[key], token_bytes(token_specs[key]))
         for key, spec in key_specs.items()
     ]
-    arrays: Columns = {key: (spec.shape, np.dtype(spec.dtype)) for key, spec in key_specs.items()}
-    streams = config.collection.num_environments
-    row = RowFormat(arrays, action_spec.num_tokens, id_dtype(max(action_spec.sizes)), streams)
-    token_bytes = sum(key.token_bytes for key in keys)
-    rows = min(steps, config.replay.max_steps, config.replay.max_bytes // row.bytes_per_row)
+    row_bytes, cached_bytes = replay_row_bytes(config, key_specs, token_specs, action_spec)
+    rows = replay_rows(config, steps, row_bytes)
     learned = {"world model": models.world_model, "actor-critic": models.actor_critic}
     parameters = {part: num_parameters(module) for part, module in learned.items()}
     seconds = _update_seconds(models, config, device)
@@ -102,10 +98,10 @@ def estimate(name: Any, config: Config, *, steps: int, device: torch.device) -> 
     return Estimate(
         keys=keys,
         action=action_spec,
-        bytes_per_step=row.bytes_per_row + token_bytes,
+        bytes_per_step=row_bytes + cached_bytes,
         parameters=parameters,
-        replay_bytes=rows * (row.bytes_per_row + token_bytes),
-        model_bytes=16 * sum(parameters.values()),  # weight, gradient and two moments of AdamW, 4 bytes each
+        replay_bytes=rows * (row_bytes + cached_bytes),
+        model_bytes=TRAINING_BYTES * sum(parameters.values()),
         peak_bytes=peak_bytes(device),
         seconds=seconds,
     )

@@ -11,7 +11,8 @@ import torch
 
 from worldstream.acting import act
 from worldstream.config import Config
-from worldstream.environments.vector import StepResult, make_vector
+from worldstream.environments.vector import OnFault, StepResult, make_vector
+from worldstream.errors import WorldstreamError, warn
 from worldstream.models import Models
 from worldstream.types import Observations
 
@@ -54,15 +55,27 @@ class Played:
     ended: np.ndarray  # (N,) bool: the episode terminated, was truncated or was cut at max_steps
 
 
+def warn_of_fault(index: int, error: WorldstreamError) -> None:
+    """Say that an environment failed and is made anew."""
+    warn(f"{error} It is made anew; the episode under way is not counted.")
+
+
 @torch.no_grad()
 def play(
-    models: Models, environment: Any, config: Config, *, episodes: int, seed: int, max_steps: int | None = None
+    models: Models,
+    environment: Any,
+    config: Config,
+    *,
+    episodes: int,
+    seed: int,
+    max_steps: int | None = None,
+    on_fault: OnFault = warn_of_fault,
 ) -> Iterator[Played]:
     """Play whole episodes without exploration, and yield every step. The one loop of evaluation and recording.
 
     Every environment plays a fixed share of the episodes, so that short episodes are not counted more often; an
     episode is cut where it terminates or is truncated (C19). Environments that have played their share go on until
-    the last has, uncounted.
+    the last has, uncounted. An episode whose environment fails is not counted, and played anew.
 
     Args:
         models: in any mode; nothing is changed.
@@ -71,6 +84,9 @@ def play(
         episodes: number of whole episodes, at least 1.
         seed: of environments and policy.
         max_steps: steps after which an episode is cut. None: ``config.evaluation.max_episode_steps``.
+        on_fault: called when an environment has failed, before it is made anew.
+
+    Raises EnvironmentFault when environments fail more often than ``config.collection.max_restarts``.
     """
     num = min(config.evaluation.num_environments, episodes)
     limit = min(filter(None, (max_steps, config.evaluation.max_episode_steps)))
@@ -78,32 +94,45 @@ def play(
     policy = models.actor_critic.policy(config.evaluation.temperature)
     quota = np.array([episodes // num + (i < episodes % num) for i in range(num)])
     steps = np.zeros(num, dtype=np.int64)
-    with make_vector(environment, config.environment, num, seed + SEED_STREAM, "sync") as vector:
+    collection = config.collection
+    with make_vector(
+        environment, config.environment, num, seed + SEED_STREAM, collection.backend, timeout=collection.timeout,
+        max_restarts=collection.max_restarts, on_fault=on_fault,
+    ) as vector:  # fmt: skip
         observations, carry = vector.reset(), models.actor_critic.initial_carry(num)
         while quota.any():
             actions, carry = act(models.tokenizers, policy, observations, carry, generator)
             result = vector.step(actions)
             steps += 1
-            ended = result.terminated | result.truncated | (steps >= limit)
-            yield Played(observations, actions, result, quota > 0, ended)
+            ended = (result.terminated | result.truncated | (steps >= limit)) & ~result.failed
+            yield Played(observations, actions, result, (quota > 0) & ~result.failed, ended)
             observations = result.observations
-            if not ended.any():
+            over = ended | result.failed
+            if not over.any():
                 continue
             quota -= ended & (quota > 0)
-            steps[ended] = 0
+            steps[over] = 0
             if quota.any():
-                observations = vector.reset_where(ended)
-                mask = torch.as_tensor(ended).to(models.device)
+                observations = vector.reset_where(ended) if ended.any() else observations
+                mask = torch.as_tensor(over).to(models.device)
                 carry = models.actor_critic.initial_carry(num).where(mask, carry)
 
 
-def evaluate(models: Models, environment: Any, config: Config, *, episodes: int, seed: int) -> Evaluation:
+def evaluate(
+    models: Models,
+    environment: Any,
+    config: Config,
+    *,
+    episodes: int,
+    seed: int,
+    on_fault: OnFault = warn_of_fault,
+) -> Evaluation:
     """Returns and lengths of whole episodes without exploration; the arguments are those of ``play``."""
     totals: np.ndarray = np.zeros(0)
     steps: np.ndarray = np.zeros(0, dtype=np.int64)
     returns: list[float] = []
     lengths: list[int] = []
-    for step in play(models, environment, config, episodes=episodes, seed=seed):
+    for step in play(models, environment, config, episodes=episodes, seed=seed, on_fault=on_fault):
         if not len(totals):
             totals, steps = np.zeros(len(step.ended)), np.zeros(len(step.ended), dtype=np.int64)
         totals += step.result.rewards
@@ -111,5 +140,6 @@ def evaluate(models: Models, environment: Any, config: Config, *, episodes: int,
         for i in np.flatnonzero(step.ended & step.counted):
             returns.append(float(totals[i]))
             lengths.append(int(steps[i]))
-        totals[step.ended], steps[step.ended] = 0.0, 0
+        over = step.ended | step.result.failed
+        totals[over], steps[over] = 0.0, 0
     return Evaluation(returns, lengths)

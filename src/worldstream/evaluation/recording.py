@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from worldstream.config import Config
+from worldstream.environments.vector import OnFault
 from worldstream.errors import RunFolderError
-from worldstream.evaluation.evaluate import Played, play
+from worldstream.evaluation.evaluate import Played, play, warn_of_fault
 from worldstream.models import Models
 from worldstream.run_folder import RunFolder, replace_file
 from worldstream.types import Observations
@@ -48,7 +49,14 @@ class RecordedEpisode:
 
 
 def record_episodes(
-    models: Models, environment: Any, config: Config, *, episodes: int, seed: int, max_steps: int = 500
+    models: Models,
+    environment: Any,
+    config: Config,
+    *,
+    episodes: int,
+    seed: int,
+    max_steps: int = 500,
+    on_fault: OnFault = warn_of_fault,
 ) -> list[RecordedEpisode]:
     """Play episodes as ``evaluate`` does and keep everything, in the order in which they ended.
 
@@ -59,10 +67,14 @@ def record_episodes(
         episodes: how many.
         seed: of environments and policy.
         max_steps: steps after which a recording is cut.
+        on_fault: as for ``play``.
     """
     running: dict[int, list[tuple[Played, int]]] = {}
     recorded = []
-    for step in play(models, environment, config, episodes=episodes, seed=seed, max_steps=max_steps):
+    steps = play(models, environment, config, episodes=episodes, seed=seed, max_steps=max_steps, on_fault=on_fault)
+    for step in steps:
+        for i in np.flatnonzero(step.result.failed):
+            running.pop(int(i), None)
         for i in np.flatnonzero(step.counted):
             running.setdefault(int(i), []).append((step, int(i)))
             if step.ended[i]:

@@ -17,6 +17,7 @@ import numpy as np
 from worldstream.evaluation import page
 from worldstream.evaluation.figures import BLACK, COLOURS, Panel, Series, draw
 from worldstream.evaluation.report_models import model_sections
+from worldstream.line_log import read_lines
 from worldstream.run_folder import RunFolder, replace_file
 
 STEPS = "environment steps"
@@ -37,7 +38,7 @@ class RunLog:
         """Raises RunFolderError when ``path`` is not a run folder."""
         folder = RunFolder(path)
         description = folder.read_description()
-        return RunLog(folder, description, folder.read_lines(folder.metrics), folder.read_lines(folder.evaluations))
+        return RunLog(folder, description, read_lines(folder.metrics), read_lines(folder.evaluations))
 
     @property
     def name(self) -> str:

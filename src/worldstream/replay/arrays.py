@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
+import tempfile
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import DTypeLike
+
+from worldstream.errors import ConfigError
 
 Columns = dict[str, tuple[tuple[int, ...], DTypeLike]]
 """Name -> (shape of one item, dtype)."""
@@ -31,10 +36,16 @@ class GrowingArrays:
     Args:
         columns: name -> (shape of one item, dtype).
         capacity: largest number of rows.
+        folder: where to keep the columns, in nameless files that are mapped into memory and vanish with the process.
+            All of the capacity is then reserved on the disk at once, for a mapping cannot report a full disk later.
+            None: in memory.
+
+    Growing raises ConfigError when the disk has too little room, or the folder cannot be used.
     """
 
-    def __init__(self, columns: Columns, capacity: int) -> None:
+    def __init__(self, columns: Columns, capacity: int, folder: Path | None = None) -> None:
         self.capacity = capacity
+        self._folder = folder
         self.num_rows = 0
         self._arrays = {name: np.zeros((0, *shape), dtype) for name, (shape, dtype) in columns.items()}
 
@@ -59,10 +70,28 @@ class GrowingArrays:
         if num_rows > self.capacity:
             raise ValueError(f"{num_rows} rows asked for, the capacity is {self.capacity}")
         size = self.capacity
-        while (half := -(-size // 2)) >= max(num_rows, _FIRST_ROWS):
+        while self._folder is None and (half := -(-size // 2)) >= max(num_rows, _FIRST_ROWS):
             size = half
         for name, old in self._arrays.items():
-            new = np.zeros((size, *old.shape[1:]), old.dtype)
+            new = self._allocate((size, *old.shape[1:]), old.dtype)
             new[: len(old)] = old
             self._arrays[name] = new
         self.num_rows = size
+
+    def _allocate(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        if self._folder is None:
+            return np.zeros(shape, dtype)
+        num_bytes = math.prod(shape) * dtype.itemsize
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self._folder) as file:
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, num_bytes)
+                else:
+                    file.truncate(num_bytes)
+                return np.memmap(file, dtype, "r+", shape=shape)
+        except OSError as error:
+            raise ConfigError(
+                f"replay cannot reserve {num_bytes / 1e6:.0f} MB in {self._folder}: {error.strerror or error}. "
+                "Lower replay.max_steps or replay.max_bytes, or choose another folder as replay.memory_map."
+            ) from error

@@ -15,6 +15,7 @@ Old rows are overwritten one by one, so an episode that is partly evicted stays 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -39,6 +40,7 @@ class ReplayStore:
         num_streams: N, environments that write; ids and rows depend on it.
         max_steps: bound on rows over all streams (an episode of T steps takes T + 1 rows).
         max_bytes: bound on bytes of all rows; None: no bound.
+        memory_map: folder that keeps the observations on disk (see ``GrowingArrays``); None: in memory.
 
     Raises:
         ConfigError: the bounds leave fewer than ``MIN_ROWS_PER_STREAM`` rows to a stream.
@@ -52,6 +54,7 @@ class ReplayStore:
         num_streams: int,
         max_steps: int,
         max_bytes: int | None = None,
+        memory_map: Path | None = None,
     ) -> None:
         self.format = RowFormat(arrays, num_action_tokens, action_dtype, num_streams)
         self.bytes_per_row = self.format.bytes_per_row
@@ -65,7 +68,7 @@ class ReplayStore:
             )
         self.num_streams = num_streams
         self.ring = Ring(num_streams, capacity // num_streams)
-        self._observations = GrowingArrays(self.format.observations, self.ring.capacity)
+        self._observations = GrowingArrays(self.format.observations, self.ring.capacity, memory_map)
         self._rows = GrowingArrays(self.format.facts, self.ring.capacity)
         self._num_episodes = np.zeros(num_streams, np.int64)
         self._open = np.zeros(num_streams, np.bool_)
@@ -242,12 +245,13 @@ class ReplayStore:
     def rows_since(self, next_numbers: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Copies of the rows that were written since ``next_numbers`` (N,) of an earlier ``state_dict``; None: all.
 
-        The newest row of that time is among them: what was done there was written later.
+        The two newest rows of that time are among them: what was done at the newest was written later, and so may have
+        been that the one before was the last of its episode (``truncate``).
 
         Returns:
             "ids" (n,), and the columns (n, ...) as "observation/<key>" and "row/<name>".
         """
-        first = np.zeros(self.num_streams, np.int64) if next_numbers is None else next_numbers - 1
+        first = np.zeros(self.num_streams, np.int64) if next_numbers is None else next_numbers - 2
         numbers, streams = joined_ranges(np.maximum(first, self.ring.oldest_numbers), self.ring.next_numbers)
         ids = numbers * self.num_streams + streams
         rows = self.ring.rows(ids)

@@ -16,7 +16,6 @@ import hashlib
 import json
 import os
 import shutil
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from worldstream.errors import RunFolderError
+from worldstream.errors import RunFolderError, warn
 from worldstream.run_folder import RunFolder, checksummed, read_checksummed, replace_file, writing
 from worldstream.training import tree
 
@@ -123,7 +122,7 @@ class Checkpoints:
                 found = self._read(path)
             except CorruptCheckpointError as error:
                 problems.append(str(error))
-                warnings.warn(f"{error} Falling back to the checkpoint before.", stacklevel=2)
+                warn(f"{error} Falling back to the checkpoint before.")
                 continue
             return found
         if problems:

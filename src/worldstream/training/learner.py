@@ -73,12 +73,21 @@ class Learner:
             group["lr"] = self.config.learning_rate * factor
 
     def step(self, loss: Tensor) -> Tensor:
-        """One update from a scalar loss; returns the norm of the gradient before clipping, a scalar tensor."""
+        """One update from a scalar loss, unless the loss or its gradient is not finite: then nothing changes.
+
+        Returns:
+            norm of the gradient before clipping, a scalar tensor; NaN when the update was skipped.
+        """
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.config.clip_norm)
+        finite = loss.detach().isfinite() & norm.isfinite()
+        # By these two (PyTorch's protocol for scaled gradients) the fused kernel is told on the device not to move,
+        # so that the host need not wait for the answer.
+        setattr(self.optimizer, "grad_scale", None)  # noqa: B010
+        setattr(self.optimizer, "found_inf", (~finite).float())  # noqa: B010
         self.optimizer.step()
-        return norm.detach()
+        return torch.where(finite, norm, torch.nan)
 
     def state_dict(self) -> dict[str, Any]:
         """State of the optimiser; the weights are the module's."""

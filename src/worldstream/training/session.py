@@ -6,10 +6,10 @@ written, and ``Interrupted`` says how to go on. A second SIGINT leaves at once; 
 
 from __future__ import annotations
 
+import functools
 import signal
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,14 +17,16 @@ from typing import Any
 import torch
 
 from worldstream.config import Config
-from worldstream.errors import EnvironmentFault, Interrupted, RunFolderError
+from worldstream.errors import EnvironmentFault, Interrupted, RunFolderError, WorldstreamError, warn
 from worldstream.evaluation.evaluate import Evaluation, evaluate
 from worldstream.evaluation.recording import record_episodes, save_episodes
+from worldstream.line_log import LineLog
 from worldstream.models import save_weights
-from worldstream.run_folder import RunFolder, cut_lines
+from worldstream.run_folder import RunFolder
 from worldstream.training.cadence import Every
 from worldstream.training.checkpoint import Checkpoints
 from worldstream.training.metrics import MetricLog
+from worldstream.training.skipped import SkippedUpdate, save_skipped
 from worldstream.training.trainer import Trainer
 
 RECORDED_EPISODES = 5
@@ -62,7 +64,9 @@ class Session:
         self._earlier_seconds = 0.0
         self._best = float("-inf")
         self._stop: str | None = None
-        self._log: MetricLog | None = None
+        self._metrics, self._evaluations = LineLog(folder.metrics), LineLog(folder.evaluations)
+        self._sittings = LineLog(folder.sittings)
+        self._metric_log: MetricLog | None = None
         self._checkpoints = Checkpoints(folder, config.checkpoint.keep)
         self._checkpoint_due = Every(config.checkpoint.every_steps)
         self._saved_steps = -1  # of the newest checkpoint, and what replay counted then
@@ -74,6 +78,8 @@ class Session:
             device=device,
             on_metrics=self._on_metrics,
             on_evaluation=self._on_evaluation,
+            on_fault=functools.partial(self._on_fault, "training"),
+            on_skipped=self._on_skipped,
             after_step=self._after_step,
         )
 
@@ -94,8 +100,8 @@ class Session:
         """
         checkpoint = self._checkpoints.latest()
         if checkpoint is None:
-            for path in (self.folder.metrics, self.folder.evaluations):
-                cut_lines(path, 0)
+            for log in (self._metrics, self._evaluations):
+                log.cut(0)
             return 0
         state = checkpoint.state
         try:
@@ -104,17 +110,14 @@ class Session:
             raise RunFolderError(
                 f"checkpoint {checkpoint.steps} of {self.folder.path} does not fit the run: {error}"
             ) from error
-        for path, size in ((self.folder.metrics, state["metrics"]), (self.folder.evaluations, state["evaluations"])):
-            cut_lines(path, size)
+        self._metrics.cut(state["metrics"])
+        self._evaluations.cut(state["evaluations"])
         self._earlier_seconds, self._best = state["seconds"], state["best"]
         self._checkpoint_due.load_state_dict(state["checkpoint_due"])
         self._saved_steps, self._saved_numbers = checkpoint.steps, state["trainer"]["replay"]["next_numbers"]
-        self.folder.append(self.folder.sittings, {"event": "resumed", "steps": checkpoint.steps, "truncated": closed})
+        self._record("resumed", truncated=closed)
         if closed:
-            warnings.warn(
-                f"{closed} episodes were under way whose environment cannot give its state; they count as truncated.",
-                stacklevel=2,
-            )
+            warn(f"{closed} episodes were under way whose environment cannot give its state; they count as truncated.")
         return checkpoint.steps
 
     def run(self, display: Callable[[dict[str, Any]], None]) -> Evaluation:
@@ -130,7 +133,9 @@ class Session:
         """
         trainer = self.trainer
         try:
-            self._log = MetricLog(self.folder, [display], from_steps=trainer.collector.steps)
+            self._metric_log = MetricLog(
+                self._metrics, self.folder.events, [display], from_steps=trainer.collector.steps
+            )
             with self._signals():
                 try:
                     trainer.run(self.steps)
@@ -141,20 +146,27 @@ class Session:
                     self._save(trainer.collector.steps)
         finally:
             trainer.close()
-            if self._log is not None:
-                self._log.close()
+            if self._metric_log is not None:
+                self._metric_log.close()
         if self._stop is not None:
             self._leave(self._stop)
         result = self._evaluate(self.steps, episodes=self.config.evaluation.final_episodes, final=True)
         recorded = record_episodes(
-            trainer.models, self.environment, self.config, episodes=RECORDED_EPISODES, seed=self.seed
+            trainer.models,
+            self.environment,
+            self.config,
+            episodes=RECORDED_EPISODES,
+            seed=self.seed,
+            on_fault=functools.partial(self._on_fault, "recording"),
         )
         save_episodes(self.folder, recorded)
+        for log in (self._metrics, self._evaluations, self._sittings):
+            log.flush()
         return result
 
     def _leave(self, reason: str) -> None:
         steps = self.trainer.collector.steps
-        self.folder.append(self.folder.sittings, {"event": "stopped", "steps": steps, "reason": reason})
+        self._record("stopped", reason=reason)
         raise Interrupted(
             f"stopped by {reason} after {steps} of {self.steps} steps, and saved. "
             f"Go on with: worldstream train --resume {self.folder.path}"
@@ -171,7 +183,7 @@ class Session:
             try:
                 self._save(steps)
             except RunFolderError as error:
-                warnings.warn(f"no checkpoint at {steps} steps: {error} Training goes on.", stacklevel=2)
+                warn(f"no checkpoint at {steps} steps: {error} Training goes on.")
         return False
 
     def _save(self, steps: int) -> None:
@@ -179,11 +191,13 @@ class Session:
         if steps == self._saved_steps:
             return  # its part of replay would be replaced by one without the rows that are saved already
         trainer = self.trainer
+        self._metrics.flush()
+        self._evaluations.flush()
         trained = trainer.state_dict()
         state = {
             "trainer": trained,
-            "metrics": _size(self.folder.metrics),
-            "evaluations": _size(self.folder.evaluations),
+            "metrics": self._metrics.size,
+            "evaluations": self._evaluations.size,
             "seconds": self.seconds,
             "best": self._best,
             "checkpoint_due": self._checkpoint_due.state_dict(),
@@ -194,8 +208,28 @@ class Session:
         save_weights(self.folder.weights, trainer.models)
 
     def _on_metrics(self, record: dict[str, Any]) -> None:
-        assert self._log is not None
-        self._log.write({**record, "wall_seconds": self.seconds})
+        assert self._metric_log is not None
+        self._metric_log.write({**record, "wall_seconds": self.seconds})
+
+    def _on_fault(self, during: str, index: int, error: WorldstreamError) -> None:
+        """An environment failed and is about to be made anew."""
+        self._record("environment restarted", during=during, environment=index, problem=str(error))
+        warn(f"{error} It is made anew; its episode is closed.")
+
+    def _on_skipped(self, update: SkippedUpdate) -> None:
+        try:
+            kept = str(save_skipped(self.folder, update, self.trainer.models))
+        except RunFolderError as error:
+            kept = f"nowhere: {error}"
+        self._record("update skipped", component=update.component, kept=kept)
+        warn(
+            f"an update of the {update.component} was skipped at {update.steps} steps, because its loss or gradient is "
+            f"not finite. What led there is kept in {kept}"
+        )
+
+    def _record(self, event: str, **details: Any) -> None:
+        """Note something out of the ordinary."""
+        self._sittings.append({"event": event, "steps": self.trainer.collector.steps, **details})
 
     def _on_evaluation(self, steps: int) -> None:
         mean = self._evaluate(steps, episodes=self.config.evaluation.episodes).summary["return_mean"]
@@ -206,9 +240,12 @@ class Session:
     def _evaluate(self, steps: int, *, episodes: int, final: bool = False) -> Evaluation:
         """Evaluate the models as they are and append the result."""
         seconds = self.seconds
-        result = evaluate(self.trainer.models, self.environment, self.config, episodes=episodes, seed=self.seed)
+        on_fault = functools.partial(self._on_fault, "evaluation")
+        result = evaluate(
+            self.trainer.models, self.environment, self.config, episodes=episodes, seed=self.seed, on_fault=on_fault
+        )
         record = {"steps": steps, "final": final, "training_seconds": seconds, **result.summary}
-        self.folder.append(self.folder.evaluations, record)
+        self._evaluations.append(record)
         return result
 
     @contextmanager
@@ -229,7 +266,3 @@ class Session:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def _size(path: Any) -> int:
-    return int(path.stat().st_size) if path.is_file() else 0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,8 @@ import torch
 from torch import Tensor
 
 from worldstream.config import Config
-from worldstream.environments.vector import make_vector
-from worldstream.errors import ConfigError, DivergedError
+from worldstream.environments.vector import OnFault, make_vector
+from worldstream.errors import ConfigError, DivergedError, OutOfMemoryError
 from worldstream.models import Models
 from worldstream.replay import SAMPLERS
 from worldstream.replay.arrays import id_dtype
@@ -20,15 +22,24 @@ from worldstream.replay.eligibility import Role
 from worldstream.replay.samplers import Sampler
 from worldstream.replay.store import ReplayStore
 from worldstream.replay.token_cache import TokenCache
+from worldstream.training import randomness
 from worldstream.training.cadence import Cadence, Doubling, Every, Ratio
 from worldstream.training.collector import Collector
 from worldstream.training.learner import Learner
 from worldstream.training.metrics import MetricMeans
+from worldstream.training.skipped import SkippedUpdate
 from worldstream.training.updates import past_length, update_actor_critic, update_world_model
 from worldstream.types import Batch, Segments
 
 FIT_ROWS = 20_000
 """Most observations that data-fitted tokenizers look at."""
+
+MEMORY_SETTINGS = {
+    "collect": "collection.num_environments, replay.max_steps or replay.max_bytes",
+    "world_model": "world_model_learner.batch_size or segment_length",
+    "actor_critic": "actor_critic_learner.batch_size or imagination.horizon",
+}
+"""What to lower when a part of the loop does not fit into memory."""
 
 
 class Trainer:
@@ -41,6 +52,8 @@ class Trainer:
         device: where networks live.
         on_metrics: called with each record of metrics, a flat dict that holds "steps".
         on_evaluation: called with the steps when an evaluation is due.
+        on_fault: called with the number of an environment and its error before it is made anew.
+        on_skipped: called with each update that was skipped because its loss was not finite.
         after_step: called with the steps when all that a step brought is done, which is the moment for a checkpoint;
             True ends the run there.
     """
@@ -54,6 +67,8 @@ class Trainer:
         device: torch.device,
         on_metrics: Callable[[dict[str, Any]], None],
         on_evaluation: Callable[[int], Any],
+        on_fault: OnFault = lambda index, error: None,
+        on_skipped: Callable[[SkippedUpdate], Any] = lambda update: None,
         after_step: Callable[[int], bool] = lambda steps: False,
     ) -> None:
         torch.set_num_threads(config.num_threads)
@@ -63,11 +78,20 @@ class Trainer:
         self.generator = torch.Generator(device).manual_seed(seed)
         collection = config.collection
         self.environments = make_vector(
-            environment, config.environment, collection.num_environments, seed, collection.backend
+            environment,
+            config.environment,
+            collection.num_environments,
+            seed,
+            collection.backend,
+            timeout=collection.timeout,
+            max_restarts=collection.max_restarts,
+            on_fault=on_fault,
         )
+        self.num_skipped = 0
         self._metrics = MetricMeans()
         self._on_metrics = on_metrics
         self._on_evaluation = on_evaluation
+        self._on_skipped = on_skipped
         self._after_step = after_step
         self._saved_cadences: list[int] = []
         try:
@@ -88,6 +112,7 @@ class Trainer:
             num_streams=collection.num_environments,
             max_steps=config.replay.max_steps,
             max_bytes=config.replay.max_bytes,
+            memory_map=None if config.replay.memory_map is None else Path(config.replay.memory_map),
         )
         self.cache = TokenCache(self.store, self.models.tokenizers.specs)
         context = config.world_model.context_length
@@ -153,12 +178,9 @@ class Trainer:
             "collector": self.collector.state_dict(),
             "cadences": [cadence.state_dict() for cadence in self._cadences],
             "metrics": self._metrics.state_dict(),
-            "random": {
-                "fit": self._fit_rng.bit_generator.state,
-                "generator": self.generator.get_state(),
-                "torch": torch.get_rng_state(),
-                "cuda": torch.cuda.get_rng_state_all() if self.models.device.type == "cuda" else [],
-            },
+            "num_skipped": self.num_skipped,
+            "fit_rng": self._fit_rng.bit_generator.state,
+            "random": randomness.capture(self.generator),
         }
 
     def load_state_dict(self, state: dict[str, Any], replay: Iterable[dict[str, np.ndarray]]) -> int:
@@ -179,12 +201,9 @@ class Trainer:
         closed = self.collector.load_state_dict(state["collector"])
         self._saved_cadences = state["cadences"]
         self._metrics.load_state_dict(state["metrics"])
-        random = state["random"]
-        self._fit_rng.bit_generator.state = random["fit"]
-        self.generator.set_state(random["generator"])
-        torch.set_rng_state(random["torch"])
-        if random["cuda"] and self.models.device.type == "cuda":
-            torch.cuda.set_rng_state_all(random["cuda"])
+        self.num_skipped = int(state["num_skipped"])
+        self._fit_rng.bit_generator.state = state["fit_rng"]
+        randomness.restore(state["random"], self.generator)
         return closed
 
     def fit_tokenizers(self) -> None:
@@ -213,22 +232,42 @@ class Trainer:
         """One gradient step on replayed segments; their losses become their priorities."""
         ids = self._sample(self.segment_starts, self.config.world_model_learner.batch_size)
         batch = self.tokenized(self.store.gather(ids, self.config.segment_length, "first"))
+        random = randomness.capture(self.generator)
         metrics, priorities = update_world_model(self.models, self.world_model_learner, batch)
-        self._metrics.add("world_model", metrics)
-        self._check_finite("world_model loss", priorities)
-        self.segment_starts.update(batch.ids, priorities.cpu().numpy())
+        if self._succeeded("world_model", batch, random, metrics):
+            self.segment_starts.update(batch.ids, priorities.cpu().numpy())
 
     def update_actor_critic(self) -> None:
         """One gradient step on trajectories imagined from observations of replay."""
         ids = self._sample(self.segment_ends, self.config.actor_critic_learner.batch_size)
         batch = self.tokenized(self.store.gather(ids, past_length(self.config.imagination) + 1, "last"))
+        random = randomness.capture(self.generator)
         metrics, priorities = update_actor_critic(
             self.models, self.actor_critic_learner, batch, self.config, self.generator
         )
-        self._metrics.add("actor_critic", metrics)
-        if self.segment_ends.learns:  # reading the device is only worth it then
-            self._check_finite("actor_critic loss", priorities)
+        if self._succeeded("actor_critic", batch, random, metrics) and self.segment_ends.learns:
             self.segment_ends.update(batch.ids, priorities.cpu().numpy())
+
+    def _succeeded(self, component: str, batch: Batch, random: dict[str, Any], metrics: dict[str, Tensor]) -> bool:
+        """Count an update, or report that it was skipped. Raises DivergedError beyond the limit.
+
+        This reads one number from the device, once an update.
+        """
+        if bool(metrics["gradient_norm"].isfinite()):
+            self._metrics.add(component, metrics)
+            return True
+        self.num_skipped += 1
+        values = {name: float(value) for name, value in metrics.items()}
+        steps = self.collector.steps
+        self._on_skipped(SkippedUpdate(component, steps, self.num_skipped, batch, random, values))
+        if self.num_skipped > self.config.max_skipped_updates:
+            raise DivergedError(
+                f"the loss or the gradient of the {component} is not finite after {steps} steps, and "
+                f"{self.num_skipped} updates were skipped for that reason (max_skipped_updates is "
+                f"{self.config.max_skipped_updates}). "
+                f"Lower {component}_learner.learning_rate, or look at the range of rewards and observations."
+            )
+        return False
 
     def _make_sampler(self, name: str, options: dict[str, float], rng: np.random.Generator, role: Role) -> Sampler:
         make = SAMPLERS[name]
@@ -248,24 +287,15 @@ class Trainer:
         return sampler.sample(batch_size)
 
     def log(self, clock: int) -> None:
-        """Read the metrics from the device and report them. Raises DivergedError when a loss is not finite."""
-        means = self._metrics.pop()
-        for name, value in means.items():
-            if not np.isfinite(value):
-                raise self._diverged(name, value)
-        replay = {"replay/steps": self.store.num_steps, "replay/bytes": self.store.num_bytes}
+        """Read the metrics from the device and report them."""
+        totals = {
+            "replay/steps": self.store.num_steps,
+            "replay/bytes": self.store.num_bytes,
+            "faults/restarted_environments": self.environments.num_restarts,
+            "faults/skipped_updates": self.num_skipped,
+        }
         frames = clock * self.config.environment.action_repeat
-        self._on_metrics({"steps": clock, "frames": frames, **means, **replay})
-
-    def _check_finite(self, name: str, priorities: Tensor) -> None:
-        if not bool(priorities.isfinite().all()):  # they go to the host for replay anyway
-            raise self._diverged(name, float(priorities.sum()))
-
-    def _diverged(self, name: str, value: float) -> DivergedError:
-        return DivergedError(
-            f"{name} is {value} after {self.collector.steps} steps. Lower the learning rate of that component, "
-            "or look at the range of rewards and observations."
-        )
+        self._on_metrics({"steps": clock, "frames": frames, **self._metrics.pop(), **totals})
 
     def close(self) -> None:
         """Close the environments."""
@@ -273,6 +303,22 @@ class Trainer:
 
     def _timed(self, name: str, part: Callable[[], Any]) -> Any:
         began = time.perf_counter()
-        result = part()
+        with _enough_memory(name):
+            result = part()
         self._metrics.add("seconds", {name: time.perf_counter() - began})
         return result
+
+
+@contextmanager
+def _enough_memory(part: str) -> Iterator[None]:
+    """Turn exhausted memory, of the device or of the machine, into a message that names what to lower."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if type(error) is RuntimeError and "can't allocate memory" not in str(error):  # the CPU's allocator
+            raise
+        first_line = (str(error) or "out of memory").splitlines()[0]
+        raise OutOfMemoryError(
+            f"too little memory in part '{part}' of the training loop: {first_line} Lower {MEMORY_SETTINGS[part]}. "
+            "The newest checkpoint is good."
+        ) from error

@@ -1,0 +1,194 @@
+"""One environment in this process, or in a process of its own, where it may hang or die without harm to the run.
+
+A worker answers one request at a time. ``begin`` hands it over and ``finish`` waits, so that several workers work at
+once. A process is started afresh rather than forked (fork is unsafe once threads or a GPU are in use). As always with
+Python processes, a script that starts them must guard its entry with ``if __name__ == "__main__":``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import signal
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+from gymnasium.vector.utils import CloudpickleWrapper
+
+from worldstream.environments.base import FlatEnvironment
+from worldstream.errors import EnvironmentFault, WorldstreamError
+
+Make = Callable[[], FlatEnvironment]
+_CLOSE_SECONDS = 5.0
+
+REQUESTS: dict[str, Callable[[FlatEnvironment, Any], Any]] = {
+    "specs": lambda environment, _: (environment.observation_specs, environment.action_spec),
+    "reset": lambda environment, seed: environment.reset(seed=seed)[0],
+    "step": lambda environment, ids: environment.step(ids)[:4],
+    "state": lambda environment, _: environment.saved_state,
+    "set_state": lambda environment, state: setattr(environment, "saved_state", state),
+}
+"""What a worker can be asked for, each with one argument. Infos stay behind: nobody reads them."""
+
+
+class Worker(ABC):
+    """Runs one environment."""
+
+    @abstractmethod
+    def begin(self, request: str, argument: Any = None) -> None:
+        """Hand over one of ``REQUESTS``; ``finish`` must follow."""
+
+    @abstractmethod
+    def finish(self) -> Any:
+        """Wait for the answer. Raises WorldstreamError for what the environment did wrong."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Ask the environment to close, without waiting for it; ``close`` must follow."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the environment, by force when it does not."""
+
+    def ask(self, request: str, argument: Any = None) -> Any:
+        """``begin`` and ``finish``."""
+        self.begin(request, argument)
+        return self.finish()
+
+
+class LocalWorker(Worker):
+    """In this process: fastest for cheap environments, but one that hangs or dies takes the run with it.
+
+    Raises what ``make`` raises.
+    """
+
+    def __init__(self, make: Make) -> None:
+        self._environment = make()
+        self._request: tuple[str, Any] = ("specs", None)
+
+    def begin(self, request: str, argument: Any = None) -> None:
+        self._request = (request, argument)
+
+    def finish(self) -> Any:
+        request, argument = self._request
+        return REQUESTS[request](self._environment, argument)
+
+    def release(self) -> None:
+        """Nothing to ask for."""
+
+    def close(self) -> None:
+        with contextlib.suppress(Exception):  # it may be what has just failed
+            self._environment.close()
+
+
+class ProcessWorker(Worker):
+    """In a process of its own.
+
+    Args:
+        make: makes the environment there.
+        name: what error messages call it.
+        timeout: seconds after which an environment that does not answer is taken to hang.
+    """
+
+    def __init__(self, make: Make, name: str, timeout: float) -> None:
+        self._name, self._timeout = name, timeout
+        context: Any = multiprocessing.get_context(_start_method())
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, CloudpickleWrapper(make)), daemon=True)
+        self._process.start()
+        theirs.close()
+        self._is_made = False
+
+    def begin(self, request: str, argument: Any = None) -> None:
+        with contextlib.suppress(OSError):  # of a process that has died; ``finish`` says so
+            self._pipe.send((request, argument))
+
+    def finish(self) -> Any:
+        deadline = time.monotonic() + self._timeout
+        if not self._is_made:
+            self._receive(deadline)
+            self._is_made = True
+        return self._receive(deadline)
+
+    def _receive(self, deadline: float) -> Any:
+        try:
+            if not self._pipe.poll(max(deadline - time.monotonic(), 0)):
+                self._end()
+                raise EnvironmentFault(
+                    f"environment '{self._name}': it did not answer within {self._timeout:g} s "
+                    "(collection.timeout), so it was taken to hang."
+                )
+            succeeded, answer = self._pipe.recv()
+        except (EOFError, OSError) as error:
+            self._process.join(_CLOSE_SECONDS)
+            code = self._process.exitcode
+            self._end()
+            raise EnvironmentFault(self._ended(code)) from error
+        if not succeeded:
+            raise answer
+        return answer
+
+    def _ended(self, code: int | None) -> str:
+        if not self._is_made:
+            return (
+                f"environment '{self._name}' cannot be made in a process of its own, whose error is above. If it is "
+                "defined in a script, guard the script's entry with 'if __name__ == \"__main__\":', or use "
+                "collection.backend 'sync'."
+            )
+        return (
+            f"environment '{self._name}': its process ended unexpectedly (exit code {code}; negative: killed by that "
+            "signal, e.g. for want of memory). Use fewer environments, or collection.backend 'sync' to see the error."
+        )
+
+    def release(self) -> None:
+        self._pipe.close()  # which the process takes as the request to end
+
+    def close(self) -> None:
+        self.release()
+        self._process.join(_CLOSE_SECONDS)
+        self._end()
+
+    def _end(self) -> None:
+        """End the process without asking it."""
+        self._process.kill()
+        self._process.join(_CLOSE_SECONDS)
+        self._pipe.close()
+
+
+def _serve(pipe: Any, make: Make) -> None:
+    """The process: make the environment, then answer requests until the pipe is closed."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # meant for the run, which decides when its environments end
+        signal.signal(number, signal.SIG_IGN)
+    environment: FlatEnvironment | None = None
+    while True:
+        try:
+            if environment is None:
+                environment = make()
+                answer = None
+            else:
+                request, argument = pipe.recv()
+                answer = REQUESTS[request](environment, argument)
+            reply = (True, answer)
+        except (EOFError, OSError):
+            break
+        except WorldstreamError as error:
+            reply = (False, error)
+        try:
+            pipe.send(reply)
+        except OSError:
+            break
+        if environment is None:
+            return
+    if environment is not None:
+        with contextlib.suppress(Exception):
+            environment.close()
+
+
+def _start_method() -> str:
+    """A fork server starts workers fastest, but not every system has one."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return "spawn"
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["worldstream.environments"])
+    return "forkserver"

@@ -1,0 +1,92 @@
+"""Logs of a run: JSON objects, one a line, each with the CRC-32 of its text. A full disk makes them wait."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+from worldstream.errors import RunFolderError, warn
+
+_CRC = "crc"
+
+
+class LineLog:
+    """Appends to one file. What a full disk refuses waits in memory until there is room again.
+
+    Args:
+        path: of the file; it need not exist yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._waiting: list[bytes] = []
+        self._warned = False
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Write one line. When that fails, it is kept and written with the next one, and a warning says so once."""
+        text = json.dumps(record)
+        self._waiting.append(f'{text[:-1]}, "{_CRC}": {zlib.crc32(text.encode())}}}\n'.encode())
+        try:
+            self.flush()
+        except RunFolderError as error:
+            if not self._warned:
+                warn(f"{error} Lines are kept in memory until there is room.")
+            self._warned = True
+
+    def flush(self) -> None:
+        """Write what is waiting. Raises RunFolderError when that fails; the file is then what it was."""
+        if not self._waiting:
+            return
+        before = self.size
+        try:
+            with open(self.path, "ab") as file:
+                file.write(b"".join(self._waiting))
+        except OSError as error:
+            self.cut(before)
+            raise RunFolderError(f"cannot write {self.path}: {error.strerror or error}. Free some space.") from error
+        self._waiting.clear()
+        self._warned = False
+
+    @property
+    def size(self) -> int:
+        """Bytes that are written."""
+        return self.path.stat().st_size if self.path.is_file() else 0
+
+    def cut(self, size: int) -> None:
+        """Cut the file back to its first ``size`` bytes; one that is shorter or missing stays. RunFolderError."""
+        try:
+            if self.size > size:
+                os.truncate(self.path, size)
+        except OSError as error:
+            raise RunFolderError(f"cannot write {self.path}: {error.strerror or error}.") from error
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Objects of a log, [] when there is none.
+
+    Lines that are incomplete or were changed are left out, with a warning; only the last line of a run that was killed
+    is expected to be incomplete, and goes without one. Raises RunFolderError when the file cannot be read.
+    """
+    if not path.is_file():
+        return []
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise RunFolderError(f"cannot read {path}: {error.strerror or error}.") from error
+    read = [_read_line(line) for line in lines]
+    if broken := [i for i, line in enumerate(lines[:-1]) if line and not read[i]]:
+        numbers = ", ".join(str(i + 1) for i in broken)
+        warn(f"{path}: lines {numbers} are not what was written and are left out.")
+    return [record for record in read if record]
+
+
+def _read_line(line: bytes) -> dict[str, Any] | None:
+    """One line of ``append``; None when it is not what was written."""
+    text, separator, crc = line.rpartition(f', "{_CRC}": '.encode())
+    if not separator or crc != f"{zlib.crc32(text + b'}')}}}".encode():
+        return None
+    record: dict[str, Any] = json.loads(text + b"}")
+    return record

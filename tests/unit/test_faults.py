@@ -1,0 +1,197 @@
+"""Environments that fail and losses that are not finite: survived, counted, and given up on after a limit."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import worldstream
+from tiny import tiny_config
+from worldstream.environments import EnvironmentConfig, make_vector
+from worldstream.environments.vector import MAX_FAILURES_IN_A_ROW
+from worldstream.errors import DivergedError, EnvironmentFault, OutOfMemoryError, RunFolderError
+from worldstream.line_log import read_lines
+from worldstream.models import load_weights
+from worldstream.run_folder import RunFolder
+from worldstream.training import trainer as trainer_module
+from worldstream.training.skipped import reproduce
+from worldstream.training.trainer import Trainer
+
+STEPS = 300
+IN_PROCESS = {"raise": 0.02, "nan": 0.02, "shape": 0.02}
+ANYWHERE = {**IN_PROCESS, "die": 0.02, "hang": 0.007}
+
+pytestmark = pytest.mark.filterwarnings("ignore::worldstream.errors.WorldstreamWarning")
+
+
+def config(log: Path, probabilities: dict[str, float], **collection: Any) -> worldstream.Config:
+    kwargs = {"log": str(log), "probabilities": probabilities}
+    base = tiny_config()
+    return replace(
+        base,
+        environment=EnvironmentConfig(kwargs=kwargs),
+        collection=replace(base.collection, random_steps=30, max_restarts=1000, **collection),
+        log_every_steps=20,
+    )
+
+
+@pytest.mark.parametrize(
+    ("backend", "probabilities", "environments"), [("sync", IN_PROCESS, 1), ("process", ANYWHERE, 2)]
+)
+def test_a_run_survives_faults_and_counts_them_all(
+    backend: str, probabilities: dict[str, float], environments: int, tmp_path: Path
+) -> None:
+    log = tmp_path / "faults"
+    chosen = config(log, probabilities, backend=backend, num_environments=environments, timeout=8.0)
+    worldstream.train("faulty:make", steps=STEPS, config=chosen, output=tmp_path / "run", quiet=True)
+    injected = Counter(log.read_text().split())
+    assert set(injected) == set(probabilities)
+    folder = RunFolder(tmp_path / "run")
+    incidents = [r for r in read_lines(folder.sittings) if r["event"] == "environment restarted"]
+    assert len(incidents) == injected.total()
+    words = {"raise": "motor is stuck", "nan": "nan", "shape": "shape", "die": "exit code -9", "hang": "did not answer"}
+    for kind, count in injected.items():
+        assert sum(words[kind] in incident["problem"] for incident in incidents) == count, kind
+    last = read_lines(folder.metrics)[-1]
+    assert STEPS <= last["steps"] < STEPS + environments
+    assert last["faults/restarted_environments"] == sum(r["during"] == "training" for r in incidents)
+
+
+def test_replay_shows_the_clock_counting_through_faults(tmp_path: Path) -> None:
+    """Whatever fails, no transition leads from one episode into another, and the step that failed is not stored."""
+    run = Trainer(
+        config(tmp_path / "faults", IN_PROCESS, num_environments=2),
+        "faulty:make",
+        seed=3,
+        device=torch.device("cpu"),
+        on_metrics=lambda record: None,
+        on_evaluation=lambda steps: None,
+    )
+    run.run(200)
+    ids = run.store.ids_of_all()
+    segments = run.store.gather(ids, 2, "first")
+    counters = run.store.observations(segments.rows)["step"][..., 0]
+    both = segments.observed[:, 1]
+    assert run.environments.num_restarts > 5
+    np.testing.assert_array_equal(counters[both, 1], counters[both, 0] + 1)
+    assert (segments.truncated[:, 0] & ~segments.terminated[:, 0]).sum() > run.environments.num_restarts / 2
+    assert run.store.num_steps == run.collector.steps
+    run.close()
+
+
+def vector(log: Path, probabilities: dict[str, float], *, in_reset: bool = False, **options: Any) -> Any:
+    kwargs = {"log": str(log), "probabilities": probabilities, "in_reset": in_reset}
+    return make_vector("faulty:make", EnvironmentConfig(kwargs=kwargs), 1, 0, **options)
+
+
+def steps_until_fault(environments: Any) -> None:
+    environments.reset()
+    for _ in range(1000):
+        result = environments.step(np.zeros((1, 1), int))
+        if result.terminated.any() or result.truncated.any():
+            environments.reset_where(np.array([True]))
+
+
+def test_the_limit_of_restarts(tmp_path: Path) -> None:
+    seen: list[str] = []
+    with (
+        vector(tmp_path / "f", {"raise": 0.1}, max_restarts=4, on_fault=lambda i, e: seen.append(str(e))) as limited,
+        pytest.raises(EnvironmentFault, match=r"motor is stuck. Environments were restarted 4 times.*max_restarts is 4"),
+    ):
+        steps_until_fault(limited)
+    assert len(seen) == 4 and len((tmp_path / "f").read_text().split()) == 5
+
+
+def test_an_environment_that_always_fails_is_given_up_soon(tmp_path: Path) -> None:
+    for name, in_reset in (("step", False), ("reset", True)):
+        with (
+            vector(tmp_path / name, {"nan": 1.0}, in_reset=in_reset, max_restarts=1000) as broken,
+            pytest.raises(EnvironmentFault, match=r"nan.*restarted 9 times"),
+        ):
+            steps_until_fault(broken)
+        assert (tmp_path / name).read_text().split() == ["nan"] * MAX_FAILURES_IN_A_ROW
+
+
+def test_a_failing_reset_is_tried_again(tmp_path: Path) -> None:
+    with vector(tmp_path / "f", {"raise": 0.3}, in_reset=True, max_restarts=1000) as environments:
+        environments.reset()
+        for _ in range(60):
+            result = environments.step(np.zeros((1, 1), int))
+            if result.terminated.any() or result.truncated.any():
+                assert environments.reset_where(np.array([True]))["step"][0, 0] == 0
+        assert environments.num_restarts == len((tmp_path / "f").read_text().split()) > 0
+
+
+# Losses that are not finite.
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, *numbers: int) -> None:
+    """The rewards of the world-model batches with these numbers contain a NaN."""
+    original, count = Trainer.update_world_model, [0]
+
+    def update(self: Trainer) -> None:
+        tokenized, count[0] = self.tokenized, count[0] + 1
+
+        def poisoned(segments: Any) -> Any:
+            batch = tokenized(segments)
+            batch.rewards[:, 1] = torch.nan
+            return batch
+
+        if count[0] in numbers:
+            before = {name: tensor.clone() for name, tensor in self.models.state_dict().items()}
+            with monkeypatch.context() as patch:
+                patch.setattr(self, "tokenized", poisoned)
+                original(self)
+            after = self.models.state_dict()
+            assert all(torch.equal(before[name], after[name]) for name in before)
+        else:
+            original(self)
+
+    monkeypatch.setattr(Trainer, "update_world_model", update)
+
+
+def test_an_update_that_is_not_finite_is_skipped_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    poison(monkeypatch, 3, 9)
+    base = replace(tiny_config(), log_every_steps=20)
+    worldstream.train("clock", steps=160, config=base, output=tmp_path / "run", quiet=True)
+    folder = RunFolder(tmp_path / "run")
+    kept = [Path(r["kept"]) for r in read_lines(folder.sittings) if r["event"] == "update skipped"]
+    assert len(kept) == 2 and read_lines(folder.metrics)[-1]["faults/skipped_updates"] == 2
+    for path in kept:
+        assert np.isnan(reproduce(path)["gradient_norm"])
+    for record in read_lines(folder.metrics):
+        assert all(np.isfinite(value) for value in record.values())
+    assert all(tensor.isfinite().all() for tensor in load_weights(folder.weights).values())
+    data = bytearray(kept[0].with_suffix(".safetensors").read_bytes())
+    kept[0].with_suffix(".safetensors").write_bytes(data[:-5])
+    with pytest.raises(RunFolderError, match="cannot be read"):
+        reproduce(kept[0])
+
+
+def test_too_many_skipped_updates_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    poison(monkeypatch, *range(3, 100))
+    base = replace(tiny_config(), max_skipped_updates=2)
+    with pytest.raises(DivergedError, match=r"3 updates were skipped.*max_skipped_updates is 2.*world_model_learner"):
+        worldstream.train("clock", steps=160, config=base, output=tmp_path / "run", quiet=True)
+    assert len(list((tmp_path / "run" / "skipped").glob("*.json"))) == 3
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), MemoryError(),
+              RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")]
+)  # fmt: skip
+def test_exhausted_memory_names_the_setting(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(trainer_module, "update_actor_critic", fails)
+    with pytest.raises(OutOfMemoryError, match=r"actor_critic_learner.batch_size or imagination.horizon"):
+        worldstream.train("clock", steps=160, config=tiny_config(), output=tmp_path / "run", quiet=True)
