@@ -11,7 +11,7 @@ import json
 import types
 import typing
 from dataclasses import dataclass, field
-from math import inf
+from math import inf, isfinite
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -144,8 +144,8 @@ class Config:
     def __post_init__(self) -> None:
         for path, (low, high) in BOUNDS.items():
             value = attrgetter(path)(self)
-            if not low <= value <= high:
-                limit = f"at least {low}" if high == inf else f"between {low} and {high}"
+            if not (low <= value <= high and isfinite(value)):
+                limit = f"a finite number, at least {low}" if high == inf else f"between {low} and {high}"
                 raise ConfigError(f"{path} must be {limit}, not {value}.")
         members, batch = self.world_model.ensemble_size, self.world_model_learner.batch_size
         if members and batch % members:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from worldstream.agent.actor_critic import ActorCritic
 from worldstream.agent.return_scale import ReturnScale
 from worldstream.config import Config
 from worldstream.errors import ConfigError, RunFolderError
-from worldstream.run_folder import RunFolder, replace_file, specs_from_json
+from worldstream.run_folder import RunFolder, array_digest, replace_file, specs_from_json
 from worldstream.specs import ActionSpec, KeySpec
 from worldstream.tokenizers.bundle import TokenizerBundle
 from worldstream.world_model.model import WorldModel
@@ -98,12 +97,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 of names and values."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes() if tensors[name].numel() else b"")
-    return digest.hexdigest()
+    return array_digest({name: tensor.numpy() for name, tensor in tensors.items()})
 
 
 def read_run(folder: RunFolder) -> dict[str, Any]:

@@ -25,10 +25,12 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
+
+import numpy as np
 
 from worldstream.errors import RunFolderError
 from worldstream.specs import ActionComponent, ActionSpec, KeySpec
@@ -41,9 +43,9 @@ def writing(path: Path) -> Iterator[None]:
     """Turn errors of the file system (full disk, no permission) into one message about ``path``."""
     try:
         yield
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a path that no system takes
         raise RunFolderError(
-            f"cannot write {path}: {error.strerror or error}. What was there before is kept. "
+            f"cannot write {path}: {getattr(error, 'strerror', None) or error}. What was there before is kept. "
             "Free space or choose another --output."
         ) from error
 
@@ -188,6 +190,16 @@ def read_checksummed(path: Path, expected_format: int) -> dict[str, Any]:
 
 def _digest(data: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def array_digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of named arrays: names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype} {arrays[name].shape};".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def specs_to_json(key_specs: dict[str, KeySpec], action_spec: ActionSpec) -> dict[str, Any]:

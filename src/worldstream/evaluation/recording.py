@@ -3,13 +3,11 @@
 The file is one .npz archive with the episodes laid end to end::
 
     lengths (E,)  terminated (E,)  truncated (E,)  actions (sum T, M)  rewards (sum T,)
-    observations/<key> (sum (T + 1), *shape)
+    observations/<key> (sum (T + 1), *shape)  sha256 of all these
 """
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +18,10 @@ from worldstream.environments.vector import OnFault
 from worldstream.errors import RunFolderError
 from worldstream.evaluation.evaluate import Played, play, warn_of_fault
 from worldstream.models import Models
-from worldstream.run_folder import RunFolder, replace_file
+from worldstream.run_folder import RunFolder, array_digest, replace_file
 from worldstream.types import Observations
 
-_OBSERVATIONS = "observations/"
-_DAMAGE = (OSError, ValueError, TypeError, KeyError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error)
-"""Whatever NumPy raises on files that are torn or are something else."""
+_OBSERVATIONS, _CHECKSUM = "observations/", "sha256"
 _FIELDS = ("lengths", "terminated", "truncated", "actions", "rewards")
 
 
@@ -108,6 +104,7 @@ def save_episodes(folder: RunFolder, episodes: list[RecordedEpisode]) -> None:
     }
     for key in episodes[0].observations:
         arrays[_OBSERVATIONS + key] = np.concatenate([episode.observations[key] for episode in episodes])
+    arrays[_CHECKSUM] = np.array(array_digest(arrays))
     replace_file(folder.episodes, lambda file: np.savez_compressed(file, **arrays))
 
 
@@ -121,8 +118,10 @@ def load_episodes(folder: RunFolder) -> list[RecordedEpisode]:
         with open(folder.episodes, "rb") as file:  # opened here: np.load leaves a damaged archive open
             archive = np.load(file, allow_pickle=False)
             arrays = {name: archive[name] for name in archive.files}
+        if str(arrays.pop(_CHECKSUM)) != array_digest(arrays):
+            raise ValueError("their checksum differs from what was written")
         return _split(arrays)
-    except _DAMAGE as error:
+    except Exception as error:  # of a damaged archive NumPy and zipfile raise nearly anything
         raise RunFolderError(
             f"{folder.episodes} cannot be read as recorded episodes: {error}. Delete it; the rest of the run is intact."
         ) from error

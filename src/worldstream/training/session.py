@@ -190,7 +190,7 @@ class Session:
         """Write a checkpoint and the weights, once at a step. Raises RunFolderError."""
         if steps == self._saved_steps:
             return  # its part of replay would be replaced by one without the rows that are saved already
-        trainer = self.trainer
+        trainer, began = self.trainer, time.perf_counter()
         self._metrics.flush()
         self._evaluations.flush()
         trained = trainer.state_dict()
@@ -206,6 +206,7 @@ class Session:
         self._checkpoints.save(steps, state, rows, trainer.store.ring.oldest_numbers)
         self._saved_steps, self._saved_numbers = steps, trained["replay"]["next_numbers"]
         save_weights(self.folder.weights, trainer.models)
+        trainer.note_seconds("checkpoint", time.perf_counter() - began)
 
     def _on_metrics(self, record: dict[str, Any]) -> None:
         assert self._metric_log is not None

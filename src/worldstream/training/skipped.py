@@ -19,7 +19,15 @@ import torch
 from worldstream.config import Config
 from worldstream.errors import RunFolderError
 from worldstream.models import Models
-from worldstream.run_folder import RunFolder, checksummed, read_checksummed, replace_file, specs_from_json, writing
+from worldstream.run_folder import (
+    RunFolder,
+    array_digest,
+    checksummed,
+    read_checksummed,
+    replace_file,
+    specs_from_json,
+    writing,
+)
 from worldstream.training import randomness, tree
 from worldstream.training.learner import Learner
 from worldstream.training.updates import update_actor_critic, update_world_model
@@ -50,7 +58,14 @@ def save_skipped(folder: RunFolder, update: SkippedUpdate, models: Models) -> Pa
     batch = dataclasses.asdict(update.batch)
     plain, arrays = tree.split({"batch": batch, "random": update.random, "models": dict(models.state_dict())})
     path = folder.skipped / f"{update.component}-{update.steps:012d}-{update.count}.json"
-    data = {"format": FORMAT, "component": update.component, "steps": update.steps, "metrics": metrics, "tree": plain}
+    data = {
+        "format": FORMAT,
+        "component": update.component,
+        "steps": update.steps,
+        "metrics": metrics,
+        "tree": plain,
+        "sha256_of_arrays": array_digest(arrays),
+    }
     with writing(path):
         folder.skipped.mkdir(exist_ok=True)
     replace_file(path.with_suffix(".safetensors"), lambda file: file.write(safetensors.numpy.save(arrays)))
@@ -73,9 +88,12 @@ def reproduce(path: Path) -> dict[str, float]:
     config = Config.from_json(description["config"])
     data = read_checksummed(path, FORMAT)
     try:
-        state = tree.join(data["tree"], safetensors.numpy.load_file(path.with_suffix(".safetensors")))
+        arrays = safetensors.numpy.load_file(path.with_suffix(".safetensors"))
     except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
-        raise RunFolderError(f"{path} cannot be read: {error}.") from error
+        raise RunFolderError(f"{path.with_suffix('.safetensors')} cannot be read: {error}.") from error
+    if array_digest(arrays) != data["sha256_of_arrays"]:
+        raise RunFolderError(f"{path.with_suffix('.safetensors')} is not what was written: its checksum differs.")
+    state = tree.join(data["tree"], arrays)
     models = Models(config, *specs_from_json(description["specs"]))
     models.load_state_dict(state["models"])
     batch = Batch(**state["batch"])

@@ -305,8 +305,12 @@ class Trainer:
         began = time.perf_counter()
         with _enough_memory(name):
             result = part()
-        self._metrics.add("seconds", {name: time.perf_counter() - began})
+        self.note_seconds(name, time.perf_counter() - began)
         return result
+
+    def note_seconds(self, name: str, seconds: float) -> None:
+        """Add to the metrics how long something took."""
+        self._metrics.add("seconds", {name: seconds})
 
 
 @contextmanager

@@ -1,0 +1,121 @@
+"""A long small run: what each checkpoint costs, and whether memory stays flat.
+
+    python benchmarks/endurance.py --steps 200000 --output benchmarks/results/endurance.json
+
+Eight CartPoles, a narrow model, few updates, replay bounded at a quarter of the steps, a checkpoint every 10,000
+steps. Metrics, one object for each 10,000 steps: checkpoint_seconds, checkpoint_bytes (all that this checkpoint wrote,
+with its part of replay) and resident_bytes of the process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import tempfile
+import time
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from learning import machine
+
+import worldstream
+from worldstream.evaluation.estimate import peak_bytes
+from worldstream.line_log import read_lines
+from worldstream.run_folder import RunFolder
+from worldstream.training.session import Session
+
+EVERY = 10_000
+
+
+def config(steps: int) -> worldstream.Config:
+    """The demo, narrower and with fewer updates."""
+    base = worldstream.PRESETS["demo"]()
+    return replace(
+        base,
+        world_model=replace(base.world_model, sequence=replace(base.world_model.sequence, width=32, num_layers=1)),
+        world_model_learner=replace(base.world_model_learner, updates_per_step=0.01),
+        actor_critic_learner=replace(base.actor_critic_learner, updates_per_step=0.01, batch_size=16),
+        collection=replace(base.collection, num_environments=8),
+        replay=replace(base.replay, max_steps=steps // 4),
+        checkpoint=replace(base.checkpoint, every_steps=EVERY),
+        evaluation=replace(base.evaluation, final_episodes=8),
+        log_every_steps=EVERY // 10,
+    )
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is resident now (Linux)."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def written_bytes(checkpoint: Path) -> int:
+    """What writing a checkpoint wrote: its own files, and its part of replay."""
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    part = manifest["replay"][f"{checkpoint.name}.safetensors"]
+    return sum(size for size, _ in manifest["files"].values()) + int(part[0])
+
+
+def measure(steps: int, folder: RunFolder) -> list[tuple[int, str, float]]:
+    """Train; returns (steps, metric, value)."""
+    chosen = config(steps)
+    session = Session(folder, "CartPole-v1", chosen, seed=0, steps=steps, device=torch.device("cpu"))
+    folder.path.mkdir(exist_ok=True)
+    found: dict[tuple[int, str], float] = {}
+
+    def look(record: dict[str, Any]) -> None:
+        mark = record["steps"] // EVERY * EVERY
+        found.setdefault((mark, "resident_bytes"), resident_bytes())
+        for path in folder.checkpoints.glob("[0-9]*"):
+            found.setdefault((int(path.name), "checkpoint_bytes"), written_bytes(path))
+
+    session.run(look)
+    look({"steps": steps})
+    for record in read_lines(folder.metrics):
+        if "seconds/checkpoint" in record:
+            found[(record["steps"] // EVERY * EVERY, "checkpoint_seconds")] = record["seconds/checkpoint"]
+    return sorted((steps, metric, value) for (steps, metric), value in found.items())
+
+
+def main() -> None:
+    """Measure and write one JSON object for each number."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=200_000)
+    parser.add_argument("--output", type=Path, help="JSON file to write; default: print")
+    options = parser.parse_args()
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        numbers = measure(options.steps, RunFolder(Path(folder) / "run"))
+    records = [
+        {
+            "benchmark": "endurance",
+            "environment": "CartPole-v1",
+            "preset": "demo",
+            "variant": "narrow, 8 environments, few updates",
+            "seed": 0,
+            "steps": steps,
+            "metric": metric,
+            "value": value,
+            "episodes": 8,
+            "wall_seconds": time.monotonic() - began,
+            "peak_memory_bytes": peak_bytes(torch.device("cpu")),
+            "machine": machine(),
+            "versions": {p: metadata.version(p) for p in ("worldstream", "torch", "gymnasium", "numpy")},
+            "command": f"python benchmarks/endurance.py --steps {options.steps}",
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
+        for steps, metric, value in numbers
+    ]
+    text = json.dumps(records, indent=1)
+    if options.output is None:
+        print(text)
+    else:
+        options.output.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
