@@ -188,7 +188,11 @@ def train(
         if not force:
             require_room(config, session.trainer.models, steps, folder.path)
         folder.create(_description(session, environment, preset, device=str(chosen)))
-        return f"training on '{environment_name(environment)}' for {steps} steps on {chosen}, into {folder.path}"
+        replay = session.trainer.store.ring.capacity, session.trainer.store.bytes_per_row
+        return (
+            f"training on '{environment_name(environment)}' for {steps} steps on {chosen}, into {folder.path}; "
+            f"replay keeps at most {replay[0]} steps, {replay[0] * replay[1] / 1e6:.0f} MB"
+        )
 
     return _run(session, begin, out)
 

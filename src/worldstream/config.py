@@ -10,6 +10,7 @@ import dataclasses
 import json
 import types
 import typing
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import inf, isfinite
 from operator import attrgetter
@@ -142,10 +143,13 @@ class Config:
     """Threads of tensor operations on the CPU."""
 
     def __post_init__(self) -> None:
+        for path, value in _leaves(self.to_json()):
+            if isinstance(value, float) and not isfinite(value) and not path.startswith("environment.kwargs."):
+                raise ConfigError(f"{path} must be a finite number, not {value}.")
         for path, (low, high) in BOUNDS.items():
             value = attrgetter(path)(self)
-            if not (low <= value <= high and isfinite(value)):
-                limit = f"a finite number, at least {low}" if high == inf else f"between {low} and {high}"
+            if not low <= value <= high:
+                limit = f"at least {low}" if high == inf else f"between {low} and {high}"
                 raise ConfigError(f"{path} must be {limit}, not {value}.")
         members, batch = self.world_model.ensemble_size, self.world_model_learner.batch_size
         if members and batch % members:
@@ -227,6 +231,16 @@ BOUNDS: dict[str, tuple[float, float]] = {
 """Smallest and largest value of each bounded number, by its place in the configuration."""
 
 T = TypeVar("T")
+
+
+def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """(place, value) of everything in nested dictionaries and sequences."""
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list | tuple) else None
+    if items is None:
+        yield path, tree
+        return
+    for name, value in items:
+        yield from _leaves(value, f"{path}.{name}" if path else str(name))
 
 
 def from_plain(cls: type[T], data: Any, where: str) -> T:

@@ -1,9 +1,11 @@
-"""The state of torch's random numbers: of the CPU, of the GPUs in use, and of a generator of our own."""
+"""The state of random numbers: torch's, of the CPU and the GPUs in use, and those that belong to the whole process."""
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -24,3 +26,16 @@ def restore(state: dict[str, Any], generator: torch.Generator) -> None:
         generator.set_state(state["generator"])
         if state["cuda"]:
             torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def capture_process() -> dict[str, Any]:
+    """State of Python's and NumPy's global generators. We draw from neither, but an environment may."""
+    version, numbers, gauss = random.getstate()
+    return {"python": [version, list(numbers), gauss], "numpy": np.random.get_state(legacy=False)}
+
+
+def restore_process(state: dict[str, Any]) -> None:
+    """Inverse of ``capture_process``."""
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    np.random.set_state(state["numpy"])

@@ -181,6 +181,7 @@ class Trainer:
             "num_skipped": self.num_skipped,
             "fit_rng": self._fit_rng.bit_generator.state,
             "random": randomness.capture(self.generator),
+            "process_random": randomness.capture_process(),
         }
 
     def load_state_dict(self, state: dict[str, Any], replay: Iterable[dict[str, np.ndarray]]) -> int:
@@ -204,6 +205,7 @@ class Trainer:
         self.num_skipped = int(state["num_skipped"])
         self._fit_rng.bit_generator.state = state["fit_rng"]
         randomness.restore(state["random"], self.generator)
+        randomness.restore_process(state["process_random"])
         return closed
 
     def fit_tokenizers(self) -> None:
