@@ -188,11 +188,7 @@ def train(
         if not force:
             require_room(config, session.trainer.models, steps, folder.path)
         folder.create(_description(session, environment, preset, device=str(chosen)))
-        replay = session.trainer.store.ring.capacity, session.trainer.store.bytes_per_row
-        return (
-            f"training on '{environment_name(environment)}' for {steps} steps on {chosen}, into {folder.path}; "
-            f"replay keeps at most {replay[0]} steps, {replay[0] * replay[1] / 1e6:.0f} MB"
-        )
+        return f"training on '{environment_name(environment)}' for {steps} steps on {chosen}, into {folder.path}"
 
     return _run(session, begin, out)
 
@@ -249,6 +245,9 @@ def _run(session: Session, begin: Callable[[], str], out: Console) -> TrainingRe
     """Make the session ready by ``begin``, which says what happens; train to the end and say what came out."""
     try:
         out.print(begin())
+        store = session.trainer.store
+        megabytes = store.ring.capacity * store.bytes_per_row / 1e6
+        out.print(f"replay keeps at most {store.ring.capacity} steps, {megabytes:.0f} MB")
     except BaseException:
         session.trainer.close()
         raise
