@@ -162,6 +162,11 @@ class Config:
                 "or the weight to 0."
             )
 
+    @property
+    def max_blocks(self) -> int:
+        """Blocks that the world model has to remember at most: a segment, and then a whole imagined trajectory."""
+        return self.segment_length + self.imagination.context_length + self.imagination.horizon
+
     def to_json(self) -> dict[str, Any]:
         """Nested dictionaries of plain values."""
         return dataclasses.asdict(self)
@@ -244,6 +249,10 @@ def _plain_value(hint: Any, data: Any, where: str) -> Any:
         if data is None and type(None) in arguments:
             return None
         return _plain_value(next(a for a in arguments if a is not type(None)), data, where)
+    if origin is typing.Literal:
+        if data in arguments:
+            return data
+        raise ConfigError(f"{where}: expected one of {', '.join(map(repr, arguments))}, got {json.dumps(data)}.")
     if origin is tuple and isinstance(data, list | tuple):
         variadic = len(arguments) == 2 and arguments[1] is Ellipsis
         hints = [arguments[0]] * len(data) if variadic else list(arguments)

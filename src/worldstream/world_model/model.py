@@ -77,11 +77,19 @@ class WorldModel(nn.Module):
         config: sizes and loss weights.
         token_specs: by observation key, in block order.
         action_spec: the action tokens.
+        max_blocks: most blocks that the sequence model will have to remember at once.
 
     Raises ConfigError when the loss weights do not name exactly the losses of the model.
     """
 
-    def __init__(self, config: WorldModelConfig, token_specs: dict[str, TokenSpec], action_spec: ActionSpec) -> None:
+    def __init__(
+        self,
+        config: WorldModelConfig,
+        token_specs: dict[str, TokenSpec],
+        action_spec: ActionSpec,
+        *,
+        max_blocks: int,
+    ) -> None:
         super().__init__()
         self.config = config
         self.layout = BlockLayout(token_specs, action_spec)
@@ -89,9 +97,7 @@ class WorldModel(nn.Module):
         width = config.sequence.width
         self.embed = BlockEmbedder(self.layout, width, slot_embedding=config.slot_embedding)
         self.sequence: AnySequenceModel = SEQUENCE_MODELS[config.sequence.model](
-            config.sequence,
-            block_length=self.layout.length,
-            num_predictions=self.layout.num_observation_tokens,
+            config.sequence, self.layout, max_blocks=max_blocks
         )
         self.tokens = nn.ModuleList(HEADS["tokens"](key, spec, width) for key, spec in token_specs.items())
         self.reward: RewardHead = HEADS["reward"](width, output=config.reward_output, scale=config.reward_scale)
