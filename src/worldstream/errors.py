@@ -43,3 +43,9 @@ class RunFolderError(WorldstreamError):
     """A folder that is not a run, is incomplete, belongs to something else, or cannot be written."""
 
     exit_code = 4
+
+
+class WeightsError(WorldstreamError):
+    """Weights from elsewhere that do not fit the model that they are meant for."""
+
+    exit_code = 4

@@ -6,7 +6,7 @@ It knows token ids and layouts only: what the tokens mean is the tokenizers' bus
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,8 @@ class WorldModelConfig:
     """Scalar output of the reward head."""
     reward_scale: float = 1.0
     """Rewards are learned as this many times their value; raise it where they are small and rare."""
+    termination_logits: Literal[1, 2] = 1
+    """Logits of the termination head; 2 as published."""
     slot_embedding: bool = True
     """Learned embedding for each position of a block, beside the rotary phases."""
     loss_weights: dict[str, float] = field(
@@ -101,7 +103,7 @@ class WorldModel(nn.Module):
         )
         self.tokens = nn.ModuleList(HEADS["tokens"](key, spec, width) for key, spec in token_specs.items())
         self.reward: RewardHead = HEADS["reward"](width, output=config.reward_output, scale=config.reward_scale)
-        self.termination: Head = HEADS["termination"](width)
+        self.termination: Head = HEADS["termination"](width, num_logits=config.termination_logits)
         members = config.ensemble_size
         self.disagreement = nn.ModuleList(
             HEADS["disagreement"](key, spec, width, num_members=members)
