@@ -85,7 +85,7 @@ def test_impossible_values_that_make_channels_equal_change_nothing(name: str) ->
     settings["spaces"]["token_2d"] = [[sizes[0], sizes[2], *sizes[2:]] for _ in settings["spaces"]["token_2d"]]
     place = sizes[0] + sizes[1]  # behind the last value of the second channel
     for key, array in weights.items():
-        if "token_2d" in key and ".3." in key and "embeddings" not in key:
+        if "token_2d" in key and key.endswith((".3.weight", ".3.bias")) and "embeddings" not in key:
             added = np.zeros((2, *array.shape[1:]), np.float32) - (1e4 if key.endswith("bias") else 0)
             weights[key] = np.insert(array, [place], added, 0)
         elif "token_2d" in key and key.endswith("embeddings.1.weight"):
