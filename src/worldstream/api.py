@@ -18,11 +18,12 @@ from rich.console import Console
 
 from worldstream.acting import act
 from worldstream.actions.composite import decode
+from worldstream.compat.checkpoint import published_models, read_checkpoint
 from worldstream.config import Config
 from worldstream.errors import ConfigError, RunFolderError
 from worldstream.evaluation.evaluate import Evaluation
 from worldstream.modalities.observation import ObservationAdapter
-from worldstream.models import UNNAMED, Models, choose_device, load_run, read_run
+from worldstream.models import UNNAMED, Models, choose_device, load_run, read_run, save_weights
 from worldstream.presets import PRESETS
 from worldstream.run_folder import RunFolder, specs_to_json
 from worldstream.training.progress import ProgressDisplay, console
@@ -175,7 +176,10 @@ def train(
     )
 
     def begin() -> str:
-        folder.create(_description(session, environment, preset, device=str(chosen)))
+        models = session.trainer.models
+        folder.create(
+            _description(models, config, environment, preset=preset, seed=seed, steps=steps, device=str(chosen))
+        )
         return f"training on '{environment_name(environment)}' for {steps} steps on {chosen}, into {folder.path}"
 
     return _run(session, begin, out)
@@ -213,6 +217,8 @@ def resume(
     if environment is None and recorded.startswith(UNNAMED):
         raise ConfigError(f"{folder.path} was trained on a Python function. Name it: --env module:factory.")
     steps, config = int(description["steps"]), Config.from_json(description["config"])
+    if not steps:
+        raise RunFolderError(f"{folder.path} was imported, not trained: there is no training to continue.")
     if any(record["final"] for record in folder.read_lines(folder.evaluations)):
         raise RunFolderError(f"{folder.path} is finished: it has been trained for {steps} steps and evaluated.")
     out = console(quiet=quiet)
@@ -249,11 +255,52 @@ def _run(session: Session, begin: Callable[[], str], out: Console) -> TrainingRe
     return TrainingResult(session.folder.path, agent, result)
 
 
+def import_checkpoint(
+    file: str | Path,
+    *,
+    published: str,
+    environment: str | Callable[..., Any],
+    modality: dict[str, str] | None = None,
+    output: str | Path | None = None,
+) -> Path:
+    """Turn a checkpoint of the published agent into a run folder, which is evaluated and reported like any other.
+
+    Args:
+        file: PyTorch state dict with the published names of parameters.
+        published: configuration it was trained with: "atari", "dmc" or "craftax".
+        environment: what it was trained on; see ``train``.
+        modality: KIND by KEY, where the observation space does not say what a key is.
+        output: run folder; must not exist or be empty. None: below ``runs/``.
+
+    Returns:
+        the run folder.
+
+    Raises:
+        WeightsError: the file cannot be read, or does not fit the configuration or the environment.
+        SpaceError, EnvironmentFault, ConfigError, RunFolderError: see ``train``.
+    """
+    name = f"published-{published}"
+    folder = RunFolder(Path(output) if output is not None else default_output(environment, name, 0))
+    folder.require_unused()
+    config, models = published_models(
+        read_checkpoint(Path(file)), published=published, environment=environment, modality=modality
+    )
+    folder.create(_description(models, config, environment, preset=name, seed=0, steps=0, device="cpu"))
+    save_weights(folder.weights, models)
+    return folder.path
+
+
 def _description(
-    session: Session, environment: str | Callable[..., Any], preset: str, *, device: str
+    models: Models,
+    config: Config,
+    environment: str | Callable[..., Any],
+    *,
+    preset: str,
+    seed: int,
+    steps: int,
+    device: str,
 ) -> dict[str, Any]:
     """What run.json says."""
-    models = session.trainer.models
     return {
         "worldstream": __version__,
         "versions": {
@@ -263,9 +310,9 @@ def _description(
         "machine": f"{platform.machine()} {platform.system()}",
         "environment": environment_name(environment),
         "preset": preset,
-        "seed": session.seed,
-        "steps": session.steps,
+        "seed": seed,
+        "steps": steps,
         "device": device,
-        "config": json.loads(json.dumps(session.config.to_json())),
+        "config": json.loads(json.dumps(config.to_json())),
         "specs": specs_to_json(models.key_specs, models.action_spec),
     }

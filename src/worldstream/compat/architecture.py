@@ -46,6 +46,8 @@ class PublishedSettings:
     """Imagined steps."""
     burn_in: int = 20
     """Real steps before the first imagined one."""
+    action_repeat: int = 1
+    """Frames for which each action is repeated, beyond what the environment itself repeats."""
     discount: float = 0.99
     lambda_: float = 0.95
     extrinsic_weight: float = 1.0
@@ -103,7 +105,11 @@ def config_for(tensors: ForeignTensors, settings: PublishedSettings) -> Config:
     weights = {name: 1.0 for name in base.world_model.loss_weights if members or name != "disagreement"}
     return replace(
         base,
-        environment=replace(base.environment, num_action_levels=levels or base.environment.num_action_levels),
+        environment=replace(
+            base.environment,
+            num_action_levels=levels or base.environment.num_action_levels,
+            action_repeat=settings.action_repeat,
+        ),
         tokenizers=_tokenizers(tensors),
         world_model=WorldModelConfig(
             sequence=_sequence(tensors, settings),
@@ -168,13 +174,18 @@ def _sequence(tensors: ForeignTensors, settings: PublishedSettings) -> SequenceC
     )
 
 
-def _ensemble_size(tensors: ForeignTensors) -> int:
-    found = [m for m in MODALITIES if tensors.has(f"world_model.head_observations.{m}.")]
+def observed_kinds(tensors: ForeignTensors) -> list[str]:
+    """Kinds of observation that the agent predicts. Raises WeightsError when there is none."""
+    found = [kind for kind in MODALITIES if tensors.has(f"world_model.head_observations.{kind}.")]
     if not found:
         raise WeightsError(
             f"{tensors.source} has no tensor 'world_model.head_observations.*': it is no published agent's checkpoint."
         )
-    return tensors.count(f"world_model.curiosity_head.{found[0]}.ensemble." + "{}.")
+    return found
+
+
+def _ensemble_size(tensors: ForeignTensors) -> int:
+    return tensors.count(f"world_model.curiosity_head.{observed_kinds(tensors)[0]}.ensemble." + "{}.")
 
 
 def _actor_critic(tensors: ForeignTensors) -> ActorCriticConfig:

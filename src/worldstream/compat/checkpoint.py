@@ -1,0 +1,147 @@
+"""Published checkpoints: a PyTorch state dict and an environment become a configuration and models of ours."""
+
+from __future__ import annotations
+
+import pickle
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldstream.compat.architecture import (
+    PublishedSettings,
+    config_for,
+    has_continuous_actions,
+    in_published_order,
+    observed_kinds,
+    published_kinds,
+)
+from worldstream.compat.tensors import ForeignTensors
+from worldstream.compat.weights import load_published
+from worldstream.config import Config
+from worldstream.environments import make_environment
+from worldstream.environments.config import EnvironmentConfig
+from worldstream.errors import ConfigError, WeightsError
+from worldstream.models import Models
+from worldstream.specs import ActionSpec, KeySpec
+
+SETTINGS: dict[str, PublishedSettings] = {
+    "atari": PublishedSettings(
+        decay_blocks=(4.0, 16.0), context_length=2, segment_length=10, batch_size=32, horizon=9
+    ),
+    "dmc": PublishedSettings(
+        decay_blocks=(2.0, 2.0),
+        context_length=1,
+        segment_length=20,
+        batch_size=16,
+        horizon=20,
+        intrinsic_weight=10.0,
+        action_repeat=2,
+    ),
+    "craftax": PublishedSettings(
+        decay_blocks=(8.0, 40.0), context_length=2, segment_length=20, batch_size=8, horizon=19, extrinsic_weight=100.0
+    ),
+}
+"""The three published configurations (method.md 9.1, 10.2)."""
+
+COMPILED = "_orig_mod."
+"""What compiled modules put into the names of their parameters."""
+
+
+def read_checkpoint(path: Path) -> ForeignTensors:
+    """Read a state dict; nothing but tensors is ever unpickled. Raises WeightsError when it is none."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise WeightsError(f"cannot read {path}: {error.strerror or error}.") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(
+            f"{path} is no state dict of PyTorch, or holds more than tensors, which is not loaded: {reason} "
+            "Save it anew as torch.save(agent.state_dict(), file)."
+        ) from error
+    if not isinstance(state, Mapping) or not state or not all(isinstance(x, Tensor) for x in state.values()):
+        raise WeightsError(
+            f"{path} holds {_outline(state)}, not tensors by name. "
+            "Save it anew as torch.save(agent.state_dict(), file)."
+        )
+    return ForeignTensors({str(name).replace(COMPILED, ""): tensor for name, tensor in state.items()}, str(path))
+
+
+def published_models(
+    tensors: ForeignTensors, *, published: str, environment: Any, modality: Mapping[str, str] | None = None
+) -> tuple[Config, Models]:
+    """Models of a published agent for an environment, with its weights.
+
+    Args:
+        tensors: the checkpoint.
+        published: which of ``SETTINGS`` it was trained with.
+        environment: name or factory; its keys are matched by what they are, and its shapes must be those of the
+            tensors.
+        modality: overrides by observation key, as in ``EnvironmentConfig``.
+
+    Raises:
+        ConfigError: unknown configuration.
+        WeightsError: checkpoint and environment do not fit each other.
+        SpaceError, EnvironmentFault: the environment cannot be used.
+    """
+    if published not in SETTINGS:
+        raise ConfigError(f"unknown published configuration '{published}'. Available: {', '.join(SETTINGS)}.")
+    config = config_for(tensors, SETTINGS[published])
+    config = replace(config, environment=replace(config.environment, modality=dict(modality or {})))
+    keys, action = _specs(environment, config.environment)
+    _check_keys(tensors, keys, str(environment))
+    _check_actions(tensors, action, str(environment))
+    models = Models(config, in_published_order(keys), action).eval()
+    load_published(models, tensors)
+    return config, models
+
+
+def _specs(environment: Any, config: EnvironmentConfig) -> tuple[dict[str, KeySpec], ActionSpec]:
+    made = make_environment(environment, config)
+    try:
+        return made.observation_specs, made.action_spec
+    finally:
+        made.close()
+
+
+def _check_keys(tensors: ForeignTensors, keys: Mapping[str, KeySpec], environment: str) -> None:
+    """Raises WeightsError unless the keys of the environment are of the kinds that the agent observes."""
+    kinds, observed = published_kinds(keys), observed_kinds(tensors)
+    there = ", ".join(f"'{key}' ({kind}, shape {keys[key].shape})" for key, kind in kinds.items())
+    if set(kinds.values()) != set(observed):
+        raise WeightsError(
+            f"{tensors.source} observes {', '.join(observed)}; the keys of '{environment}' are {there}. "
+            "Name the environment that the weights were trained on, or say what its keys are (--modality KEY=KIND)."
+        )
+    counts = Counter(kinds.values())
+    if several := [kind for kind in ("image", "token_2d") if counts[kind] > 1]:
+        raise WeightsError(
+            f"{tensors.source} observes one {several[0]}, but '{environment}' has several: {there}. "
+            "Leave the others out (--modality KEY=ignore)."
+        )
+
+
+def _check_actions(tensors: ForeignTensors, action: ActionSpec, environment: str) -> None:
+    """Raises WeightsError unless actions are of the kind, and as many, as the agent chooses from."""
+    continuous = has_continuous_actions(tensors)
+    rows = tensors.shape(f"actor_critic.actor_linear.{'0.' if continuous else ''}weight")[0]
+    fits = sum(action.sizes) == rows and (all(action.ordinal) if continuous else len(action.sizes) == 1)
+    if not fits:
+        chosen = f"levels of {rows // max(action.sizes)} dimensions" if continuous else f"one of {rows} actions"
+        offered = ", ".join(f"{component.kind} {component.sizes}" for component in action.components)
+        raise WeightsError(
+            f"{tensors.source} chooses {chosen}; '{environment}' takes {offered}. "
+            "Name the environment that the weights were trained on (games: with their minimal set of actions)."
+        )
+
+
+def _outline(state: Any) -> str:
+    if isinstance(state, Mapping):
+        other = [f"'{name}' ({type(value).__name__})" for name, value in state.items() if not isinstance(value, Tensor)]
+        return f"entries such as {', '.join(other[:3])}" if other else "nothing"
+    return f"a {type(state).__name__}"
