@@ -65,6 +65,7 @@ BENCHMARKS = {
         variants={"no_intrinsic_reward": ("--losses.intrinsic-weight", "0")},
     ),
     "keys": Benchmark("keys", "keys", 20_000),
+    "cameras": Benchmark("cameras", "cameras", 20_000),
 }
 
 

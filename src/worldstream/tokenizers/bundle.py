@@ -88,8 +88,9 @@ class TokenizerBundle(nn.Module):
 
     @torch.no_grad()
     def features(self, tokens: Tokens) -> Features:
-        """What the agent reads, by key."""
-        return {key: tokenizer.features(tokens[key]) for key, tokenizer in self.by_key.items()}
+        """What the agent reads, for the keys of ``tokens``."""
+        by_key = self.by_key
+        return {key: by_key[key].features(ids) for key, ids in tokens.items()}
 
     def fit(self, observations: Observations) -> bool:
         """Let every tokenizer adapt to stored arrays (N, *shape); counts ``version`` up when any id changed meaning."""

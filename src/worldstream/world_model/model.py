@@ -17,7 +17,7 @@ from worldstream.specs import ActionSpec, TokenSpec
 from worldstream.types import Batch, Tokens
 from worldstream.world_model import HEADS, SEQUENCE_MODELS
 from worldstream.world_model.block import BlockLayout
-from worldstream.world_model.embed import BlockEmbedder
+from worldstream.world_model.embed import BlockEmbedder, CodesOf
 from worldstream.world_model.heads.base import Head
 from worldstream.world_model.heads.disagreement import DisagreementHead
 from worldstream.world_model.heads.reward import RewardHead
@@ -45,6 +45,8 @@ class WorldModelConfig:
     """Rewards are learned as this many times their value; raise it where they are small and rare."""
     slot_embedding: bool = True
     """Learned embedding for each position of a block, beside the rotary phases."""
+    shared_embeddings: bool = True
+    """Embed tokens that have learned codes by these codes instead of a table of their own."""
     loss_weights: dict[str, float] = field(
         default_factory=lambda: {"observation": 1.0, "reward": 1.0, "termination": 1.0, "disagreement": 1.0}
     )
@@ -77,17 +79,29 @@ class WorldModel(nn.Module):
         config: sizes and loss weights.
         token_specs: by observation key, in block order.
         action_spec: the action tokens.
+        codes_of: tokens by key -> learned codes by key, for shared embeddings; None: there are none.
 
     Raises ConfigError when the loss weights do not name exactly the losses of the model.
     """
 
-    def __init__(self, config: WorldModelConfig, token_specs: dict[str, TokenSpec], action_spec: ActionSpec) -> None:
+    def __init__(
+        self,
+        config: WorldModelConfig,
+        token_specs: dict[str, TokenSpec],
+        action_spec: ActionSpec,
+        codes_of: CodesOf | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
         self.layout = BlockLayout(token_specs, action_spec)
         _check_size(self.layout)
         width = config.sequence.width
-        self.embed = BlockEmbedder(self.layout, width, slot_embedding=config.slot_embedding)
+        self.embed = BlockEmbedder(
+            self.layout,
+            width,
+            slot_embedding=config.slot_embedding,
+            codes_of=codes_of if config.shared_embeddings else None,
+        )
         self.sequence: AnySequenceModel = SEQUENCE_MODELS[config.sequence.model](
             config.sequence,
             block_length=self.layout.length,
