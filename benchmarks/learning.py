@@ -68,6 +68,7 @@ BENCHMARKS = {
         variants={"no_intrinsic_reward": ("--losses.intrinsic-weight", "0"), "attention": ATTENTION},
     ),
     "keys": Benchmark("keys", "keys", 20_000),
+    "cameras": Benchmark("cameras", "cameras", 20_000),
 }
 
 

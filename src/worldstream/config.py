@@ -114,6 +114,12 @@ class Config:
     collection: CollectionConfig = field(default_factory=CollectionConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    tokenizer_learner: LearnerConfig = field(
+        default_factory=lambda: LearnerConfig(
+            batch_size=32, learning_rate=1e-3, clip_norm=10.0, updates_per_step=0.25, start_steps=250, every_steps=250
+        )
+    )
+    """Of the tokenizers that are trained, where there are any; its batches are of single observations."""
     world_model_learner: LearnerConfig = field(
         default_factory=lambda: LearnerConfig(
             batch_size=16, learning_rate=1e-3, cooldown=0.4, weight_decay=0.05, updates_per_step=0.25, start_steps=500
@@ -184,6 +190,10 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "tokenizers.num_levels": (2, inf),
     "tokenizers.uniform_levels": (0, 1),
     "tokenizers.cells_per_token": (0, inf),
+    "tokenizers.image.codebook_size": (2, inf),
+    "tokenizers.image.ema_decay": (0, 1),
+    "tokenizers.image.revive_below": (0, 1),
+    "tokenizers.image.rarity": (0, 1),
     "world_model.context_length": (1, inf),
     "world_model.ensemble_size": (0, inf),
     "world_model.reward_scale": (1e-6, inf),
@@ -207,7 +217,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "evaluation.temperature": (0, inf),
     **{
         f"{learner}.{name}": bounds
-        for learner in ("world_model_learner", "actor_critic_learner")
+        for learner in ("tokenizer_learner", "world_model_learner", "actor_critic_learner")
         for name, bounds in {
             "batch_size": (1, inf),
             "learning_rate": (0, inf),
@@ -215,6 +225,8 @@ BOUNDS: dict[str, tuple[float, float]] = {
             "clip_norm": (0, inf),
             "updates_per_step": (0, inf),
             "start_steps": (0, inf),
+            "every_steps": (1, inf),
+            "stop_steps": (0, inf),
         }.items()
     },
 }

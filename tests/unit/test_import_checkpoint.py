@@ -16,7 +16,7 @@ from worldstream.models import load_run
 from worldstream.run_folder import RunFolder
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-FILES = sorted(path.stem for path in GOLDEN.glob("*.npz") if "atari" not in path.stem)
+FILES = sorted(path.stem for path in GOLDEN.glob("*.npz"))
 KEYS = {
     "dmc": {"observation": "vector"},
     "craftax": {"stats": "vector", "direction": "token", "map": "token_2d"},

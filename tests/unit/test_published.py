@@ -18,7 +18,7 @@ from worldstream.errors import WeightsError
 from worldstream.nn.outputs import FactoredCategorical
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-FILES = sorted(path.stem for path in GOLDEN.glob("*.npz") if "atari" not in path.stem)
+FILES = sorted(path.stem for path in GOLDEN.glob("*.npz"))
 COMPARED = {
     "token_embeddings", "latents", "imagination_latents", "reward", "termination_logits", "policy_logits", "values",
     "lambda_returns", "return_scale",

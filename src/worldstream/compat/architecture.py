@@ -27,6 +27,9 @@ MODALITIES = ("image", "vector", "token", "token_2d")
 SEQUENCE = "world_model._model."
 """Prefix of the sequence model."""
 
+PICTURES = "tokenizer.tokenizers.image."
+"""Prefix of the image tokenizer."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedSettings:
@@ -118,6 +121,7 @@ def config_for(tensors: ForeignTensors, settings: PublishedSettings) -> Config:
             loss_weights=weights,
             termination_logits=2,
             slot_embedding=False,
+            shared_embeddings=not tensors.has("world_model.obs_embeddings.image."),
         ),
         actor_critic=_actor_critic(tensors),
         losses=ActorCriticLossConfig(
@@ -213,4 +217,21 @@ def _actor_critic(tensors: ForeignTensors) -> ActorCriticConfig:
 
 def _tokenizers(tensors: ForeignTensors) -> TokenizerConfig:
     base = TokenizerConfig()
-    return replace(base, choice={**base.choice, "vector": "fixed_levels"})
+    choice = {**base.choice, "vector": "fixed_levels"}
+    if not tensors.has(PICTURES):
+        return replace(base, choice=choice)
+    halvings = tensors.count(PICTURES + "encoder.cnn.1.{}.")
+    layers = ["0", *(f"1.{i}.2.conv" for i in range(halvings))]
+    image = replace(
+        base.image,
+        channels=tuple(tensors.shape(f"{PICTURES}encoder.cnn.{layer}.weight")[0] for layer in layers),
+        code_size=tensors.shape(f"{PICTURES}encoder.cnn.2.2.weight")[0],
+        ema_decay=0.0,
+        revive_below=0.0,
+        batch_norm=tensors.has(f"{PICTURES}decoder.cnn.0.0.running_mean"),
+    )
+    if tensors.has(f"{PICTURES}fsq."):
+        levels = tuple(tensors.values(f"{PICTURES}fsq._levels"))
+        return replace(base, choice={**choice, "image": "image_fsq"}, image=replace(image, fsq_levels=levels))
+    size = tensors.shape(f"{PICTURES}embedding.weight")[0]
+    return replace(base, choice={**choice, "image": "image_vq"}, image=replace(image, codebook_size=size))

@@ -22,6 +22,7 @@ from worldstream.errors import WeightsError
 from worldstream.models import Models
 from worldstream.nn.numerics import lambda_returns
 from worldstream.specs import ActionSpec, KeySpec
+from worldstream.tokenizers.image import ImageTokenizer
 from worldstream.types import Batch, Tokens
 from worldstream.world_model.block import SUMMARY
 from worldstream.world_model.heads.disagreement import DisagreementHead
@@ -93,8 +94,12 @@ class _Recomputation:
         for key, kind in self.kinds.items():
             ids, tokenizer = self.tokens[key], self.models.tokenizers.by_key[key]
             codes = tokenizer.features(ids).float()
+            if isinstance(tokenizer, ImageTokenizer):
+                codes = codes.unflatten(2, cast(tuple[int, int], tokenizer.spec.grid)).movedim(-1, 2)
+                decoded = tokenizer.decoder(codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
+                found[f"reconstruction/{kind}"] = (decoded + 1) / 2
             found[f"tokens/{kind}"] = ids if kind == "token_2d" else ids.squeeze(-1)
-            found[f"codes/{kind}"] = codes if kind == "token_2d" else codes.squeeze(-1)
+            found[f"codes/{kind}"] = codes.squeeze(-1) if kind in ("vector", "token") else codes
         return found
 
     def latents(self) -> dict[str, Tensor]:
@@ -221,6 +226,8 @@ def _embedded(trunk: Trunk, ids: Tensor, raw: Tensor) -> Tensor:
 def _observation(kind: str, inputs: Arrays) -> Tensor:
     """An observation, which is pre-processed already, as the tokenizer of its key takes it."""
     x = torch.as_tensor(inputs[f"observations/{kind}"])
+    if kind == "image":
+        return 255 * x  # the tokenizer takes bytes; it minds no fractions of them
     return x.unsqueeze(-1) if kind == "token" else x
 
 
@@ -235,7 +242,10 @@ def _key_specs(settings: dict[str, Any]) -> dict[str, KeySpec]:
     """One key for each kind of observation, called like it."""
     specs = {}
     for kind, size in settings["spaces"].items():
-        if kind == "vector":
+        if kind == "image":
+            *_, channels, height, width = size
+            specs[kind] = KeySpec(key=kind, modality="image", shape=(height, width, channels), dtype="uint8")
+        elif kind == "vector":
             specs[kind] = KeySpec(key=kind, modality="vector", shape=tuple(size), dtype="float32")
         elif kind in ("token", "token_2d"):
             # The published agent takes the vocabulary of the first entry for all (C29).

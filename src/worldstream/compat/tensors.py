@@ -48,6 +48,12 @@ class ForeignTensors:
             )
         return tuple(self._tensors[name].shape)
 
+    def values(self, name: str) -> list[int]:
+        """Integers that a tensor holds and a size follows from. Raises WeightsError when there is none."""
+        self.shape(name)
+        numbers: list[int] = self._tensors[name].long().flatten().tolist()
+        return numbers
+
     def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """A tensor that must have this shape; zeros where it has not, which ``check`` will report."""
         if name not in self._tensors:

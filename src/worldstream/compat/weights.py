@@ -6,6 +6,7 @@ order, means over channels are folded into the tables, projections that we fuse 
 
 from __future__ import annotations
 
+import re
 from typing import cast
 
 import torch
@@ -13,12 +14,14 @@ from torch import Tensor, nn
 
 from worldstream.agent.actor_critic import ActorCritic, Trunk
 from worldstream.agent.encoder import KeyEncoder
-from worldstream.compat.architecture import SEQUENCE, has_continuous_actions, published_kinds
+from worldstream.compat.architecture import PICTURES, SEQUENCE, has_continuous_actions, published_kinds
 from worldstream.compat.tensors import ForeignTensors
 from worldstream.errors import WeightsError
 from worldstream.models import Models
 from worldstream.nn.layers import FactoredEmbedding
 from worldstream.nn.outputs import channel_groups
+from worldstream.tokenizers.image import ImageTokenizer
+from worldstream.tokenizers.quantizers import FiniteScalarQuantizer, VectorQuantizer
 from worldstream.world_model.heads.disagreement import DisagreementHead
 from worldstream.world_model.heads.tokens import TokenHead
 from worldstream.world_model.model import WorldModel
@@ -30,6 +33,9 @@ from worldstream.world_model.sequence.retention import RetentionLayer, Retention
 def load_published(models: Models, tensors: ForeignTensors) -> None:
     """Fill models with published weights. Raises WeightsError that lists every tensor that does not fit."""
     kinds = published_kinds(models.key_specs)
+    for tokenizer in models.tokenizers.by_key.values():
+        if isinstance(tokenizer, ImageTokenizer):
+            _load_image_tokenizer(tokenizer, tensors)
     _load_world_model(models.world_model, tensors, kinds)
     _load_actor_critic(models.actor_critic, tensors, kinds)
     tensors.check()
@@ -44,10 +50,34 @@ def logit_order(vocabulary: tuple[int, ...]) -> Tensor:
     return torch.cat(parts)
 
 
+def _load_image_tokenizer(tokenizer: ImageTokenizer, tensors: ForeignTensors) -> None:
+    for part in ("encoder", "decoder"):
+        tensors.fill(f"{PICTURES}{part}.cnn.", cast(nn.Module, getattr(tokenizer, part)), rename=_resampling_name)
+    quantizer = tokenizer.quantizer
+    if isinstance(quantizer, FiniteScalarQuantizer):
+        for name, linear in (("pre", quantizer.shrink), ("post", quantizer.expand)):
+            weight = tensors.take(f"{PICTURES}{name}_quant_conv.weight", (*linear.weight.shape, 1, 1))
+            linear.weight.copy_(weight.squeeze((-1, -2)))  # a convolution of one pixel is a linear map
+            linear.bias.copy_(tensors.take(f"{PICTURES}{name}_quant_conv.bias", tuple(linear.bias.shape)))
+        tensors.ignore(f"{PICTURES}fsq.")
+    else:
+        codebook = cast(VectorQuantizer, quantizer).codebook
+        codebook.copy_(tensors.take(f"{PICTURES}embedding.weight", tuple(codebook.shape)))
+    tensors.ignore(f"{PICTURES}lpips.")  # the perceptual loss, which only training needs
+
+
+def _resampling_name(name: str) -> str:
+    """Halvings and doublings are pairs there, of padding or upsampling with a convolution."""
+    return re.sub(r"^(1\.\d+)\.3\.", r"\1.2.conv.", name)
+
+
 def _load_world_model(model: WorldModel, tensors: ForeignTensors, kinds: dict[str, str]) -> None:
     prefix = "world_model."
-    for key, embed in zip(kinds, cast(list[FactoredEmbedding], list(model.embed.observation)), strict=True):
-        _fill_embedding(tensors, f"{prefix}obs_embeddings.{kinds[key]}.", embed, tables="embeddings.embeddings.")
+    for key, embed in zip(kinds, model.embed.observation, strict=True):
+        if isinstance(embed, FactoredEmbedding):
+            _fill_embedding(tensors, f"{prefix}obs_embeddings.{kinds[key]}.", embed, tables="embeddings.embeddings.")
+        else:
+            tensors.fill(f"{prefix}obs_emb_map.", embed)
     _fill_action_table(tensors, f"{prefix}action_encoder.embedding.weight", model)
     if isinstance(model.sequence, RetentionModel):
         _fill_retention(tensors, model.sequence)
@@ -65,7 +95,7 @@ def _load_world_model(model: WorldModel, tensors: ForeignTensors, kinds: dict[st
     if has_continuous_actions(tensors):
         tensors.ignore(f"{prefix}action_encoder.action_projection.")  # for actions that are not cut into levels
     if "image" not in kinds.values():
-        tensors.ignore(f"{prefix}obs_emb_map.")  # the way of codes of pictures into the model
+        tensors.ignore(f"{prefix}obs_emb_map.")  # for codes of pictures
 
 
 def _fill_embedding(tensors: ForeignTensors, prefix: str, embed: FactoredEmbedding, *, tables: str) -> None:

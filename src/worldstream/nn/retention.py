@@ -24,9 +24,14 @@ from worldstream.nn.rotary import Phases, rotate
 
 
 def decay_rates(num_heads: int, block_length: int, decay_blocks: tuple[float, float]) -> Tensor:
-    """(H,) decay per token: memory spans 1/(1-g) run geometrically between the two limits, given in blocks."""
+    """(H,) decay per token: memory spans 1/(1-g) run geometrically between the two limits, given in blocks.
+
+    In double precision, for powers of them, but rounded to single as the published ones are: over hundreds of tokens
+    the difference adds up to 1e-5.
+    """
     low, high = (torch.tensor(1.0 / (limit * block_length), dtype=torch.float64).log() for limit in decay_blocks)
-    return 1.0 - torch.linspace(float(low), float(high), num_heads, dtype=torch.float64).exp()
+    rates = 1.0 - torch.linspace(float(low), float(high), num_heads, dtype=torch.float64).exp()
+    return rates.float().double()
 
 
 class BlockRetention(nn.Module):

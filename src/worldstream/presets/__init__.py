@@ -9,5 +9,6 @@ PRESETS = Registry(
         "control": "worldstream.presets.control:control",
         "grid": "worldstream.presets.grid:grid",
         "keys": "worldstream.presets.keys:keys",
+        "cameras": "worldstream.presets.cameras:cameras",
     },
 )

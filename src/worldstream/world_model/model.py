@@ -17,7 +17,7 @@ from worldstream.specs import ActionSpec, TokenSpec
 from worldstream.types import Batch, Tokens
 from worldstream.world_model import HEADS, SEQUENCE_MODELS
 from worldstream.world_model.block import BlockLayout
-from worldstream.world_model.embed import BlockEmbedder
+from worldstream.world_model.embed import BlockEmbedder, CodesOf
 from worldstream.world_model.heads.base import Head
 from worldstream.world_model.heads.disagreement import DisagreementHead
 from worldstream.world_model.heads.reward import RewardHead
@@ -47,6 +47,8 @@ class WorldModelConfig:
     """Logits of the termination head; 2 as published."""
     slot_embedding: bool = True
     """Learned embedding for each position of a block, beside the rotary phases."""
+    shared_embeddings: bool = True
+    """Embed tokens that have learned codes by these codes instead of a table of their own."""
     loss_weights: dict[str, float] = field(
         default_factory=lambda: {"observation": 1.0, "reward": 1.0, "termination": 1.0, "disagreement": 1.0}
     )
@@ -80,6 +82,7 @@ class WorldModel(nn.Module):
         token_specs: by observation key, in block order.
         action_spec: the action tokens.
         max_blocks: most blocks that the sequence model will have to remember at once.
+        codes_of: tokens by key -> learned codes by key, for shared embeddings; None: there are none.
 
     Raises ConfigError when the loss weights do not name exactly the losses of the model.
     """
@@ -91,13 +94,19 @@ class WorldModel(nn.Module):
         action_spec: ActionSpec,
         *,
         max_blocks: int,
+        codes_of: CodesOf | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         self.layout = BlockLayout(token_specs, action_spec)
         _check_size(self.layout)
         width = config.sequence.width
-        self.embed = BlockEmbedder(self.layout, width, slot_embedding=config.slot_embedding)
+        self.embed = BlockEmbedder(
+            self.layout,
+            width,
+            slot_embedding=config.slot_embedding,
+            codes_of=codes_of if config.shared_embeddings else None,
+        )
         self.sequence: AnySequenceModel = SEQUENCE_MODELS[config.sequence.model](
             config.sequence, self.layout, max_blocks=max_blocks
         )
