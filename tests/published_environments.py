@@ -49,3 +49,17 @@ def craftax() -> Sampled:
 
 def atari() -> Sampled:
     return Sampled(spaces.Box(0, 255, (64, 64, 3), np.uint8), spaces.Discrete(6))
+
+
+def full_atari() -> Sampled:
+    return Sampled(spaces.Box(0, 255, (210, 160, 3), np.uint8), spaces.Discrete(18))
+
+
+def full_dmc() -> Sampled:
+    return Sampled(floats(24), spaces.Box(-1, 1, (6,), np.float32))
+
+
+def full_craftax() -> Sampled:
+    cells = np.broadcast_to([37, 5, 40, 20], (9, 11, 4))
+    observation = {"direction": spaces.Discrete(4), "map": spaces.MultiDiscrete(cells), "stats": floats(47)}
+    return Sampled(spaces.Dict(observation), spaces.Discrete(43))
