@@ -20,7 +20,7 @@ from worldstream.acting import act
 from worldstream.actions.composite import decode
 from worldstream.config import Config
 from worldstream.errors import ConfigError, RunFolderError
-from worldstream.evaluation.evaluate import Evaluation
+from worldstream.evaluation.evaluate import Evaluation, protocol_card
 from worldstream.modalities.observation import ObservationAdapter
 from worldstream.models import UNNAMED, Models, choose_device, load_run, read_run
 from worldstream.presets import PRESETS
@@ -254,6 +254,7 @@ def _description(
 ) -> dict[str, Any]:
     """What run.json says."""
     models = session.trainer.models
+    protocol = protocol_card(environment, session.config, session.trainer.environments.protocol)
     return {
         "worldstream": __version__,
         "versions": {
@@ -262,6 +263,7 @@ def _description(
         },
         "machine": f"{platform.machine()} {platform.system()}",
         "environment": environment_name(environment),
+        "protocol": protocol,
         "preset": preset,
         "seed": session.seed,
         "steps": session.steps,
