@@ -18,10 +18,10 @@ from rich.console import Console
 
 from worldstream.acting import act
 from worldstream.actions.composite import decode
-from worldstream.compat.checkpoint import published_models, read_checkpoint
+from worldstream.compat.checkpoint import published_agent, read_checkpoint
 from worldstream.config import Config
 from worldstream.errors import ConfigError, RunFolderError
-from worldstream.evaluation.evaluate import Evaluation
+from worldstream.evaluation.evaluate import Evaluation, protocol_card
 from worldstream.modalities.observation import ObservationAdapter
 from worldstream.models import UNNAMED, Models, choose_device, load_run, read_run, save_weights
 from worldstream.presets import PRESETS
@@ -176,10 +176,11 @@ def train(
     )
 
     def begin() -> str:
-        models = session.trainer.models
-        folder.create(
-            _description(models, config, environment, preset=preset, seed=seed, steps=steps, device=str(chosen))
+        trainer = session.trainer
+        description = _description(
+            trainer.models, config, environment, preset=preset, seed=seed, steps=steps, device=str(chosen)
         )
+        folder.create({**description, "protocol": protocol_card(environment, config, trainer.environments.protocol)})
         return f"training on '{environment_name(environment)}' for {steps} steps on {chosen}, into {folder.path}"
 
     return _run(session, begin, out)
@@ -282,11 +283,12 @@ def import_checkpoint(
     name = f"published-{published}"
     folder = RunFolder(Path(output) if output is not None else default_output(environment, name, 0))
     folder.require_unused()
-    config, models = published_models(
+    agent = published_agent(
         read_checkpoint(Path(file)), published=published, environment=environment, modality=modality
     )
-    folder.create(_description(models, config, environment, preset=name, seed=0, steps=0, device="cpu"))
-    save_weights(folder.weights, models)
+    description = _description(agent.models, agent.config, environment, preset=name, seed=0, steps=0, device="cpu")
+    folder.create({**description, "protocol": protocol_card(environment, agent.config, agent.protocol)})
+    save_weights(folder.weights, agent.models)
     return folder.path
 
 
@@ -300,7 +302,7 @@ def _description(
     steps: int,
     device: str,
 ) -> dict[str, Any]:
-    """What run.json says."""
+    """What run.json says, beside the protocol of the environment."""
     return {
         "worldstream": __version__,
         "versions": {

@@ -13,6 +13,7 @@ import torch
 from worldstream.api import Agent
 from worldstream.cli import main
 from worldstream.models import load_run
+from worldstream.presets import PRESETS
 from worldstream.run_folder import RunFolder
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -156,3 +157,21 @@ def test_files_that_are_no_state_dict_are_refused(tmp_path: Path, capsys: pytest
     assert "'epoch' (int)" in message({"w": torch.zeros(1), "epoch": 3})
     assert "no published agent's checkpoint" in message({"w": torch.zeros(1)})
     assert "No such file" in fails(capsys, str(tmp_path / "none.pt"), "--config", "dmc", "--env", "clock")
+
+
+def test_games_are_played_as_published(tmp_path: Path) -> None:
+    pytest.importorskip("ale_py")
+    file = checkpoint("atari_attention", tmp_path)  # six actions, as the minimal set of Pong has
+    main(["import-checkpoint", str(file), "--config", "atari", "--env", "Pong", "--output", str(tmp_path / "run")])
+    run = load_run(tmp_path / "run", "cpu")
+    assert run.config.environment == PRESETS["atari100k"]().environment
+    protocol = RunFolder(tmp_path / "run").read_description()["protocol"]
+    assert protocol["evaluation"]["temperature"] == 0.5
+    assert run.models.action_spec.sizes == (6,)
+
+
+def test_games_with_other_actions_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("ale_py")
+    file = checkpoint("atari_attention", tmp_path)
+    message = fails(capsys, str(file), "--config", "atari", "--env", "Breakout", "--output", str(tmp_path / "run"))
+    assert "chooses one of 6 actions; 'Breakout' takes discrete (4,)" in " ".join(message.split())

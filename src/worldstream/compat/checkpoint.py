@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,10 +23,11 @@ from worldstream.compat.architecture import (
 from worldstream.compat.tensors import ForeignTensors
 from worldstream.compat.weights import load_published
 from worldstream.config import Config
-from worldstream.environments import make_environment
+from worldstream.environments import ENVIRONMENTS, make_environment
 from worldstream.environments.config import EnvironmentConfig
 from worldstream.errors import ConfigError, WeightsError
 from worldstream.models import Models
+from worldstream.presets import PRESETS
 from worldstream.specs import ActionSpec, KeySpec
 
 SETTINGS: dict[str, PublishedSettings] = {
@@ -47,6 +48,9 @@ SETTINGS: dict[str, PublishedSettings] = {
     ),
 }
 """The three published configurations (method.md 9.1, 10.2)."""
+
+PROTOCOLS = {"atari": ("atari", "atari100k")}
+"""Suite whose environments are made as the preset behind it says."""
 
 COMPILED = "_orig_mod."
 """What compiled modules put into the names of their parameters."""
@@ -72,9 +76,17 @@ def read_checkpoint(path: Path) -> ForeignTensors:
     return ForeignTensors({str(name).replace(COMPILED, ""): tensor for name, tensor in state.items()}, str(path))
 
 
-def published_models(
+class PublishedAgent(NamedTuple):
+    """A published agent as ours."""
+
+    config: Config
+    models: Models
+    protocol: dict[str, Any]  # what the environment says about how it is played
+
+
+def published_agent(
     tensors: ForeignTensors, *, published: str, environment: Any, modality: Mapping[str, str] | None = None
-) -> tuple[Config, Models]:
+) -> PublishedAgent:
     """Models of a published agent for an environment, with its weights.
 
     Args:
@@ -92,21 +104,24 @@ def published_models(
     if published not in SETTINGS:
         raise ConfigError(f"unknown published configuration '{published}'. Available: {', '.join(SETTINGS)}.")
     config = config_for(tensors, SETTINGS[published])
-    config = replace(config, environment=replace(config.environment, modality=dict(modality or {})))
-    keys, action = _specs(environment, config.environment)
-    _check_keys(tensors, keys, str(environment))
-    _check_actions(tensors, action, str(environment))
-    models = Models(config, in_published_order(keys), action).eval()
+    played = _played(environment, published, config.environment)
+    config = replace(config, environment=replace(played, modality=dict(modality or {})))
+    made = make_environment(environment, config.environment)
+    made.close()
+    _check_keys(tensors, made.observation_specs, made.name)
+    _check_actions(tensors, made.action_spec, made.name)
+    models = Models(config, in_published_order(made.observation_specs), made.action_spec).eval()
     load_published(models, tensors)
-    return config, models
+    return PublishedAgent(config, models, made.protocol)
 
 
-def _specs(environment: Any, config: EnvironmentConfig) -> tuple[dict[str, KeySpec], ActionSpec]:
-    made = make_environment(environment, config)
-    try:
-        return made.observation_specs, made.action_spec
-    finally:
-        made.close()
+def _played(environment: Any, published: str, otherwise: EnvironmentConfig) -> EnvironmentConfig:
+    """How the environment is made: as in the preset of the publication, where it is of the suite that this is for."""
+    suite, preset = PROTOCOLS.get(published, ("", ""))
+    if suite and next(name for name, each in ENVIRONMENTS.items() if each.claims(environment)) == suite:
+        played: EnvironmentConfig = PRESETS[preset]().environment
+        return played
+    return otherwise
 
 
 def _check_keys(tensors: ForeignTensors, keys: Mapping[str, KeySpec], environment: str) -> None:

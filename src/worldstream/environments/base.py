@@ -101,6 +101,11 @@ class FlatEnvironment(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     def saved_state(self, value: dict[str, Any]) -> None:
         self._guarded("load_state_dict()", lambda: state.load(self.environment, value))
 
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """How the environment is played, as its ``protocol`` attribute says, for the run folder; empty without one."""
+        return dict(getattr(self.environment.unwrapped, "protocol", {}))
+
     def render(self) -> Any:
         """Whatever the environment renders; None when it was made without a render mode."""
         return self._guarded("render()", self.environment.render) if self.render_mode else None

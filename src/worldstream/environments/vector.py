@@ -66,6 +66,7 @@ class VectorEnvironment:
         with self._reported():
             self.observation_specs: dict[str, KeySpec] = vector.call("observation_specs")[0]
             self.action_spec: ActionSpec = vector.call("action_spec")[0]
+            self.protocol: dict[str, Any] = vector.call("protocol")[0]
         self._ended = np.ones(self.num_envs, bool)
 
     def reset(self) -> dict[str, np.ndarray]:

@@ -11,6 +11,7 @@ import torch
 
 from worldstream.acting import act
 from worldstream.config import Config
+from worldstream.environments.suites import make_environment
 from worldstream.environments.vector import StepResult, make_vector
 from worldstream.models import Models
 from worldstream.types import Observations
@@ -78,7 +79,7 @@ def play(
     policy = models.actor_critic.policy(config.evaluation.temperature)
     quota = np.array([episodes // num + (i < episodes % num) for i in range(num)])
     steps = np.zeros(num, dtype=np.int64)
-    with make_vector(environment, config.environment, num, seed + SEED_STREAM, "sync") as vector:
+    with make_vector(environment, config.environment.for_evaluation(), num, seed + SEED_STREAM, "sync") as vector:
         observations, carry = vector.reset(), models.actor_critic.initial_carry(num)
         while quota.any():
             actions, carry = act(models.tokenizers, policy, observations, carry, generator)
@@ -95,6 +96,32 @@ def play(
                 observations = vector.reset_where(ended)
                 mask = torch.as_tensor(ended).to(models.device)
                 carry = models.actor_critic.initial_carry(num).where(mask, carry)
+
+
+def protocol_card(environment: Any, config: Config, training: dict[str, Any]) -> dict[str, Any]:
+    """How an environment is played in training and in evaluation; empty for one that says nothing about it.
+
+    Args:
+        environment: name or factory.
+        config: of the run.
+        training: what the training environment says.
+    """
+    if not training:
+        return {}
+    evaluated = make_environment(environment, config.environment.for_evaluation())
+    evaluation = config.evaluation
+    card = {
+        "training": training,
+        "evaluation": {
+            **evaluated.protocol,
+            "temperature": evaluation.temperature,
+            "episodes": evaluation.episodes,
+            "final_episodes": evaluation.final_episodes,
+            "max_episode_steps": evaluation.max_episode_steps,
+        },
+    }
+    evaluated.close()
+    return card
 
 
 def evaluate(models: Models, environment: Any, config: Config, *, episodes: int, seed: int) -> Evaluation:

@@ -10,5 +10,8 @@ PRESETS = Registry(
         "grid": "worldstream.presets.grid:grid",
         "keys": "worldstream.presets.keys:keys",
         "cameras": "worldstream.presets.cameras:cameras",
+        "atari100k": "worldstream.presets.atari:atari100k",
+        "atari-sticky": "worldstream.presets.atari:atari_sticky",
+        "atari-small": "worldstream.presets.atari:atari_small",
     },
 )
