@@ -41,7 +41,7 @@ class KeyValueCache:
             return self
         copies = []
         for layer in self.layers:
-            copy = layer.new_zeros(*layer.shape[:3], capacity, layer.shape[4])
+            copy = layer.new_empty(*layer.shape[:3], capacity, layer.shape[4])
             copy[..., :past, :] = layer[..., :past, :]
             copies.append(copy)
         return KeyValueCache(copies, past)
