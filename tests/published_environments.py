@@ -47,6 +47,13 @@ def craftax() -> Sampled:
     return Sampled(spaces.Dict(observation), spaces.Discrete(9))
 
 
+def craftax_in_a_matrix() -> Sampled:
+    """Cells one below the other, a column for each of their channels."""
+    cells = np.broadcast_to([7, 3, 5, 4], (12, 4))
+    observation = {"direction": spaces.Discrete(4), "map": spaces.MultiDiscrete(cells), "stats": floats(6)}
+    return Sampled(spaces.Dict(observation), spaces.Discrete(9))
+
+
 def atari() -> Sampled:
     return Sampled(spaces.Box(0, 255, (64, 64, 3), np.uint8), spaces.Discrete(6))
 

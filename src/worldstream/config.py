@@ -262,7 +262,7 @@ def _plain_value(hint: Any, data: Any, where: str) -> Any:
             return None
         return _plain_value(next(a for a in arguments if a is not type(None)), data, where)
     if origin is typing.Literal:
-        if data in arguments:
+        if any(type(data) is type(choice) and data == choice for choice in arguments):
             return data
         raise ConfigError(f"{where}: expected one of {', '.join(map(repr, arguments))}, got {json.dumps(data)}.")
     if origin is tuple and isinstance(data, list | tuple):

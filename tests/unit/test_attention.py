@@ -197,3 +197,8 @@ def test_grid_positions_need_three_pairs() -> None:
     config = SequenceConfig(width=16, num_heads=4, attention=AttentionConfig(positions="grid"))
     with pytest.raises(ConfigError, match="heads of at least 6 features"):
         AttentionModel(config, LAYOUT, max_blocks=2)
+
+
+def test_unknown_options_are_refused() -> None:
+    with pytest.raises(ConfigError, match="attention.slots must be one of causal, full, not some"):
+        AttentionConfig(slots="some")  # type: ignore[arg-type]

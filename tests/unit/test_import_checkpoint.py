@@ -95,6 +95,14 @@ def test_several_vectors_are_read_one_behind_the_other(tmp_path: Path) -> None:
     torch.testing.assert_close(embedded, torch.as_tensor(arrays["out/token_embeddings"]), rtol=1e-4, atol=1e-5)
 
 
+def test_a_matrix_of_cells_is_read_row_by_row(tmp_path: Path) -> None:
+    file, run = checkpoint("craftax_attention", tmp_path), tmp_path / "run"
+    environment = "published_environments:craftax_in_a_matrix"
+    main(["import-checkpoint", str(file), "--config", "craftax", "--env", environment, "--output", str(run)])
+    assert load_run(run, "cpu").models.key_specs["map"].vocabulary == (7, 3, 5, 4)
+    main(["evaluate", str(run), "--episodes", "1", "--device", "cpu"])
+
+
 def test_training_of_an_imported_run_cannot_be_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = imported("dmc_retnet", tmp_path)
     with pytest.raises(SystemExit):

@@ -56,6 +56,13 @@ def test_overridden_sizes_of_a_byte_grid_count_from_zero() -> None:
     assert bounded.offset == (3,)
 
 
+def test_a_matrix_with_sizes_of_its_columns_is_a_column_of_cells() -> None:
+    spec = spec_of(spaces.MultiDiscrete([[5, 3], [5, 3], [4, 3]]), "grid:5,3")
+    assert (spec.shape, spec.grid, spec.vocabulary, spec.space_shape) == ((3, 2), (3, 1), (5, 3), (3, 2))
+    stored = MODALITIES["grid"](spec).store(np.array([[4, 2], [0, 1], [3, 0]]))
+    assert stored.tolist() == [[4, 2], [0, 1], [3, 0]]
+
+
 def test_small_pictures_and_grids_are_told_apart_by_override() -> None:
     tiny = spaces.Box(0, 255, (8, 8, 3), np.uint8)
     assert spec_of(tiny).modality == "grid"

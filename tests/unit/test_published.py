@@ -119,6 +119,17 @@ def test_what_a_set_of_weights_lacks_is_listed() -> None:
     assert "Unknown: world_model.surprise." in message
 
 
+@pytest.mark.parametrize(
+    ("name", "part", "option", "value"),
+    [("dmc_retnet", "retnet", "mask_type", "causal"), ("dmc_attention", "transformer", "pos_enc", "sinusoidal")],
+)
+def test_unknown_options_are_refused(name: str, part: str, option: str, value: str) -> None:
+    weights, inputs, _, settings = read(name)
+    settings["world_model"][part][option] = value
+    with pytest.raises(WeightsError, match=f"{option} '{value}'"):
+        recompute(weights, inputs, settings)
+
+
 def test_long_lists_are_cut() -> None:
     tensors = ForeignTensors({f"t{i}": torch.zeros(1) for i in range(25)}, "x")
     with pytest.raises(WeightsError, match="and 5 more"):

@@ -62,6 +62,8 @@ class PublishedSettings:
         model, agent = settings.get("world_model", {}), settings.get("actor_critic", {})
         retention, attention = model.get("retnet", {}), model.get("transformer", {})
         plain = PublishedSettings()
+        _require("mask_type", retention.get("mask_type"), "autoregressive")
+        _require("pos_enc", attention.get("pos_enc"), "rotary")
         return PublishedSettings(
             decay_blocks=(
                 float(retention.get("decay_scale_min_num_blocks", plain.decay_blocks[0])),
@@ -74,6 +76,12 @@ class PublishedSettings:
             extrinsic_weight=agent.get("real_reward_weight", plain.extrinsic_weight),
             intrinsic_weight=agent.get("intrinsic_reward_weight", plain.intrinsic_weight),
         )
+
+
+def _require(name: str, value: str | None, known: str) -> None:
+    """Raises WeightsError for an option of the published code that no published agent uses."""
+    if value not in (None, known):
+        raise WeightsError(f"agents with {name} '{value}' cannot be read, only those with '{known}'.")
 
 
 def published_modality(spec: KeySpec) -> str:
@@ -186,6 +194,12 @@ def observed_kinds(tensors: ForeignTensors) -> list[str]:
             f"{tensors.source} has no tensor 'world_model.head_observations.*': it is no published agent's checkpoint."
         )
     return found
+
+
+def cell_vocabulary(tensors: ForeignTensors) -> tuple[int, ...]:
+    """Number of values of each channel of the cells that the agent observes; () when it observes none."""
+    name = "world_model.obs_embeddings.token_2d.embeddings.embeddings.{}.weight"
+    return tuple(tensors.shape(name.format(c))[0] for c in range(tensors.count(name)))
 
 
 def _ensemble_size(tensors: ForeignTensors) -> int:

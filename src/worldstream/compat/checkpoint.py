@@ -14,6 +14,7 @@ from torch import Tensor
 
 from worldstream.compat.architecture import (
     PublishedSettings,
+    cell_vocabulary,
     config_for,
     has_continuous_actions,
     in_published_order,
@@ -108,6 +109,11 @@ def published_agent(
     config = replace(config, environment=replace(played, modality=dict(modality or {})))
     made = make_environment(environment, config.environment)
     made.close()
+    if matrices := _matrices_of_cells(tensors, made.observation_specs):
+        overrides = {**matrices, **config.environment.modality}
+        config = replace(config, environment=replace(config.environment, modality=overrides))
+        made = make_environment(environment, config.environment)
+        made.close()
     _check_keys(tensors, made.observation_specs, made.name)
     _check_actions(tensors, made.action_spec, made.name)
     models = Models(config, in_published_order(made.observation_specs), made.action_spec).eval()
@@ -122,6 +128,16 @@ def _played(environment: Any, published: str, otherwise: EnvironmentConfig) -> E
         played: EnvironmentConfig = PRESETS[preset]().environment
         return played
     return otherwise
+
+
+def _matrices_of_cells(tensors: ForeignTensors, keys: Mapping[str, KeySpec]) -> dict[str, str]:
+    """Modality of the keys that are matrices with as many columns as cells of the agent have channels."""
+    vocabulary = cell_vocabulary(tensors)
+    return {
+        key: f"grid:{','.join(map(str, vocabulary))}"
+        for key, spec in keys.items()
+        if spec.modality == "grid" and spec.space_shape is not None and spec.space_shape[1:] == (len(vocabulary),)
+    }
 
 
 def _check_keys(tensors: ForeignTensors, keys: Mapping[str, KeySpec], environment: str) -> None:

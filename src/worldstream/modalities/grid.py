@@ -30,7 +30,11 @@ _PALETTE = np.array(
 
 @final
 class Grid(IntegerModality):
-    """rows x columns cells of C integers. Stored (rows * columns, C); loaded as int64 ids (..., K, C)."""
+    """rows x columns cells of C integers. Stored (rows * columns, C); loaded as int64 ids (..., K, C).
+
+    A matrix is rows x columns cells of one integer, or, when it is given the sizes of all its columns, a column of
+    cells that each row describes.
+    """
 
     @classmethod
     def matches(cls, space: Space[Any]) -> bool:
@@ -47,18 +51,21 @@ class Grid(IntegerModality):
                 f"observation key '{key}': a grid has shape (rows, columns) or (rows, columns, channels), "
                 f"but the space is {space}. Use '{key}=categorical'."
             )
-        channels = low.shape[2] if low.ndim == 3 else 1
         shape = low.shape
+        if low.ndim == 2 and len(options) == shape[1] > 1:
+            low, high = low[:, None], high[:, None]
+        channels = low.shape[2] if low.ndim == 3 else 1
+        rows, columns = low.shape[:2]
         low, high = low.reshape(-1, channels).min(axis=0), high.reshape(-1, channels).max(axis=0)
         vocabulary, offset = channel_sizes(key, "grid", space, low, high, options)
         return cls(
             KeySpec(
                 key=key,
                 modality="grid",
-                shape=(shape[0] * shape[1], channels),
+                shape=(rows * columns, channels),
                 dtype=smallest_dtype(vocabulary),
                 vocabulary=vocabulary,
-                grid=(shape[0], shape[1]),
+                grid=(rows, columns),
                 offset=offset,
                 space_shape=shape,
             )
