@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from worldstream.compat.published import Arrays, recompute
+from worldstream.compat.published import recompute
+from worldstream.compat.spaces import Arrays
 from worldstream.compat.tensors import ForeignTensors
 from worldstream.compat.weights import logit_order
 from worldstream.errors import WeightsError

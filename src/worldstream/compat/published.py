@@ -7,30 +7,24 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from torch import Tensor
 
-from worldstream.actions import encode, spec_from_space
 from worldstream.agent.actor_critic import Trunk
 from worldstream.agent.losses import ActorCriticLossConfig
 from worldstream.agent.return_scale import ReturnScale
 from worldstream.compat.architecture import PublishedSettings, config_for, in_published_order, published_kinds
+from worldstream.compat.spaces import Arrays, action_ids, action_spec, key_specs, tokenizer_input
 from worldstream.compat.tensors import ForeignTensors
 from worldstream.compat.weights import load_published, logit_order
-from worldstream.config import Config
-from worldstream.errors import WeightsError
 from worldstream.models import Models
 from worldstream.nn.numerics import lambda_returns
-from worldstream.specs import ActionSpec, KeySpec
-from worldstream.tokenizers.image import ImageTokenizer
+from worldstream.tokenizers.image import ImageTokenizer, ImageVQ
 from worldstream.types import Batch, Tokens
 from worldstream.world_model.block import SUMMARY
 from worldstream.world_model.heads.disagreement import DisagreementHead
 from worldstream.world_model.heads.termination import TerminationHead
 from worldstream.world_model.heads.tokens import TokenHead
 from worldstream.world_model.model import WorldModelLosses
-
-Arrays = dict[str, np.ndarray]
 
 GIVEN_BLOCKS = 2
 """Blocks that are given at once before the first of ``imagination_latents``."""
@@ -52,13 +46,13 @@ def recompute(weights: Arrays, inputs: Arrays, settings: dict[str, Any]) -> Arra
 
     Raises WeightsError when weights and settings do not fit each other.
     """
-    specs = in_published_order(_key_specs(settings))
+    specs = in_published_order(key_specs(settings))
     tensors = ForeignTensors({name: torch.as_tensor(array) for name, array in weights.items()}, "the set of weights")
     published = PublishedSettings.from_json(settings)
     num_blocks = inputs["mask_padding"].shape[1]
     length = max(num_blocks, published.context_length + 1)
     config = config_for(tensors, dataclasses.replace(published, segment_length=length))
-    models = Models(config, specs, _action_spec(settings, config)).eval()
+    models = Models(config, specs, action_spec(settings, config.environment.num_action_levels)).eval()
     load_published(models, tensors)
     with torch.no_grad():
         results = {**_Recomputation(models, inputs).all(), **_returns(inputs, config.losses)}
@@ -73,12 +67,12 @@ class _Recomputation:
         self.kinds = published_kinds(models.key_specs)
         self.mask = torch.as_tensor(inputs["mask_padding"])
         self.tokens: Tokens = {
-            key: tokenizer.encode(_observation(self.kinds[key], inputs))
+            key: tokenizer.encode(tokenizer_input(self.kinds[key], inputs))
             for key, tokenizer in models.tokenizers.by_key.items()
         }
         raw = torch.as_tensor(inputs["actions"])
         self.raw_actions = raw if raw.ndim == 3 else raw.unsqueeze(-1)
-        self.actions = _action_ids(models.action_spec, self.raw_actions)
+        self.actions = action_ids(models.action_spec, self.raw_actions)
         self.blocks = self.model.embed(self.tokens, self.actions)
         start = self.model.init_state(len(self.blocks))
         self.context, self.predictions, _ = self.model.sequence.parallel(self.blocks, start)
@@ -98,8 +92,18 @@ class _Recomputation:
                 codes = codes.unflatten(2, cast(tuple[int, int], tokenizer.spec.grid)).movedim(-1, 2)
                 decoded = tokenizer.decoder(codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
                 found[f"reconstruction/{kind}"] = (decoded + 1) / 2
+                found.update(self._tokenizer_losses(tokenizer, tokenizer_input(kind, self.inputs)))
             found[f"tokens/{kind}"] = ids if kind == "token_2d" else ids.squeeze(-1)
             found[f"codes/{kind}"] = codes.squeeze(-1) if kind in ("vector", "token") else codes
+        return found
+
+    @staticmethod
+    def _tokenizer_losses(tokenizer: ImageTokenizer, x: Tensor) -> dict[str, Tensor]:
+        """Losses of the tokenizer on the first picture of each segment, on which the published ones were recorded."""
+        losses = tokenizer.losses(x[:, :1])
+        found = {"tokenizer_loss/reconstruction_loss": losses["reconstruction"].mean()}
+        if isinstance(tokenizer, ImageVQ):
+            found["tokenizer_loss/commitment_loss"] = losses["quantization"].mean()
         return found
 
     def latents(self) -> dict[str, Tensor]:
@@ -221,49 +225,3 @@ def _embedded(trunk: Trunk, ids: Tensor, raw: Tensor) -> Tensor:
     embed = trunk.action_embed
     embedded: Tensor = embed.linear(raw) if bool(embed.ordinal.all()) else embed(ids)
     return embedded
-
-
-def _observation(kind: str, inputs: Arrays) -> Tensor:
-    """An observation, which is pre-processed already, as the tokenizer of its key takes it."""
-    x = torch.as_tensor(inputs[f"observations/{kind}"])
-    if kind == "image":
-        return 255 * x  # the tokenizer takes bytes; it minds no fractions of them
-    return x.unsqueeze(-1) if kind == "token" else x
-
-
-def _action_ids(spec: ActionSpec, raw: Tensor) -> Tensor:
-    """(B, T, M) ids of actions (B, T, M)."""
-    rows = raw.flatten(0, 1).numpy()
-    ids = [encode(spec, row if spec.ordinal[0] else row[0]) for row in rows]
-    return torch.as_tensor(np.stack(ids)).unflatten(0, raw.shape[:2])
-
-
-def _key_specs(settings: dict[str, Any]) -> dict[str, KeySpec]:
-    """One key for each kind of observation, called like it."""
-    specs = {}
-    for kind, size in settings["spaces"].items():
-        if kind == "image":
-            *_, channels, height, width = size
-            specs[kind] = KeySpec(key=kind, modality="image", shape=(height, width, channels), dtype="uint8")
-        elif kind == "vector":
-            specs[kind] = KeySpec(key=kind, modality="vector", shape=tuple(size), dtype="float32")
-        elif kind in ("token", "token_2d"):
-            # The published agent takes the vocabulary of the first entry for all (C29).
-            vocabulary = tuple(size[0]) if kind == "token_2d" else (size[0],)
-            shape, grid = (len(size), len(vocabulary)), (len(size), 1)
-            specs[kind] = KeySpec(
-                key=kind, modality="grid", shape=shape, dtype="int64", vocabulary=vocabulary, grid=grid
-            )
-        else:
-            raise WeightsError(f"observations of the kind '{kind}' are unknown.")
-    return specs
-
-
-def _action_spec(settings: dict[str, Any], config: Config) -> ActionSpec:
-    (kind, size), *_ = settings["action_space"].items()
-    if kind == "discrete":
-        return spec_from_space(spaces.Discrete(size))
-    if kind == "continuous":
-        box = spaces.Box(-1.0, 1.0, (size,), np.float32)
-        return spec_from_space(box, config.environment.num_action_levels)
-    raise WeightsError(f"actions of the kind '{kind}' are unknown.")
