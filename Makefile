@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 
 PYTHON_BIN := .venv/bin/python
-EXTRAS ?= dev,minigrid
+EXTRAS ?= dev,minigrid,atari
 RUN := $(or $(RUN),runs/demo-$(shell date +%Y%m%d-%H%M%S))
 ENV ?= CartPole-v1
 PRESET ?= demo
@@ -23,7 +23,7 @@ help: ## list the targets
 	@echo; echo "Variables: RUN=$(RUN) ENV=$(ENV) PRESET=$(PRESET) STEPS=$(STEPS) SEED=$(SEED)" \
 		"DEVICE=$(DEVICE) EXTRAS=$(EXTRAS) WORKERS=$(WORKERS)"
 
-setup: ## make .venv (EXTRAS=dev,minigrid); instant when nothing changed
+setup: ## make .venv (EXTRAS=dev,minigrid,atari); instant when nothing changed
 	@scripts/setup "$(EXTRAS)"
 
 demo: setup ## train on CartPole-v1 for 14,500 steps, then write the report

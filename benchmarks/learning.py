@@ -40,6 +40,8 @@ class Benchmark:
     variants: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
+ATTENTION = ("--world-model.sequence.model", "attention")
+
 BENCHMARKS = {
     "cartpole": Benchmark(
         "CartPole-v1",
@@ -55,6 +57,7 @@ BENCHMARKS = {
                 "squared_error",
             ),
             "fixed_levels": ("--tokenizers.choice.vector", "fixed_levels"),
+            "attention": ATTENTION,
         },
     ),
     "pendulum": Benchmark("Pendulum-v1", "control", 16_000),
@@ -63,9 +66,10 @@ BENCHMARKS = {
         "grid",
         24_000,
         metrics=("success", "return"),
-        variants={"no_intrinsic_reward": ("--losses.intrinsic-weight", "0")},
+        variants={"no_intrinsic_reward": ("--losses.intrinsic-weight", "0"), "attention": ATTENTION},
     ),
     "keys": Benchmark("keys", "keys", 20_000),
+    "cameras": Benchmark("cameras", "cameras", 20_000),
 }
 
 

@@ -18,12 +18,13 @@ from rich.console import Console
 
 from worldstream.acting import act
 from worldstream.actions.composite import decode
+from worldstream.compat.checkpoint import published_agent, read_checkpoint
 from worldstream.config import Config
 from worldstream.errors import ConfigError, RunFolderError
-from worldstream.evaluation.evaluate import Evaluation
+from worldstream.evaluation.evaluate import Evaluation, protocol_card
 from worldstream.line_log import read_lines
 from worldstream.modalities.observation import ObservationAdapter
-from worldstream.models import UNNAMED, Models, choose_device, load_run, read_run
+from worldstream.models import UNNAMED, Models, choose_device, load_run, read_run, save_weights
 from worldstream.presets import PRESETS
 from worldstream.run_folder import RunFolder, specs_to_json
 from worldstream.training.progress import ProgressDisplay, console
@@ -183,14 +184,7 @@ def train(
         device=chosen,
         time_limit=time_limit,
     )
-
-    def begin() -> str:
-        if not force:
-            require_room(config, session.trainer.models, steps, folder.path)
-        folder.create(_description(session, environment, preset, device=str(chosen)))
-        return f"training on '{environment_name(environment)}' for {steps} steps on {chosen}, into {folder.path}"
-
-    return _run(session, begin, out)
+    return _run(session, lambda: _begin(session, preset, force), out)
 
 
 @_keep_thread_count()
@@ -226,6 +220,8 @@ def resume(
     if environment is None and recorded.startswith(UNNAMED):
         raise ConfigError(f"{folder.path} was trained on a Python function. Name it: --env module:factory.")
     steps, config = int(description["steps"]), Config.from_json(description["config"])
+    if not steps:
+        raise RunFolderError(f"{folder.path} was imported, not trained: there is no training to continue.")
     if any(record["final"] for record in read_lines(folder.evaluations)):
         raise RunFolderError(f"{folder.path} is finished: it has been trained for {steps} steps and evaluated.")
     out = console(quiet=quiet)
@@ -265,11 +261,73 @@ def _run(session: Session, begin: Callable[[], str], out: Console) -> TrainingRe
     return TrainingResult(session.folder.path, agent, result)
 
 
+def import_checkpoint(
+    file: str | Path,
+    *,
+    published: str,
+    environment: str | Callable[..., Any],
+    modality: dict[str, str] | None = None,
+    output: str | Path | None = None,
+) -> Path:
+    """Turn a checkpoint of the published agent into a run folder, which is evaluated and reported like any other.
+
+    Args:
+        file: PyTorch state dict with the published names of parameters.
+        published: configuration it was trained with: "atari", "dmc" or "craftax".
+        environment: what it was trained on; see ``train``.
+        modality: KIND by KEY, where the observation space does not say what a key is.
+        output: run folder; must not exist or be empty. None: below ``runs/``.
+
+    Returns:
+        the run folder.
+
+    Raises:
+        WeightsError: the file cannot be read, or does not fit the configuration or the environment.
+        SpaceError, EnvironmentFault, ConfigError, RunFolderError: see ``train``.
+    """
+    name = f"published-{published}"
+    folder = RunFolder(Path(output) if output is not None else default_output(environment, name, 0))
+    folder.require_unused()
+    agent = published_agent(
+        read_checkpoint(Path(file)), published=published, environment=environment, modality=modality
+    )
+    description = _description(agent.models, agent.config, environment, preset=name, seed=0, steps=0, device="cpu")
+    folder.create({**description, "protocol": protocol_card(environment, agent.config, agent.protocol)})
+    save_weights(folder.weights, agent.models)
+    return folder.path
+
+
+def _begin(session: Session, preset: str, force: bool) -> str:
+    """Write run.json, unless the run does not fit; says what happens."""
+    folder, config, models = session.folder, session.config, session.trainer.models
+    if not force:
+        require_room(config, models, session.steps, folder.path)
+    description = _description(
+        models,
+        config,
+        session.environment,
+        preset=preset,
+        seed=session.seed,
+        steps=session.steps,
+        device=str(models.device),
+    )
+    protocol = protocol_card(session.environment, config, session.trainer.environments.protocol)
+    folder.create({**description, "protocol": protocol})
+    name = environment_name(session.environment)
+    return f"training on '{name}' for {session.steps} steps on {models.device}, into {folder.path}"
+
+
 def _description(
-    session: Session, environment: str | Callable[..., Any], preset: str, *, device: str
+    models: Models,
+    config: Config,
+    environment: str | Callable[..., Any],
+    *,
+    preset: str,
+    seed: int,
+    steps: int,
+    device: str,
 ) -> dict[str, Any]:
-    """What run.json says."""
-    models = session.trainer.models
+    """What run.json says, beside the protocol of the environment."""
     return {
         "worldstream": __version__,
         "versions": {
@@ -279,9 +337,9 @@ def _description(
         "machine": f"{platform.machine()} {platform.system()}",
         "environment": environment_name(environment),
         "preset": preset,
-        "seed": session.seed,
-        "steps": session.steps,
+        "seed": seed,
+        "steps": steps,
         "device": device,
-        "config": json.loads(json.dumps(session.config.to_json())),
+        "config": json.loads(json.dumps(config.to_json())),
         "specs": specs_to_json(models.key_specs, models.action_spec),
     }

@@ -1,4 +1,4 @@
-"""The command line: ``worldstream train | evaluate | report | info``. Thin: every command calls one function.
+"""The command line: ``worldstream train | evaluate | ...``. Thin: every command calls one function.
 
 A preset is a complete configuration; every leaf of it is a flag (``worldstream train --preset demo --help`` lists
 them). Errors that a user can mend end in one message and a non-zero status.
@@ -177,7 +177,39 @@ class Info:
         print_estimate(estimate(self.env, config, steps=self.steps, device=choose_device(self.device)), self)
 
 
-COMMANDS: dict[str, type[Any]] = {"train": Train, "evaluate": Evaluate, "report": Report, "info": Info}
+@dataclass(frozen=True, kw_only=True)
+class ImportCheckpoint:
+    """Turn a checkpoint of the published agent into a run folder."""
+
+    file: tyro.conf.Positional[Path]
+    """PyTorch state dict with the published names of parameters."""
+    published: Annotated[str, tyro.conf.arg(name="config")]
+    """Configuration that it was trained with: atari, dmc or craftax."""
+    env: str
+    """Environment that it was trained on."""
+    output: Path | None = None
+    """Run folder to write. Default: a new one below runs/."""
+    modality: tuple[str, ...] = ()
+    """KEY=KIND for keys whose space does not say what they are."""
+
+    def run(self) -> None:
+        """Import and say where the run is."""
+        from worldstream.api import import_checkpoint
+
+        modality = with_modalities(Config(), self.modality).environment.modality
+        path = import_checkpoint(
+            self.file, published=self.published, environment=self.env, modality=modality, output=self.output
+        )
+        console(quiet=False).print(f"imported into {path}. Next: worldstream evaluate {path}")
+
+
+COMMANDS: dict[str, type[Any]] = {
+    "train": Train,
+    "evaluate": Evaluate,
+    "report": Report,
+    "info": Info,
+    "import-checkpoint": ImportCheckpoint,
+}
 
 
 def with_modalities(config: Config, overrides: tuple[str, ...]) -> Config:
@@ -268,6 +300,8 @@ USAGE = """usage: worldstream COMMAND ...
   evaluate  RUN                    measure the return of a trained agent
   report    RUN ...                write one HTML file with pictures
   info      ENV                    tokens, memory and time, before anything is trained
+  import-checkpoint FILE --config {atari,dmc,craftax} --env ENV
+                                   a checkpoint of the published agent as a run
 
 `worldstream COMMAND --help` explains a command."""
 

@@ -121,6 +121,12 @@ class Config:
     collection: CollectionConfig = field(default_factory=CollectionConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    tokenizer_learner: LearnerConfig = field(
+        default_factory=lambda: LearnerConfig(
+            batch_size=32, learning_rate=1e-3, clip_norm=10.0, updates_per_step=0.25, start_steps=250, every_steps=250
+        )
+    )
+    """Of the tokenizers that are trained, where there are any; its batches are of single observations."""
     world_model_learner: LearnerConfig = field(
         default_factory=lambda: LearnerConfig(
             batch_size=16, learning_rate=1e-3, cooldown=0.4, weight_decay=0.05, updates_per_step=0.25, start_steps=500
@@ -151,6 +157,9 @@ class Config:
             if not low <= value <= high:
                 limit = f"at least {low}" if high == inf else f"between {low} and {high}"
                 raise ConfigError(f"{path} must be {limit}, not {value}.")
+        if not self.actor_critic.hidden or min(self.actor_critic.hidden) < 1:
+            widths = self.actor_critic.hidden
+            raise ConfigError(f"actor_critic.hidden must be one or more widths from 1 up, not {widths}.")
         members, batch = self.world_model.ensemble_size, self.world_model_learner.batch_size
         if members and batch % members:
             raise ConfigError(
@@ -174,6 +183,11 @@ class Config:
                 "or the weight to 0."
             )
 
+    @property
+    def max_blocks(self) -> int:
+        """Blocks that the world model has to remember at most: a segment, and then a whole imagined trajectory."""
+        return self.segment_length + self.imagination.context_length + self.imagination.horizon
+
     def to_json(self) -> dict[str, Any]:
         """Nested dictionaries of plain values."""
         return dataclasses.asdict(self)
@@ -192,6 +206,10 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "tokenizers.num_levels": (2, inf),
     "tokenizers.uniform_levels": (0, 1),
     "tokenizers.cells_per_token": (0, inf),
+    "tokenizers.image.codebook_size": (2, inf),
+    "tokenizers.image.ema_decay": (0, 1),
+    "tokenizers.image.revive_below": (0, 1),
+    "tokenizers.image.rarity": (0, 1),
     "world_model.context_length": (1, inf),
     "world_model.ensemble_size": (0, inf),
     "world_model.reward_scale": (1e-6, inf),
@@ -199,6 +217,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "world_model.sequence.num_heads": (1, inf),
     "world_model.sequence.width": (2, inf),
     "world_model.sequence.dropout": (0, 1),
+    "actor_critic.embedding_width": (1, inf),
     "losses.discount": (0, 1),
     "losses.lambda_": (0, 1),
     "imagination.horizon": (1, inf),
@@ -217,7 +236,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "evaluation.temperature": (0, inf),
     **{
         f"{learner}.{name}": bounds
-        for learner in ("world_model_learner", "actor_critic_learner")
+        for learner in ("tokenizer_learner", "world_model_learner", "actor_critic_learner")
         for name, bounds in {
             "batch_size": (1, inf),
             "learning_rate": (0, inf),
@@ -225,6 +244,8 @@ BOUNDS: dict[str, tuple[float, float]] = {
             "clip_norm": (0, inf),
             "updates_per_step": (0, inf),
             "start_steps": (0, inf),
+            "every_steps": (1, inf),
+            "stop_steps": (0, inf),
         }.items()
     },
 }
@@ -269,6 +290,10 @@ def _plain_value(hint: Any, data: Any, where: str) -> Any:
         if data is None and type(None) in arguments:
             return None
         return _plain_value(next(a for a in arguments if a is not type(None)), data, where)
+    if origin is typing.Literal:
+        if any(type(data) is type(choice) and data == choice for choice in arguments):
+            return data
+        raise ConfigError(f"{where}: expected one of {', '.join(map(repr, arguments))}, got {json.dumps(data)}.")
     if origin is tuple and isinstance(data, list | tuple):
         variadic = len(arguments) == 2 and arguments[1] is Ellipsis
         hints = [arguments[0]] * len(data) if variadic else list(arguments)

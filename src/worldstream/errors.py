@@ -53,6 +53,12 @@ class RunFolderError(WorldstreamError):
     exit_code = 4
 
 
+class WeightsError(WorldstreamError):
+    """Weights from elsewhere that do not fit the model that they are meant for."""
+
+    exit_code = 4
+
+
 class WorldstreamWarning(UserWarning):
     """Something that went wrong and was survived. The message says what is lost."""
 

@@ -29,7 +29,13 @@ class Models(nn.Module):
         self.key_specs = key_specs
         self.action_spec = action_spec
         self.tokenizers = TokenizerBundle(config.tokenizers, key_specs)
-        self.world_model = WorldModel(config.world_model, self.tokenizers.specs, action_spec)
+        self.world_model = WorldModel(
+            config.world_model,
+            self.tokenizers.specs,
+            action_spec,
+            max_blocks=config.max_blocks,
+            codes_of=self.tokenizers.features,
+        )
         self.actor_critic = ActorCritic(config.actor_critic, self.tokenizers.specs, action_spec)
         self.return_scale = ReturnScale()
 

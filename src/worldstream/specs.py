@@ -104,6 +104,8 @@ class TokenSpec:
     """True when ids are levels on a line, so that neighbouring ids mean similar things."""
     feature_size: int = 0
     """F of the features that the tokenizer gives the agent per token; 0: the ids themselves, which the agent embeds."""
+    coded: bool = False
+    """True when these features are learned codes, which the world model may embed instead of the ids."""
 
     @property
     def num_channels(self) -> int:

@@ -63,7 +63,8 @@ def random_batch(batch: int, length: int, seed: int = 0) -> Batch:
 def make_model() -> WorldModel:
     torch.manual_seed(0)
     sequence = SequenceConfig(num_layers=1, width=WIDTH, num_heads=2)
-    return WorldModel(WorldModelConfig(sequence=sequence, ensemble_size=2), TOKEN_SPECS, ACTION_SPEC).eval()
+    config = WorldModelConfig(sequence=sequence, ensemble_size=2)
+    return WorldModel(config, TOKEN_SPECS, ACTION_SPEC, max_blocks=32).eval()
 
 
 def random_latents(head: Head, batch: int, length: int) -> Tensor:

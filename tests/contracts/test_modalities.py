@@ -32,6 +32,10 @@ SPACES = [
     spaces.Box(np.zeros((2, 3, 2)), np.broadcast_to([4, 7], (2, 3, 2)), (2, 3, 2), np.uint8),
     spaces.MultiDiscrete(np.full((3, 3), 6)),
     spaces.MultiDiscrete(np.full((2, 3, 2), 6), start=np.ones((2, 3, 2), int)),
+    spaces.Box(0, 255, (16, 20, 3), np.uint8),
+    spaces.Box(0, 255, (4, 17, 16), np.uint8),
+    spaces.Box(0, 255, (18, 16), np.uint8),
+    spaces.Box(0, 255, (24, 24, 1), np.uint8),
 ]
 
 
@@ -66,6 +70,13 @@ def test_store_load_render(space: spaces.Space) -> None:
         assert (loaded >= 0).all() and (loaded < torch.tensor(spec.vocabulary)).all()
         recovered = loaded + torch.tensor(spec.offset or 0)
         assert torch.equal(recovered.reshape(6, -1), flat.long())
+    elif spec.dtype == "uint8":  # pictures, here in their own size
+        height, width, channels = spec.shape
+        assert loaded.dtype == torch.uint8 and loaded.shape == (6, channels, height, width)
+        axis = -1 if len(space.shape) == 2 or space.shape[2] == channels else -3
+        recovered = loaded.movedim(-3, axis).numpy()
+        np.testing.assert_array_equal(recovered.reshape(6, -1), flat.numpy())
+        np.testing.assert_array_equal(modality.unload(loaded), stored)
     else:
         assert loaded.dtype == torch.float32
         torch.testing.assert_close(loaded, symlog(flat.float()))
@@ -95,6 +106,8 @@ def test_faults_name_the_key(space: spaces.Space) -> None:
         bad.append(np.full(value.shape, 5000))
         bad.append(np.full(value.shape, -5000))
         bad.append(np.full(value.shape, 0.5))
+    if modality.spec.dtype == "uint8" and not modality.spec.vocabulary:
+        bad += [np.full(value.shape, 256), np.full(value.shape, -1), value / 255.0, value > 0, value[1:]]
     for wrong in bad:
         with pytest.raises(EnvironmentFault, match="'some/key'"):
             modality.store(wrong)

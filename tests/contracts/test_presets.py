@@ -18,9 +18,10 @@ from worldstream.training.trainer import Trainer
 def test_a_preset_survives_json_and_learns(name: str) -> None:
     config: Config = PRESETS[name]()
     assert Config.from_json(json.loads(json.dumps(config.to_json()))) == config
-    once = {"start_steps": 30, "updates_per_step": 1.0}
+    once = {"start_steps": 30, "updates_per_step": 1.0, "batch_size": 8}
     config = replace(
         config,
+        environment=replace(config.environment, kwargs={}),  # those of another environment
         world_model_learner=replace(config.world_model_learner, **once),
         actor_critic_learner=replace(config.actor_critic_learner, **once),
         log_every_steps=1,

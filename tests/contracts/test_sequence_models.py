@@ -10,21 +10,39 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from worldstream.errors import ConfigError
+from worldstream.nn.attention import AttentionConfig
+from worldstream.specs import ActionComponent, ActionSpec, TokenSpec
 from worldstream.world_model import SEQUENCE_MODELS
+from worldstream.world_model.block import BlockLayout
 from worldstream.world_model.sequence.base import AnySequenceModel, SequenceConfig
 
 BATCH, BLOCKS, LENGTH, PREDICTIONS, WIDTH = 3, 20, 5, 3, 16
+LAYOUT = BlockLayout(
+    {"cells": TokenSpec(num_tokens=PREDICTIONS, vocabulary=(9,), grid=(1, 3))},
+    ActionSpec(
+        components=(ActionComponent(path="action", kind="discrete", sizes=(3, 3), shape=(2,), dtype="int64"),),
+        structure="action",
+    ),
+)
 EXACT = {"rtol": 0.0, "atol": 1e-5}
 
-pytestmark = pytest.mark.parametrize("name", SEQUENCE_MODELS)
+VARIANTS: dict[str, dict[str, Any]] = {
+    **{name: {"model": name} for name in SEQUENCE_MODELS},
+    "attention as published": {"model": "attention", "attention": AttentionConfig(norm="post")},
+    "attention on a grid": {"model": "attention", "attention": AttentionConfig(positions="grid", slots="full")},
+    "attention, interleaved": {"model": "attention", "attention": AttentionConfig(pairing="interleaved")},
+}
+"""Every model, and the options that change its mathematics."""
+
+pytestmark = pytest.mark.parametrize("name", VARIANTS)
 
 
-def make(name: str, dropout: float = 0.0) -> AnySequenceModel:
+def make(name: str, dropout: float = 0.0, **changes: Any) -> AnySequenceModel:
     torch.manual_seed(0)
-    config = SequenceConfig(
-        model=name, num_layers=2, width=WIDTH, num_heads=2, dropout=dropout, decay_blocks=(1.0, 8.0)
-    )
-    model: AnySequenceModel = SEQUENCE_MODELS[name](config, block_length=LENGTH, num_predictions=PREDICTIONS)
+    sizes = {"num_layers": 2, "width": WIDTH, "num_heads": 2, "dropout": dropout, "decay_blocks": (1.0, 8.0)}
+    config = SequenceConfig(**{**sizes, **VARIANTS[name], **changes})
+    model: AnySequenceModel = SEQUENCE_MODELS[config.model](config, LAYOUT, max_blocks=2 * BLOCKS)
     return model.eval()
 
 
@@ -167,25 +185,25 @@ def test_same_inputs_give_same_outputs_and_states_are_not_changed_in_place(name:
 
 
 def test_gradients_cross_the_border_between_chunks(name: str) -> None:
-    model = make(name)
+    model = make(name)  # (the sine, because a sum or sum of squares of normalised features is constant)
     whole = random_blocks(8).requires_grad_()
-    run(model, whole)[1].square().sum().backward()
+    run(model, whole)[1].sin().sum().backward()
     parts = random_blocks(8).requires_grad_()
     _, first, state = run(model, parts[:, :5])
     second = model.parallel(parts[:, 5:], state)[1]
-    (first.square().sum() + second.square().sum()).backward()
+    (first.sin().sum() + second.sin().sum()).backward()
     assert whole.grad is not None and parts.grad is not None
     scale = whole.grad.abs().max()
     torch.testing.assert_close(parts.grad / scale, whole.grad / scale, **EXACT)
     late = random_blocks(8).requires_grad_()
-    model.parallel(late[:, 5:], run(model, late[:, :5])[2])[1].sum().backward()
+    model.parallel(late[:, 5:], run(model, late[:, :5])[2])[1].sin().sum().backward()
     assert late.grad is not None and (late.grad[:, :5].abs().amax((-1, -2)) > 0).all()
 
 
 def test_every_parameter_is_trained(name: str) -> None:
     model = make(name).train()
     context, predictions, _ = run(model, random_blocks(4))
-    (context.square().sum() + predictions.square().sum()).backward()
+    (context.sin().sum() + predictions.sin().sum()).backward()
     idle = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().any()]
     assert idle == []
 
@@ -211,3 +229,22 @@ def test_training_mode_matters_only_for_dropout(name: str) -> None:
     assert torch.equal(run(make(name).train(), blocks)[1], expected)
     assert torch.equal(run(make(name, dropout=0.5), blocks)[1], expected)
     assert not torch.allclose(run(make(name, dropout=0.5).train(), blocks)[1], expected, atol=1e-3)
+
+
+@torch.no_grad()
+def test_two_futures_of_one_state_do_not_meet(name: str) -> None:
+    model, blocks, others = make(name), random_blocks(6), random_blocks(6, seed=2)
+    _, _, start = run(model, blocks)
+    first, second = start, start
+    for t in range(6):  # in turns
+        _, first = model.step(blocks[:, t], first)
+        _, second = model.step(others[:, t], second)
+    for state, future in ((first, blocks), (second, others)):
+        whole = model.parallel(future, start)[2]
+        torch.testing.assert_close(model.predict(state), model.predict(whole), **EXACT)
+
+
+@pytest.mark.parametrize(("width", "num_heads"), [(16, 3), (12, 4), (20, 8)])
+def test_heads_must_have_an_even_width(name: str, width: int, num_heads: int) -> None:
+    with pytest.raises(ConfigError, match=f"width {width}"):
+        make(name, width=width, num_heads=num_heads)

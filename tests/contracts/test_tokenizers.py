@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,10 +15,14 @@ from worldstream.modalities import build
 from worldstream.specs import KeySpec
 from worldstream.tokenizers import TOKENIZERS
 from worldstream.tokenizers.base import Tokenizer, TokenizerConfig
+from worldstream.tokenizers.image_networks import ImageTokenizerConfig
 
 VECTOR = KeySpec(key="x", modality="vector", shape=(5,), dtype="float32")
 CATEGORIES = KeySpec(key="x", modality="categorical", shape=(3,), dtype="uint8", vocabulary=(2, 7, 7))
 GRID = KeySpec(key="x", modality="grid", shape=(12, 2), dtype="uint8", vocabulary=(5, 3), grid=(2, 6))
+PICTURE = KeySpec(key="x", modality="image", shape=(8, 16, 3), dtype="uint8")
+SMALL = ImageTokenizerConfig(channels=(8, 8, 16), code_size=8, codebook_size=16, fsq_levels=(4, 3))
+PUBLISHED = replace(SMALL, ema_decay=0.0, revive_below=0.0, batch_norm=True, rarity=0.5)
 
 CASES: dict[str, tuple[str, KeySpec, TokenizerConfig]] = {
     "fixed_levels": ("fixed_levels", VECTOR, TokenizerConfig()),
@@ -27,6 +33,9 @@ CASES: dict[str, tuple[str, KeySpec, TokenizerConfig]] = {
     "identity": ("identity", CATEGORIES, TokenizerConfig()),
     "identity, grid": ("identity", GRID, TokenizerConfig()),
     "identity, joined cells": ("identity", GRID, TokenizerConfig(cells_per_token=3)),
+    "image_vq, moving average": ("image_vq", PICTURE, TokenizerConfig(image=SMALL)),
+    "image_vq, gradient": ("image_vq", PICTURE, TokenizerConfig(image=PUBLISHED)),
+    "image_fsq": ("image_fsq", PICTURE, TokenizerConfig(image=SMALL)),
 }
 SEEDS = st.integers(0, 2**31)
 
@@ -36,6 +45,8 @@ def stored(spec: KeySpec, leading: tuple[int, ...], seed: int, scale: float = 1.
     rng = np.random.default_rng(seed)
     if spec.vocabulary:
         return rng.integers(0, spec.vocabulary, (*leading, *spec.shape)).astype(spec.dtype)
+    if spec.dtype == "uint8":
+        return np.clip(rng.integers(0, 256, (*leading, *spec.shape)) * scale, 0, 255).astype(spec.dtype)
     x = rng.normal(size=(*leading, 5)) * [30.0, 0.01, 1.0, 0.0, 1.0]
     x[..., 2] = np.rint(x[..., 2])
     x[..., 3] = 2.5
@@ -50,7 +61,7 @@ def tensors(spec: KeySpec, leading: tuple[int, ...], seed: int, scale: float = 1
 def make(case: str) -> Tokenizer:
     name, spec, config = CASES[case]
     tokenizer: Tokenizer = TOKENIZERS[name](spec, config)
-    return tokenizer
+    return tokenizer.eval()
 
 
 def fitted(case: str, seed: int = 0) -> Tokenizer:
@@ -68,7 +79,8 @@ def assert_valid(tokenizer: Tokenizer, x: Tensor, leading: tuple[int, ...]) -> N
     assert (ids >= 0).all() and (ids < torch.tensor(spec.vocabulary)).all()
     decoded = tokenizer.decode(ids)
     assert decoded.shape == x.shape and decoded.dtype == x.dtype
-    assert torch.equal(tokenizer.encode(decoded), ids)
+    if not tokenizer.trainable:  # what is learned only comes near to that
+        assert torch.equal(tokenizer.encode(decoded), ids)
     features = tokenizer.features(ids)
     if spec.feature_size:
         assert features.shape == (*leading, spec.num_tokens, spec.feature_size)
@@ -124,9 +136,10 @@ def test_trainable_means_losses_with_gradient(case: str) -> None:
     if not tokenizer.trainable:
         assert losses == {} and trained == []
         return
-    assert losses and all(loss.shape == (2, 3) for loss in losses.values())
+    assert tuple(losses) == tokenizer.loss_names and all(loss.shape == (2, 3) for loss in losses.values())
     torch.stack([loss.sum() for loss in losses.values()]).sum().backward()
-    assert any(p.grad is not None and p.grad.abs().any() for p in trained)
+    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.abs().any() for p in trained)
+    assert set(tokenizer.statistics()) and all(value.shape == () for value in tokenizer.statistics().values())
 
 
 @pytest.mark.parametrize("case", CASES)

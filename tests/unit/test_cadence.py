@@ -72,3 +72,19 @@ def test_doubling_is_due_once_for_the_marks_passed(clocks: list[int], first: int
 def test_doubling_without_a_last_mark_is_never_due() -> None:
     doubling = Doubling(50, 0)
     assert not any(doubling.due(clock) for clock in range(500))
+
+
+@given(
+    per_step=st.floats(0, 3), start=st.integers(0, 50), every=st.integers(1, 40), stop=st.integers(1, 200),
+    stride=st.integers(1, 5),
+)
+def test_ratio_in_bursts_does_the_same_number_until_it_stops(per_step, start, every, stop, stride) -> None:
+    steadily, bursts = Ratio(per_step, start), Ratio(per_step, start, every, stop)
+    total = expected = 0
+    for steps in range(stride, 300, stride):
+        due, ahead = bursts.due(steps), steadily.due(min(steps, stop))
+        assert not due or steps // every > (steps - stride) // every
+        total, expected = total + due, expected + ahead
+    assert expected - total <= int(per_step * (every + 1)) + 1
+    if stop + every < 295:
+        assert total == expected

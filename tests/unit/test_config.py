@@ -54,8 +54,8 @@ def test_from_json_reads_every_field() -> None:
         number = target[path[-1]]
         # Shares stay within [0, 1]; whole numbers stay multiples of the ensemble's size.
         target[path[-1]] = (number + 0.3) / 2 if isinstance(number, float) and 0 <= number <= 1 else number * 4 + 4
-        if path[-1] in ("ensemble_size", "context_length"):
-            continue  # contradict other fields; see below
+        if path[-1] in ("ensemble_size", "context_length", "termination_logits"):
+            continue  # contradict other fields, or have a choice of values; see below
         assert Config.from_json(changed) != Config(), path
         assert Config.from_json(changed).to_json() != Config().to_json()
 
@@ -102,6 +102,8 @@ def test_unknown_fields_are_named(changes: dict[str, Any], message: str) -> None
         ({"actor_critic__hidden": [128, "x"]}, r"config\.actor_critic\.hidden\[1\]: expected int"),
         ({"world_model__sequence__decay_blocks": [1.0]}, r"decay_blocks: expected 2 values, got 1"),
         ({"world_model__loss_weights": {"reward": "x"}}, r"config\.world_model\.loss_weights\.reward: expected float"),
+        ({"world_model__sequence__attention__norm": "no"}, r"attention\.norm: expected one of 'pre', 'post'"),
+        ({"world_model__termination_logits": True}, r"termination_logits: expected one of 1, 2, got true"),
         ({"environment__max_episode_steps": 1.5}, r"config\.environment\.max_episode_steps: expected int"),
     ],
 )

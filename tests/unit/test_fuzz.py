@@ -140,6 +140,8 @@ HUGE = {"num_environments", "width", "hidden", "ensemble_size", "burn_in", "hori
 @example(place=("actor_critic_learner", "learning_rate"), value=math.inf)
 @example(place=("world_model", "sequence", "num_heads"), value=3)
 @example(place=("losses", "lambda_"), value=math.nan)
+@example(place=("actor_critic", "hidden"), value=[])
+@example(place=("actor_critic", "embedding_width"), value=-1)
 @example(place=("replay", "max_steps"), value=-1)
 @example(place=("collection", "backend"), value="clock")
 def test_configurations(place: tuple[str, ...], value: Any) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from worldstream.errors import EnvironmentFault, SpaceError
 from worldstream.modalities import MODALITIES, ObservationAdapter
+from worldstream.modalities.image import resize
 
 BIG_IMAGE = spaces.Box(0, 255, (64, 64, 3), np.uint8)
 
@@ -30,6 +31,9 @@ def spec_of(space: spaces.Space, override: str = ""):
         (spaces.Box(5, 9, (2,), np.int32), "categorical", (2,), (5, 5)),
         (spaces.Box(0, 4, (3, 5), np.int64), "grid", (15, 1), (5,)),
         (spaces.Box(0, 255, (7, 7, 3), np.uint8), "grid", (49, 3), (256, 256, 256)),
+        (spaces.Box(0, 254, (64, 64), np.uint8), "grid", (4096, 1), (255,)),
+        (spaces.Box(0, 255, (64, 64), np.uint8), "image", (64, 64, 1), ()),
+        (spaces.Box(0, 255, (3, 32, 48), np.uint8), "image", (32, 48, 3), ()),
         (spaces.MultiDiscrete([[2, 3], [4, 1]]), "grid", (4, 1), (4,)),
     ],
 )
@@ -52,6 +56,66 @@ def test_overridden_sizes_of_a_byte_grid_count_from_zero() -> None:
     assert bounded.offset == (3,)
 
 
+def test_a_matrix_with_sizes_of_its_columns_is_a_column_of_cells() -> None:
+    spec = spec_of(spaces.MultiDiscrete([[5, 3], [5, 3], [4, 3]]), "grid:5,3")
+    assert (spec.shape, spec.grid, spec.vocabulary, spec.space_shape) == ((3, 2), (3, 1), (5, 3), (3, 2))
+    stored = MODALITIES["grid"](spec).store(np.array([[4, 2], [0, 1], [3, 0]]))
+    assert stored.tolist() == [[4, 2], [0, 1], [3, 0]]
+
+
+def test_small_pictures_and_grids_are_told_apart_by_override() -> None:
+    tiny = spaces.Box(0, 255, (8, 8, 3), np.uint8)
+    assert spec_of(tiny).modality == "grid"
+    assert spec_of(tiny, "image").shape == (8, 8, 3)
+    assert spec_of(BIG_IMAGE, "grid:4,4,4").shape == (64 * 64, 3)
+
+
+def test_size_of_an_image_comes_from_the_override_else_from_the_settings() -> None:
+    space = spaces.Dict({"left": BIG_IMAGE, "right": BIG_IMAGE, "far": BIG_IMAGE})
+    adapter = ObservationAdapter.from_space(space, {"right": "image:20,24", "far": "image:8"}, {"image": (32, 48)})
+    shapes = {key: spec.shape for key, spec in adapter.specs.items()}
+    assert shapes == {"left": (32, 48, 3), "right": (20, 24, 3), "far": (8, 8, 3)}
+    stored = adapter.store(space.sample())
+    assert {key: array.shape for key, array in stored.items()} == shapes
+
+
+@given(
+    old=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    new=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    seed=st.integers(0, 99),
+)
+def test_resizing_keeps_the_mean_and_the_range(old, new, seed: int) -> None:
+    image = np.random.default_rng(seed).integers(0, 256, (*old, 3)).astype(np.uint8)
+    small = resize(image, new)
+    assert small.shape == (*new, 3)
+    np.testing.assert_allclose(small.mean((0, 1)), image.mean((0, 1)), atol=0.51)
+    assert small.min() >= image.min() and small.max() <= image.max()
+    assert not np.shares_memory(small, image)
+
+
+def test_resizing_averages_areas() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (12, 20, 1)).astype(np.uint8)
+    expected = np.rint(image.reshape(4, 3, 5, 4, 1).mean((1, 3)).astype(np.float32))
+    np.testing.assert_array_equal(resize(image, (4, 5)), expected)
+    dot = np.zeros((210, 160, 1), np.uint8)  # of 4 x 2 pixels, as small as the ball of Pong
+    dot[101:105, 77:79] = 236
+    assert resize(dot, (64, 64)).max() > 60
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.zeros((64, 64, 3)), "is float64, but an image is uint8"),
+        (np.full((64, 64, 3), 300), "contains 300, but an image holds 0 to 255"),
+        (np.zeros((32, 64, 3), np.uint8), r"has shape \(32, 64, 3\), but its space has shape \(64, 64, 3\)"),
+    ],
+)
+def test_bad_images_are_named_by_key(value, message: str) -> None:
+    adapter = ObservationAdapter.from_space(spaces.Dict({"front/left": BIG_IMAGE}))
+    with pytest.raises(EnvironmentFault, match=f"'front/left' {message}"):
+        adapter.store({"front/left": value})
+
+
 def test_integer_box_as_vector() -> None:
     adapter = ObservationAdapter.from_space(BIG_IMAGE, {"observation": "vector"})
     assert adapter.store(BIG_IMAGE.sample())["observation"].shape == (64 * 64 * 3,)
@@ -60,9 +124,12 @@ def test_integer_box_as_vector() -> None:
 @pytest.mark.parametrize(
     ("space", "override", "message"),
     [
-        (BIG_IMAGE, "", r"images are not supported yet.*grid:N,N,N"),
-        (spaces.Box(0, 255, (4, 84, 84), np.uint8), "", "images are not supported yet"),
-        (spaces.Box(0, 255, (84, 84), np.uint8), "", r"images are not supported yet.*grid:N\b"),
+        (BIG_IMAGE, "image:0", "'image' takes one side or height,width"),
+        (BIG_IMAGE, "image:8,8,3", "'image' takes one side or height,width"),
+        (spaces.Box(0, 255, (0, 64, 3), np.uint8), "", "'observation': .* is empty"),
+        (spaces.Box(0, 1, (64, 64, 3), np.float32), "image", "an image is a Box of uint8.*multiply by 255"),
+        (spaces.Box(0, 255, (64, 64, 5), np.uint8), "image", "an image has shape"),
+        (spaces.Box(0, 255, (4, 64, 64, 3), np.uint8), "", "no modality can express"),
         (spaces.Discrete(5000), "", r"more than 1024.*categorical:N"),
         (spaces.Box(0, 2**62, (2,), np.uint64), "", "more than 1024"),
         (spaces.Box(-(2**31), 2**31 - 1, (2, 2), np.int32), "", r"more than 1024.*observation=vector"),
@@ -72,7 +139,7 @@ def test_integer_box_as_vector() -> None:
         (spaces.OneOf([spaces.Discrete(2)]), "", "no modality can express"),
         (spaces.Box(0, 5, (2, 2, 2, 2), np.int8), "", "no modality can express"),
         (spaces.Box(0, 1, (0,), np.float32), "", "is empty"),
-        (spaces.Discrete(3), "picture", "unknown modality 'picture'. Choose one of: vector, categorical, grid, ignore"),
+        (spaces.Discrete(3), "picture", "unknown modality 'picture'. Choose one of: vector, .*, image, ignore"),
         (spaces.Discrete(3), "grid:x", "cannot read 'grid:x'"),
         (spaces.Discrete(3), "categorical:", "cannot read"),
         (spaces.Discrete(3), "categorical:3,3", "needs 1 positive sizes"),
@@ -148,7 +215,7 @@ def test_out_of_range_fault_names_value_channel_and_range() -> None:
 
 
 def test_stored_arrays_do_not_alias_the_environments_buffers() -> None:
-    for space in (spaces.Box(-1, 1, (2,)), spaces.Box(0, 3, (2, 2), np.uint8)):
+    for space in (spaces.Box(-1, 1, (2,)), spaces.Box(0, 3, (2, 2), np.uint8), BIG_IMAGE):
         value = space.sample()
         stored = ObservationAdapter.from_space(space).store(value)["observation"]
         assert not np.shares_memory(stored, value)

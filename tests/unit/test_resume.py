@@ -72,7 +72,14 @@ def same(a: Path, b: Path) -> bool:
 
 @pytest.mark.parametrize(
     ("environment", "collection"),
-    [("clock", {}), ("clock", {"num_environments": 2}), ("keys", {}), ("CartPole-v1", {}), ("Pendulum-v1", {})],
+    [
+        ("clock", {}),
+        ("clock", {"num_environments": 2}),
+        ("keys", {}),
+        ("cameras", {}),
+        ("CartPole-v1", {}),
+        ("Pendulum-v1", {}),
+    ],
 )
 def test_resumed_is_bit_identical_to_uninterrupted(
     environment: str, collection: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -249,7 +256,9 @@ def test_a_run_on_a_nameless_function_needs_its_environment(tmp_path: Path) -> N
 # States of environments.
 
 
-@pytest.mark.parametrize("name", ["clock", "keys", "CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0"])
+@pytest.mark.parametrize(
+    "name", ["clock", "keys", "cameras", "CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0"]
+)
 def test_an_environment_goes_on_from_its_state(name: str) -> None:
     ours, theirs = make_environment(name), make_environment(name)
     ours.reset(seed=3)

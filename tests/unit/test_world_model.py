@@ -37,7 +37,7 @@ CHANNELS = [slice(0, 4), slice(4, 10, 2), slice(5, 10, 2)]  # of a run of equal 
 def make_model(**changes: Any) -> WorldModel:
     torch.manual_seed(0)
     changes = {"sequence": SequenceConfig(num_layers=1, width=WIDTH, num_heads=2), "ensemble_size": 2, **changes}
-    return WorldModel(WorldModelConfig(**changes), TOKEN_SPECS, ACTION_SPEC).eval()
+    return WorldModel(WorldModelConfig(**changes), TOKEN_SPECS, ACTION_SPEC, max_blocks=32).eval()
 
 
 def random_batch(seed: int = 0, length: int = BLOCKS) -> Batch:

@@ -29,6 +29,12 @@ class ReturnScale(nn.Module):
     @torch.no_grad()
     def update(self, returns: Tensor) -> Tensor:
         """Remember returns (any shape), unless one is not finite, and give the scale, a scalar tensor."""
+        self.remember(returns)
+        return (self.spread() / 2).clamp(min=1.0)
+
+    @torch.no_grad()
+    def remember(self, returns: Tensor) -> None:
+        """Keep returns (any shape) in the place of the oldest, unless one is not finite."""
         capacity, num_samples = self.returns.shape
         flat = returns.detach().transpose(0, -1).flatten().float()  # time-major: every imagined step counts alike
         picked = torch.linspace(0, flat.numel() - 1, num_samples, device=flat.device).round().long()
@@ -36,6 +42,9 @@ class ReturnScale(nn.Module):
         slot = self.count % capacity
         self.returns[slot] = torch.where(finite, flat[picked], self.returns[slot])
         self.count += finite
-        filled = self.returns[: int(self.count.clamp(1, capacity))]  # a host read of a counter, once an update
+
+    def spread(self) -> Tensor:
+        """Distance between the two quantiles of what is remembered, a scalar tensor."""
+        filled = self.returns[: int(self.count.clamp(1, len(self.returns)))]  # a host read, once an update
         low, high = filled.flatten().quantile(self.levels)
-        return torch.clamp((high - low) / 2, min=1.0)
+        return high - low

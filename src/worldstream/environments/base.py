@@ -51,7 +51,9 @@ class FlatEnvironment(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
             if not isinstance(getattr(environment, part, None), gymnasium.Space):
                 raise self._fault(f"it has no {part}", f"Set self.{part} to a gymnasium.spaces.Space in __init__.")
         try:
-            self.observation_adapter = ObservationAdapter.from_space(environment.observation_space, config.modality)
+            self.observation_adapter = ObservationAdapter.from_space(
+                environment.observation_space, config.modality, config.sizes
+            )
             self.action_spec = spec_from_space(environment.action_space, config.num_action_levels)
         except SpaceError as error:
             raise SpaceError(f"environment '{name}': {error}") from None
@@ -99,6 +101,11 @@ class FlatEnvironment(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     def saved_state(self, value: dict[str, Any]) -> None:
         self._guarded("load_state_dict()", lambda: state.load(self.environment, value))
 
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """How the environment is played, as its ``protocol`` attribute says, for the run folder; empty without one."""
+        return dict(getattr(self.environment.unwrapped, "protocol", {}))
+
     def render(self) -> Any:
         """Whatever the environment renders; None when it was made without a render mode."""
         return self._guarded("render()", self.environment.render) if self.render_mode else None
@@ -137,9 +144,10 @@ def storage_space(spec: KeySpec) -> spaces.Box:
     """The Box of one stored item, so that Gymnasium's vector environments can batch it."""
     dtype: Any = np.dtype(spec.dtype).type
     if not spec.vocabulary:
-        return spaces.Box(-np.inf, np.inf, spec.shape, dtype)
-    high = np.broadcast_to(np.asarray(spec.vocabulary) - 1, spec.shape).astype(dtype)
-    return spaces.Box(np.zeros(spec.shape, dtype), high, dtype=dtype)
+        low, high = (0.0, 255.0) if spec.dtype == "uint8" else (-np.inf, np.inf)
+        return spaces.Box(low, high, spec.shape, dtype)
+    last = np.broadcast_to(np.asarray(spec.vocabulary) - 1, spec.shape).astype(dtype)
+    return spaces.Box(np.zeros(spec.shape, dtype), last, dtype=dtype)
 
 
 def check(environment: Any, steps: int = 100, seed: int = 0) -> None:

@@ -55,7 +55,7 @@ def make_from(
     name: str, factory: Callable[..., Any], config: EnvironmentConfig, render_mode: str | None
 ) -> FlatEnvironment:
     """Make an environment by calling ``factory(**config.kwargs)``; ``name`` is what messages call it."""
-    return FlatEnvironment(wrap(_call(name, factory, config, render_mode), config), config, name)
+    return FlatEnvironment(wrap(call(name, factory, config, render_mode), config), config, name)
 
 
 def make_registered(name: str, gym_id: str, config: EnvironmentConfig, render_mode: str | None) -> Any:
@@ -98,7 +98,7 @@ def _import(name: str, module_name: str) -> Any:
         ) from error
 
 
-def _call(label: str, factory: Callable[..., Any], config: EnvironmentConfig, render_mode: str | None) -> Any:
+def call(label: str, factory: Callable[..., Any], config: EnvironmentConfig, render_mode: str | None) -> Any:
     """Call a factory; ``render_mode`` is handed over only when it is asked for and the factory takes it."""
     kwargs = dict(config.kwargs)
     if render_mode is not None and "render_mode" in _parameters(factory):

@@ -34,7 +34,9 @@ ENVIRONMENTS = Registry(
     {
         "clock": "worldstream.environments.clock:SUITE",
         "keys": "worldstream.environments.keys:SUITE",
+        "cameras": "worldstream.environments.cameras:SUITE",
         "minigrid": "worldstream.environments.minigrid:SUITE",
+        "atari": "worldstream.environments.atari:SUITE",
         "gym": "worldstream.environments.gym:SUITE",
     },
 )
@@ -46,8 +48,8 @@ def make_environment(
     """Make any environment.
 
     Args:
-        name: "clock", "keys", "MiniGrid-...", "BabyAI-...", a Gymnasium id, "module:factory", or a function that
-            returns a ``gymnasium.Env``.
+        name: "clock", "keys", "cameras", "MiniGrid-...", "BabyAI-...", an Atari game, a Gymnasium id,
+            "module:factory", or a function that returns a ``gymnasium.Env``.
         config: options; None for the defaults.
         render_mode: as in Gymnasium; "rgb_array" for pictures.
 

@@ -90,6 +90,7 @@ class VectorEnvironment:
             raise
         self.observation_specs: dict[str, KeySpec] = specs[0][0]
         self.action_spec: ActionSpec = specs[0][1]
+        self.protocol: dict[str, Any] = specs[0][2]
 
     def reset(self) -> dict[str, np.ndarray]:
         """Begin an episode everywhere, with fresh seeds. Observations (N, *shape) by key; EnvironmentFault."""
@@ -241,7 +242,7 @@ class VectorEnvironment:
             self._workers[index].close()
             try:
                 self._workers[index] = self._make_worker()
-                if self._workers[index].ask("specs") != (self.observation_specs, self.action_spec):
+                if self._workers[index].ask("specs")[:2] != (self.observation_specs, self.action_spec):
                     raise EnvironmentFault(f"environment {index}, made anew, has other spaces than before.")
                 observation: dict[str, np.ndarray] = self._workers[index].ask("reset", self._next_seed(index))
             except WorldstreamError as again:

@@ -24,7 +24,7 @@ Make = Callable[[], FlatEnvironment]
 _CLOSE_SECONDS = 5.0
 
 REQUESTS: dict[str, Callable[[FlatEnvironment, Any], Any]] = {
-    "specs": lambda environment, _: (environment.observation_specs, environment.action_spec),
+    "specs": lambda environment, _: (environment.observation_specs, environment.action_spec, environment.protocol),
     "reset": lambda environment, seed: environment.reset(seed=seed)[0],
     "step": lambda environment, ids: environment.step(ids)[:4],
     "state": lambda environment, _: environment.saved_state,

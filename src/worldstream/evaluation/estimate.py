@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,14 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from worldstream.acting import act
 from worldstream.config import Config
 from worldstream.environments.suites import make_environment
 from worldstream.models import Models, num_parameters
 from worldstream.specs import ActionSpec, KeySpec, TokenSpec
 from worldstream.training.learner import Learner
 from worldstream.training.room import TRAINING_BYTES, replay_row_bytes, replay_rows, token_bytes
-from worldstream.training.synthetic import synthetic_batch
-from worldstream.training.updates import past_length, update_actor_critic, update_world_model
+from worldstream.training.synthetic import synthetic_batch, synthetic_observations
+from worldstream.training.updates import past_length, update_actor_critic, update_tokenizers, update_world_model
 
 ENVIRONMENT_STEPS = 200
 """Random steps by which the environment's speed is measured."""
@@ -46,13 +48,19 @@ class Estimate:
     seconds: dict[str, float]
 
 
-def _median_seconds(function: Callable[[], Any], repetitions: int = 3) -> float:
-    """Median wall time of a call, after one that is not counted."""
-    function()
+def _median_seconds(function: Callable[[], Any], device: torch.device, repetitions: int = 3) -> float:
+    """Median wall time of a call, the work it left on the device included, after one that is not counted."""
+
+    def run() -> None:
+        function()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    run()
     times = []
     for _ in range(repetitions):
         began = time.perf_counter()
-        function()
+        run()
         times.append(time.perf_counter() - began)
     return float(np.median(times))
 
@@ -91,9 +99,12 @@ def estimate(name: Any, config: Config, *, steps: int, device: torch.device) -> 
     ]
     row_bytes, cached_bytes = replay_row_bytes(config, key_specs, token_specs, action_spec)
     rows = replay_rows(config, steps, row_bytes)
+    models.tokenizers.prepare_training(pretrained=False)
     learned = {"world model": models.world_model, "actor-critic": models.actor_critic}
+    if models.tokenizers.trainable:
+        learned = {"tokenizers": models.tokenizers, **learned}
     parameters = {part: num_parameters(module) for part, module in learned.items()}
-    seconds = _update_seconds(models, config, device)
+    seconds = _update_seconds(models, config, steps, device)
     seconds["environment"] = 1000 * environment_seconds
     return Estimate(
         keys=keys,
@@ -107,7 +118,7 @@ def estimate(name: Any, config: Config, *, steps: int, device: torch.device) -> 
     )
 
 
-def _update_seconds(models: Models, config: Config, device: torch.device) -> dict[str, float]:
+def _update_seconds(models: Models, config: Config, steps: int, device: torch.device) -> dict[str, float]:
     """Seconds of learning and of choosing actions per 1000 environment steps, by part."""
     token_specs, action_spec = models.tokenizers.specs, models.action_spec
     wm, ac = config.world_model_learner, config.actor_critic_learner
@@ -120,24 +131,43 @@ def _update_seconds(models: Models, config: Config, device: torch.device) -> dic
     )
     world_model, actor_critic = Learner(models.world_model, wm), Learner(models.actor_critic, ac)
 
-    def synchronized(function: Callable[[], Any]) -> Callable[[], None]:
-        def run() -> None:
-            function()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-
-        return run
-
-    update_wm = synchronized(lambda: update_world_model(models, world_model, segments))
-    update_ac = synchronized(lambda: update_actor_critic(models, actor_critic, starts, config, generator))
-    num = config.collection.num_environments
-    features = models.tokenizers.features({key: ids[:num, -1] for key, ids in starts.tokens.items()})
-    carry, policy = models.actor_critic.initial_carry(len(next(iter(features.values())))), models.actor_critic.policy()
-    choose = synchronized(torch.no_grad()(lambda: policy(features, carry, generator)))
+    observations = synthetic_observations(models.key_specs, config.collection.num_environments)
+    carry, policy = models.actor_critic.initial_carry(config.collection.num_environments), models.actor_critic.policy()
+    parts: dict[str, tuple[float, Callable[[], Any]]] = {
+        "choosing actions": (
+            1 / config.collection.num_environments,
+            lambda: act(models.tokenizers, policy, observations, carry, generator),
+        ),
+        "world model": (wm.updates_per_step, lambda: update_world_model(models, world_model, segments)),
+        "actor-critic": (
+            ac.updates_per_step,
+            lambda: update_actor_critic(models, actor_critic, starts, config, generator),
+        ),
+    }
+    if models.tokenizers.trainable:
+        parts = {**_tokenizer_parts(models, config, steps), **parts}
     return {
-        "choosing actions": 1000 / num * _median_seconds(choose),
-        "world model": 1000 * wm.updates_per_step * _median_seconds(update_wm),
-        "actor-critic": 1000 * ac.updates_per_step * _median_seconds(update_ac),
+        name: 1000 * per_step * _median_seconds(function, device) for name, (per_step, function) in parts.items()
+    }
+
+
+def _tokenizer_parts(models: Models, config: Config, steps: int) -> dict[str, tuple[float, Callable[[], Any]]]:
+    """What tokenizers cost that are trained: (times a step, averaged over the run; what is done)."""
+    learner, wm, ac = config.tokenizer_learner, config.world_model_learner, config.actor_critic_learner
+    share = min(1.0, learner.stop_steps / steps) if learner.stop_steps else 1.0
+    # After a burst of updates every observation that the others draw is encoded anew, once.
+    drawn = wm.updates_per_step * wm.batch_size * config.segment_length
+    drawn += ac.updates_per_step * ac.batch_size * (past_length(config.imagination) + 1)
+    stored = max(1.0, min(steps * share, config.replay.max_steps) / 2)
+    encoded = stored * -math.expm1(-drawn * learner.every_steps / stored) / learner.every_steps
+    seen = synthetic_observations(models.key_specs, learner.batch_size, 1)
+    optimised = Learner(models.tokenizers, learner)
+    return {
+        "tokenizers": (
+            share * learner.updates_per_step,
+            lambda: update_tokenizers(models.tokenizers, optimised, seen),
+        ),
+        "encoding anew": (share * encoded / learner.batch_size, lambda: models.tokenizers.encode(seen)),
     }
 
 

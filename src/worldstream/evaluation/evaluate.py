@@ -11,6 +11,7 @@ import torch
 
 from worldstream.acting import act
 from worldstream.config import Config
+from worldstream.environments.suites import make_environment
 from worldstream.environments.vector import OnFault, StepResult, make_vector
 from worldstream.errors import WorldstreamError, warn
 from worldstream.models import Models
@@ -96,8 +97,8 @@ def play(
     steps = np.zeros(num, dtype=np.int64)
     collection = config.collection
     with make_vector(
-        environment, config.environment, num, seed + SEED_STREAM, collection.backend, timeout=collection.timeout,
-        max_restarts=collection.max_restarts, on_fault=on_fault,
+        environment, config.environment.for_evaluation(), num, seed + SEED_STREAM, collection.backend,
+        timeout=collection.timeout, max_restarts=collection.max_restarts, on_fault=on_fault,
     ) as vector:  # fmt: skip
         observations, carry = vector.reset(), models.actor_critic.initial_carry(num)
         while quota.any():
@@ -116,6 +117,32 @@ def play(
                 observations = vector.reset_where(ended) if ended.any() else observations
                 mask = torch.as_tensor(over).to(models.device)
                 carry = models.actor_critic.initial_carry(num).where(mask, carry)
+
+
+def protocol_card(environment: Any, config: Config, training: dict[str, Any]) -> dict[str, Any]:
+    """How an environment is played in training and in evaluation; empty for one that says nothing about it.
+
+    Args:
+        environment: name or factory.
+        config: of the run.
+        training: what the training environment says.
+    """
+    if not training:
+        return {}
+    evaluated = make_environment(environment, config.environment.for_evaluation())
+    evaluation = config.evaluation
+    card = {
+        "training": training,
+        "evaluation": {
+            **evaluated.protocol,
+            "temperature": evaluation.temperature,
+            "episodes": evaluation.episodes,
+            "final_episodes": evaluation.final_episodes,
+            "max_episode_steps": evaluation.max_episode_steps,
+        },
+    }
+    evaluated.close()
+    return card
 
 
 def evaluate(

@@ -48,8 +48,9 @@ class Subject:
 
     @property
     def horizon(self) -> int:
-        """Steps that the world model is followed for: those of the longest episode allow at most."""
+        """Steps that the world model is followed for: at most those of the longest episode, and what it remembers."""
         longest = max(episode.length for episode in self.episodes)
+        longest = min(longest, self.run.models.world_model.sequence.max_blocks or longest)
         return min(HORIZONS * self.run.config.imagination.horizon, longest - self.context)
 
     def generator(self) -> torch.Generator:

@@ -8,6 +8,7 @@ import numpy as np
 from gymnasium import Space, spaces
 
 from worldstream.errors import SpaceError
+from worldstream.modalities.image import Image
 from worldstream.modalities.integers import (
     IntegerModality,
     channel_sizes,
@@ -18,7 +19,6 @@ from worldstream.modalities.integers import (
 from worldstream.specs import KeySpec
 
 _PICTURE_SIDE = 128
-_SMALLEST_IMAGE_SIDE = 16
 _PALETTE = np.array(
     [
         (16, 16, 20), (90, 98, 110), (31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40),
@@ -30,11 +30,15 @@ _PALETTE = np.array(
 
 @final
 class Grid(IntegerModality):
-    """rows x columns cells of C integers. Stored (rows * columns, C); loaded as int64 ids (..., K, C)."""
+    """rows x columns cells of C integers. Stored (rows * columns, C); loaded as int64 ids (..., K, C).
+
+    A matrix is rows x columns cells of one integer, or, when it is given the sizes of all its columns, a column of
+    cells that each row describes.
+    """
 
     @classmethod
     def matches(cls, space: Space[Any]) -> bool:
-        if not (isinstance(space, spaces.MultiDiscrete) or is_integer_box(space)):
+        if not (isinstance(space, spaces.MultiDiscrete) or is_integer_box(space)) or Image.matches(space):
             return False
         assert space.shape is not None
         return len(space.shape) in (2, 3)
@@ -47,25 +51,21 @@ class Grid(IntegerModality):
                 f"observation key '{key}': a grid has shape (rows, columns) or (rows, columns, channels), "
                 f"but the space is {space}. Use '{key}=categorical'."
             )
-        channels = low.shape[2] if low.ndim == 3 else 1
-        if not options and _looks_like_image(space):
-            sizes = ",".join(["N"] * channels)
-            raise SpaceError(
-                f"observation key '{key}': {space} looks like an image, and images are not supported yet. "
-                f"If its cells are categories, say how many values each channel has: --modality {key}=grid:{sizes}. "
-                f"Otherwise leave it out: --modality {key}=ignore."
-            )
         shape = low.shape
+        if low.ndim == 2 and len(options) == shape[1] > 1:
+            low, high = low[:, None], high[:, None]
+        channels = low.shape[2] if low.ndim == 3 else 1
+        rows, columns = low.shape[:2]
         low, high = low.reshape(-1, channels).min(axis=0), high.reshape(-1, channels).max(axis=0)
         vocabulary, offset = channel_sizes(key, "grid", space, low, high, options)
         return cls(
             KeySpec(
                 key=key,
                 modality="grid",
-                shape=(shape[0] * shape[1], channels),
+                shape=(rows * columns, channels),
                 dtype=smallest_dtype(vocabulary),
                 vocabulary=vocabulary,
-                grid=(shape[0], shape[1]),
+                grid=(rows, columns),
                 offset=offset,
                 space_shape=shape,
             )
@@ -81,14 +81,3 @@ class Grid(IntegerModality):
         scale = max(1, _PICTURE_SIDE // max(rows, columns))
         picture: np.ndarray = np.rint(mixed).astype(np.uint8).reshape(rows, columns, 3)
         return picture.repeat(scale, axis=0).repeat(scale, axis=1)
-
-
-def _looks_like_image(space: Space[Any]) -> bool:
-    """Bytes 0..255 with two sides of at least 16 pixels and, if there is a third axis, 1, 3 or 4 colours."""
-    if not isinstance(space, spaces.Box) or space.dtype != np.uint8 or (space.high < 255).all():
-        return False
-    shape = space.shape
-    if len(shape) == 2:
-        return min(shape) >= _SMALLEST_IMAGE_SIDE
-    last, first = shape[2] in (1, 3, 4), shape[0] in (1, 3, 4)
-    return (last and min(shape[:2]) >= _SMALLEST_IMAGE_SIDE) or (first and min(shape[1:]) >= _SMALLEST_IMAGE_SIDE)

@@ -35,12 +35,18 @@ class ObservationAdapter:
         self._ignored = ignored
 
     @classmethod
-    def from_space(cls, space: Space[Any], overrides: Mapping[str, str] | None = None) -> Self:
+    def from_space(
+        cls,
+        space: Space[Any],
+        overrides: Mapping[str, str] | None = None,
+        sizes: Mapping[str, tuple[int, ...]] | None = None,
+    ) -> Self:
         """Choose a modality for every leaf of an observation space.
 
         Args:
             space: any nesting of Dict and Tuple around supported leaves.
             overrides: flat key -> "kind", "kind:11,6,4" or "ignore".
+            sizes: modality -> the numbers that keys of it get where no override gives any.
 
         Raises:
             SpaceError: a leaf that no modality can express, or an override with an unknown key or kind.
@@ -57,7 +63,7 @@ class ObservationAdapter:
         for key, leaf in leaves.items():
             kind, options = _parse(key, overrides.get(key, ""))
             if kind != _IGNORE:
-                modalities[key] = _modality(key, leaf, kind, options)
+                modalities[key] = _modality(key, leaf, kind, options, sizes or {})
         if not modalities:
             raise SpaceError(f"no observation key is left to learn from: {space} with overrides {dict(overrides)}.")
         return cls(modalities, frozenset(leaves) - frozenset(modalities))
@@ -151,7 +157,9 @@ def _parse(key: str, override: str) -> tuple[str, tuple[int, ...]]:
     return kind, options
 
 
-def _modality(key: str, space: Space[Any], kind: str, options: tuple[int, ...]) -> Modality:
+def _modality(
+    key: str, space: Space[Any], kind: str, options: tuple[int, ...], sizes: Mapping[str, tuple[int, ...]]
+) -> Modality:
     if space.shape is not None and math.prod(space.shape) == 0:
         raise SpaceError(f"observation key '{key}': {space} is empty. Leave it out: --modality {key}={_IGNORE}.")
     if not kind:
@@ -162,5 +170,5 @@ def _modality(key: str, space: Space[Any], kind: str, options: tuple[int, ...]) 
             f"Leave it out (--modality {key}={_IGNORE}) or convert it in a wrapper to a Box, Discrete, MultiDiscrete "
             f"or MultiBinary. Integer Boxes of any shape can be read with --modality {key}=vector."
         )
-    modality: Modality = MODALITIES[kind].from_space(key, space, options)
+    modality: Modality = MODALITIES[kind].from_space(key, space, options or sizes.get(kind, ()))
     return modality

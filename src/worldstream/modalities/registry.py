@@ -12,6 +12,7 @@ MODALITIES = Registry(
         "vector": "worldstream.modalities.vector:Vector",
         "categorical": "worldstream.modalities.categorical:Categorical",
         "grid": "worldstream.modalities.grid:Grid",
+        "image": "worldstream.modalities.image:Image",
     },
 )
 

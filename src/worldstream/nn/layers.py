@@ -69,6 +69,7 @@ class FactoredEmbedding(nn.Module):
 
     def __init__(self, spec: TokenSpec, width: int) -> None:
         super().__init__()
+        self.vocabulary = spec.vocabulary
         self.scale = spec.num_channels**-0.5
         self.channels = ChannelTables(spec.vocabulary, width, ordered=(spec.ordered,) * spec.num_channels)
 

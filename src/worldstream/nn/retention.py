@@ -20,25 +20,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from worldstream.nn.rotary import Phases, rotate
+
 
 def decay_rates(num_heads: int, block_length: int, decay_blocks: tuple[float, float]) -> Tensor:
-    """(H,) decay per token: memory spans 1/(1-g) run geometrically between the two limits, given in blocks."""
+    """(H,) decay per token: memory spans 1/(1-g) run geometrically between the two limits, given in blocks.
+
+    In double precision, for powers of them, but rounded to single as the published ones are: over hundreds of tokens
+    the difference adds up to 1e-5.
+    """
     low, high = (torch.tensor(1.0 / (limit * block_length), dtype=torch.float64).log() for limit in decay_blocks)
-    return 1.0 - torch.linspace(float(low), float(high), num_heads, dtype=torch.float64).exp()
-
-
-def rotary_phases(position: Tensor, head_width: int) -> tuple[Tensor, Tensor]:
-    """cos and sin, each (..., d/2), of position * theta_i with theta from 1 to 1e-4, both ends included."""
-    exponent = torch.linspace(0.0, 1.0, head_width // 2, device=position.device)
-    angle = position.unsqueeze(-1) * 10000.0**-exponent
-    return angle.cos(), angle.sin()
-
-
-def rotate(x: Tensor, phases: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotate each adjacent pair (2i, 2i+1) of x (..., d) by its phase."""
-    cos, sin = phases
-    even, odd = x[..., 0::2], x[..., 1::2]
-    return torch.stack((even * cos - odd * sin, odd * cos + even * sin), -1).flatten(-2)
+    rates = 1.0 - torch.linspace(float(low), float(high), num_heads, dtype=torch.float64).exp()
+    return rates.float().double()
 
 
 class BlockRetention(nn.Module):
@@ -91,7 +84,7 @@ class BlockRetention(nn.Module):
     def _constant(self, name: str, value: Tensor) -> None:
         self.register_buffer(name, value.float(), persistent=False)
 
-    def _heads(self, x: Tensor, phases: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _heads(self, x: Tensor, phases: Phases) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Project x (..., N, E) to q, k, v of (..., H, N, d) and gate (..., N, E)."""
         width = x.shape[-1]
         qkv, gate = self.qkvg(x).split((3 * width, width), -1)
@@ -111,7 +104,7 @@ class BlockRetention(nn.Module):
         return (k[..., :length, :] * self.outgoing).transpose(-1, -2) @ v[..., :length, :]
 
     def parallel(
-        self, x: Tensor, phases: tuple[Tensor, Tensor], memory: Tensor, mask: Tensor | None = None
+        self, x: Tensor, phases: Phases, memory: Tensor, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """All blocks at once; the prediction tokens of block t see the memory *before* block t.
 
@@ -138,7 +131,7 @@ class BlockRetention(nn.Module):
         retained = within @ v + (q * self.incoming) @ memories[:, :-1]
         return self._merge(retained, gate), memories[:, -1]
 
-    def step(self, x: Tensor, phases: tuple[Tensor, Tensor], memory: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, x: Tensor, phases: Phases, memory: Tensor) -> tuple[Tensor, Tensor]:
         """One block, fused with the prediction of the next: its prediction tokens see the memory *after* the block.
 
         Args:
@@ -157,7 +150,7 @@ class BlockRetention(nn.Module):
         past = torch.cat((queries[..., :length, :] @ memory, queries[..., length:, :] @ after), -2)
         return self._merge(within @ v + past, gate), after
 
-    def read(self, x: Tensor, phases: tuple[Tensor, Tensor], memory: Tensor) -> Tensor:
+    def read(self, x: Tensor, phases: Phases, memory: Tensor) -> Tensor:
         """Prediction tokens alone: x (B, n, E), phases of (1, n, d/2), memory unchanged -> (B, n, E)."""
         q, k, v, gate = self._heads(x, phases)
         length = self.block_length

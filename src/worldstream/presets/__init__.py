@@ -9,5 +9,9 @@ PRESETS = Registry(
         "control": "worldstream.presets.control:control",
         "grid": "worldstream.presets.grid:grid",
         "keys": "worldstream.presets.keys:keys",
+        "cameras": "worldstream.presets.cameras:cameras",
+        "atari100k": "worldstream.presets.atari:atari100k",
+        "atari-sticky": "worldstream.presets.atari:atari_sticky",
+        "atari-small": "worldstream.presets.atari:atari_small",
     },
 )

@@ -8,5 +8,7 @@ TOKENIZERS = Registry(
         "fixed_levels": "worldstream.tokenizers.fixed_levels:FixedLevels",
         "fitted_levels": "worldstream.tokenizers.fitted_levels:FittedLevels",
         "identity": "worldstream.tokenizers.identity:Identity",
+        "image_vq": "worldstream.tokenizers.image:ImageVQ",
+        "image_fsq": "worldstream.tokenizers.image:ImageFSQ",
     },
 )

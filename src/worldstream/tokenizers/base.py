@@ -8,10 +8,15 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from worldstream.specs import TokenSpec
+from worldstream.tokenizers.image_networks import ImageTokenizerConfig
 
 
 def _default_choice() -> dict[str, str]:
-    return {"vector": "fitted_levels", "categorical": "identity", "grid": "identity"}
+    return {"vector": "fitted_levels", "categorical": "identity", "grid": "identity", "image": "image_vq"}
+
+
+def _default_weights() -> dict[str, float]:
+    return {"reconstruction": 1.0, "quantization": 1.0, "perceptual": 1.0}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,6 +32,10 @@ class TokenizerConfig:
     cells_per_token: int = 1
     """Grids: neighbouring cells, part of a row or whole rows, that share one token (more channels, shorter blocks).
     0: all cells are one token."""
+    image: ImageTokenizerConfig = field(default_factory=ImageTokenizerConfig)
+    """Images: networks, quantisers and losses."""
+    loss_weights: dict[str, float] = field(default_factory=_default_weights)
+    """Weight of each named loss of tokenizers that are trained; the names must be exactly theirs."""
 
 
 class Tokenizer(nn.Module, ABC):
@@ -36,8 +45,13 @@ class Tokenizer(nn.Module, ABC):
     """
 
     spec: TokenSpec
-    trainable: bool = False
-    """True when ``losses`` returns gradients; fixed and fitted tokenizers have none."""
+    loss_names: tuple[str, ...] = ()
+    """Names of what ``losses`` returns; fixed and fitted tokenizers have none."""
+
+    @property
+    def trainable(self) -> bool:
+        """Whether ``losses`` returns gradients."""
+        return bool(self.loss_names)
 
     @abstractmethod
     def encode(self, x: Tensor) -> Tensor:
@@ -45,15 +59,28 @@ class Tokenizer(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, ids: Tensor) -> Tensor:
-        """ids (..., K, C) -> modality tensor; ``encode(decode(ids)) == ids`` for every id that encode returns."""
+        """ids (..., K, C) -> modality tensor.
+
+        Unless the tokenizer is trained, ``encode(decode(ids)) == ids`` for every id that encode returns.
+        """
 
     @abstractmethod
     def features(self, ids: Tensor) -> Tensor:
         """What the agent reads: (..., K, F) floats, or the ids themselves when ``spec.feature_size`` is 0."""
 
     def losses(self, x: Tensor) -> dict[str, Tensor]:
-        """Named (B, T) losses of a trainable tokenizer; empty for the others."""
+        """Named (B, T) losses of modality tensors (B, T, *shape); in training mode statistics may be taken, too."""
         return {}
+
+    def statistics(self) -> dict[str, Tensor]:
+        """() each: what a trained tokenizer tells about itself, for the log."""
+        return {}
+
+    def prepare_training(self, *, pretrained: bool = True) -> None:
+        """Load what only training needs. ``pretrained=False``: of the same shapes, where only the cost matters.
+
+        Raises ConfigError when something is not there; so no run fails in its middle.
+        """
 
     def fit(self, x: Tensor) -> bool:
         """Adapt to data (N, *shape) without gradients; True when ids changed their meaning."""

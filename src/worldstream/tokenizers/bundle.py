@@ -21,7 +21,8 @@ class TokenizerBundle(nn.Module):
         config: which tokenizer for which modality.
         specs: the keys, in block order.
 
-    Raises ConfigError for a modality without a tokenizer, or an unknown tokenizer.
+    Raises ConfigError for a modality without a tokenizer, an unknown tokenizer, or loss weights that do not name
+    exactly the losses of the tokenizers that are trained.
     """
 
     version: Tensor
@@ -32,6 +33,13 @@ class TokenizerBundle(nn.Module):
         self.modalities: dict[str, Modality] = {key: build(spec) for key, spec in specs.items()}
         self._tokenizers = nn.ModuleList(self._make(spec, config) for spec in specs.values())
         self.register_buffer("version", torch.zeros((), dtype=torch.int64))
+        self._loss_weights = config.loss_weights
+        names = {name for tokenizer in self.by_key.values() for name in tokenizer.loss_names}
+        if names and names != set(config.loss_weights):
+            raise ConfigError(
+                f"tokenizers.loss_weights names {sorted(config.loss_weights)}, the tokenizers have {sorted(names)}: "
+                "give exactly one weight for each."
+            )
 
     @staticmethod
     def _make(spec: KeySpec, config: TokenizerConfig) -> Tokenizer:
@@ -47,6 +55,11 @@ class TokenizerBundle(nn.Module):
     def by_key(self) -> dict[str, Tokenizer]:
         """The tokenizers (a ModuleList holds them because keys may contain dots and slashes)."""
         return dict(zip(self.key_specs, self._tokenizers, strict=True))  # type: ignore[arg-type]
+
+    @property
+    def trainable(self) -> bool:
+        """Whether any tokenizer is trained."""
+        return any(tokenizer.trainable for tokenizer in self.by_key.values())
 
     @property
     def specs(self) -> dict[str, TokenSpec]:
@@ -75,8 +88,9 @@ class TokenizerBundle(nn.Module):
 
     @torch.no_grad()
     def features(self, tokens: Tokens) -> Features:
-        """What the agent reads, by key."""
-        return {key: tokenizer.features(tokens[key]) for key, tokenizer in self.by_key.items()}
+        """What the agent reads, for the keys of ``tokens``."""
+        by_key = self.by_key
+        return {key: by_key[key].features(ids) for key, ids in tokens.items()}
 
     def fit(self, observations: Observations) -> bool:
         """Let every tokenizer adapt to stored arrays (N, *shape); counts ``version`` up when any id changed meaning."""
@@ -84,3 +98,31 @@ class TokenizerBundle(nn.Module):
         changed = [tokenizer.fit(tensors[key]) for key, tokenizer in self.by_key.items()]
         self.version += any(changed)
         return any(changed)
+
+    def prepare_training(self, *, pretrained: bool = True) -> None:
+        """See ``Tokenizer.prepare_training``; call it when the bundle is on its device."""
+        for tokenizer in self.by_key.values():
+            tokenizer.prepare_training(pretrained=pretrained)
+
+    def losses(self, observations: Observations) -> tuple[Tensor, dict[str, Tensor]]:
+        """Losses of the trained tokenizers for stored arrays (B, T, *shape).
+
+        Returns:
+            the weighted sum (), and the mean of each named loss (), summed over keys.
+        """
+        tensors = self.load(observations)
+        means: dict[str, Tensor] = {}
+        for key, tokenizer in self.by_key.items():
+            for name, loss in tokenizer.losses(tensors[key]).items():
+                means[name] = means.get(name, 0.0) + loss.mean()
+        total = torch.stack([self._loss_weights[name] * mean for name, mean in means.items()]).sum()
+        return total, {name: mean.detach() for name, mean in means.items()}
+
+    def statistics(self) -> dict[str, Tensor]:
+        """What the trained tokenizers tell about themselves, () each, the mean over keys."""
+        found = [tokenizer.statistics() for tokenizer in self.by_key.values() if tokenizer.trainable]
+        return {name: torch.stack([values[name] for values in found]).mean() for name in (found[0] if found else ())}
+
+    def relearned(self) -> None:
+        """Weights have changed: ids have another meaning from now on."""
+        self.version += 1

@@ -23,16 +23,23 @@ class Ratio(Cadence):
     Args:
         per_step: repetitions for each step; may be below one.
         start_steps: steps before the first repetition.
+        every_steps: what is due is held back until the clock reaches or passes a multiple of this.
+        stop_steps: nothing becomes due after these steps; 0: until the end.
     """
 
-    def __init__(self, per_step: float, start_steps: int) -> None:
+    def __init__(self, per_step: float, start_steps: int, every_steps: int = 1, stop_steps: int = 0) -> None:
         self.per_step = per_step
         self.start_steps = start_steps
+        self.every_steps = every_steps
+        self.stop_steps = stop_steps
         self.mark = 0
 
     def due(self, steps: int) -> int:
         """Repetitions due now that the clock shows ``steps``; they count as done."""
-        due = max(0, int((steps - self.start_steps) * self.per_step) - self.mark)
+        reached = steps // self.every_steps * self.every_steps
+        if self.stop_steps:
+            reached = min(reached, self.stop_steps)
+        due = max(0, int((reached - self.start_steps) * self.per_step) - self.mark)
         self.mark += due
         return due
 

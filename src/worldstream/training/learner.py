@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from worldstream.training.cadence import Ratio
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LearnerConfig:
@@ -27,6 +29,14 @@ class LearnerConfig:
     """Gradient updates for each environment step."""
     start_steps: int
     """Environment steps before the first update."""
+    every_steps: int = 1
+    """Environment steps between bursts of updates; what depends on the component stays valid between them."""
+    stop_steps: int = 0
+    """Environment steps after which there are no more updates; 0: until the end."""
+
+    def cadence(self) -> Ratio:
+        """When updates are due."""
+        return Ratio(self.updates_per_step, self.start_steps, self.every_steps, self.stop_steps)
 
 
 DECAYED = (nn.Linear, nn.Conv2d, nn.LSTMCell)
@@ -97,5 +107,14 @@ class Learner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from ``state_dict``; load the module first."""
         groups = self.optimizer.state_dict()["param_groups"]
-        values = {int(index): value for index, value in state["state"].items()}
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        values = {
+            int(index): {name: _laid_out_like(parameters[int(index)], x) for name, x in saved.items()}
+            for index, saved in state["state"].items()
+        }
         self.optimizer.load_state_dict({"state": values, "param_groups": groups})
+
+
+def _laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
+    """Moments with the strides of their parameter: the fused optimiser takes both as flat memory."""
+    return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value

@@ -30,8 +30,8 @@ from worldstream.run_folder import (
 )
 from worldstream.training import randomness, tree
 from worldstream.training.learner import Learner
-from worldstream.training.updates import update_actor_critic, update_world_model
-from worldstream.types import Batch
+from worldstream.training.updates import update_actor_critic, update_tokenizers, update_world_model
+from worldstream.types import Batch, Observations
 
 FORMAT = 1
 
@@ -41,12 +41,13 @@ class SkippedUpdate:
     """One update that changed nothing."""
 
     component: str
-    """"world_model" or "actor_critic"."""
+    """"tokenizers", "world_model" or "actor_critic"."""
     steps: int
     """Environment steps taken."""
     count: int
     """Updates of the run that were skipped so far, this one included."""
-    batch: Batch
+    batch: Batch | Observations
+    """Of the tokenizers: stored observations (B, T, *shape) by key."""
     random: dict[str, Any]
     """``randomness.capture`` before the update."""
     metrics: dict[str, float]
@@ -55,7 +56,7 @@ class SkippedUpdate:
 def save_skipped(folder: RunFolder, update: SkippedUpdate, models: Models) -> Path:
     """Write one below ``skipped/``; returns the path of its JSON file. Raises RunFolderError."""
     metrics = {name: repr(value) for name, value in update.metrics.items()}  # JSON has no NaN
-    batch = dataclasses.asdict(update.batch)
+    batch = dataclasses.asdict(update.batch) if isinstance(update.batch, Batch) else update.batch
     plain, arrays = tree.split({"batch": batch, "random": update.random, "models": dict(models.state_dict())})
     path = folder.skipped / f"{update.component}-{update.steps:012d}-{update.count}.json"
     data = {
@@ -96,12 +97,16 @@ def reproduce(path: Path) -> dict[str, float]:
     state = tree.join(data["tree"], arrays)
     models = Models(config, *specs_from_json(description["specs"]))
     models.load_state_dict(state["models"])
-    batch = Batch(**state["batch"])
     generator = torch.Generator()
     randomness.restore(state["random"], generator)
-    if data["component"] == "world_model":
-        metrics, _ = update_world_model(models, Learner(models.world_model, config.world_model_learner), batch)
+    if data["component"] == "tokenizers":
+        models.tokenizers.prepare_training()
+        learner = Learner(models.tokenizers, config.tokenizer_learner)
+        metrics = update_tokenizers(models.tokenizers, learner, state["batch"])
+    elif data["component"] == "world_model":
+        learner = Learner(models.world_model, config.world_model_learner)
+        metrics, _ = update_world_model(models, learner, Batch(**state["batch"]))
     else:
         learner = Learner(models.actor_critic, config.actor_critic_learner)
-        metrics, _ = update_actor_critic(models, learner, batch, config, generator)
+        metrics, _ = update_actor_critic(models, learner, Batch(**state["batch"]), config, generator)
     return {name: float(value) for name, value in metrics.items()}

@@ -1,12 +1,25 @@
-"""Random batches of a given shape: for estimates before a run, and for speed benchmarks."""
+"""Random observations and batches of a given shape: for estimates before a run, and for speed benchmarks."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 
-from worldstream.specs import ActionSpec, TokenSpec
-from worldstream.types import Batch
+from worldstream.specs import ActionSpec, KeySpec, TokenSpec
+from worldstream.types import Batch, Observations
+
+
+def synthetic_observations(specs: dict[str, KeySpec], *leading: int) -> Observations:
+    """Random stored arrays (*leading, *shape) by key."""
+    rng = np.random.default_rng(0)
+
+    def values(spec: KeySpec) -> np.ndarray:
+        shape = (*leading, *spec.shape)
+        if spec.vocabulary or spec.dtype == "uint8":
+            return rng.integers(0, spec.vocabulary or 256, shape)
+        return rng.normal(size=shape)
+
+    return {key: values(spec).astype(spec.dtype) for key, spec in specs.items()}
 
 
 def synthetic_batch(

@@ -23,18 +23,19 @@ from worldstream.replay.samplers import Sampler
 from worldstream.replay.store import ReplayStore
 from worldstream.replay.token_cache import TokenCache
 from worldstream.training import randomness
-from worldstream.training.cadence import Cadence, Doubling, Every, Ratio
+from worldstream.training.cadence import Cadence, Doubling, Every
 from worldstream.training.collector import Collector
 from worldstream.training.learner import Learner
 from worldstream.training.metrics import MetricMeans
 from worldstream.training.skipped import SkippedUpdate
-from worldstream.training.updates import past_length, update_actor_critic, update_world_model
-from worldstream.types import Batch, Segments
+from worldstream.training.updates import past_length, update_actor_critic, update_tokenizers, update_world_model
+from worldstream.types import Batch, Observations, Segments
 
 FIT_ROWS = 20_000
 """Most observations that data-fitted tokenizers look at."""
 
 MEMORY_SETTINGS = {
+    "tokenizers": "tokenizer_learner.batch_size",
     "collect": "collection.num_environments, replay.max_steps or replay.max_bytes",
     "world_model": "world_model_learner.batch_size or segment_length",
     "actor_critic": "actor_critic_learner.batch_size or imagination.horizon",
@@ -105,6 +106,7 @@ class Trainer:
         config, collection = self.config, self.config.collection
         specs, actions = self.environments.observation_specs, self.environments.action_spec
         self.models = Models(config, specs, actions).to(device)
+        self.models.tokenizers.prepare_training()
         self.store = ReplayStore(
             {key: (spec.shape, spec.dtype) for key, spec in specs.items()},
             num_action_tokens=actions.num_tokens,
@@ -133,18 +135,22 @@ class Trainer:
             generator=self.generator,
         )
         self._fit_rng = streams[3]
+        self.tokenizer_learner = Learner(self.models.tokenizers, config.tokenizer_learner)
         self.world_model_learner = Learner(self.models.world_model, config.world_model_learner)
         self.actor_critic_learner = Learner(self.models.actor_critic, config.actor_critic_learner)
 
     def run(self, steps: int) -> None:
         """Train until the clock shows ``steps`` environment steps."""
-        wm, ac, config = self.config.world_model_learner, self.config.actor_critic_learner, self.config
-        world_model_updates = Ratio(wm.updates_per_step, wm.start_steps)
-        actor_critic_updates = Ratio(ac.updates_per_step, ac.start_steps)
+        config = self.config
+        learners = (self.tokenizer_learner, self.world_model_learner, self.actor_critic_learner)
+        tokenizer_updates, world_model_updates, actor_critic_updates = (
+            learner.config.cadence() for learner in learners
+        )
         # A refit changes what ids mean: never in the second half, so that the models settle before the end.
-        fit = Doubling(wm.start_steps, min(config.fit_until_steps, steps // 2))
+        fit = Doubling(config.world_model_learner.start_steps, min(config.fit_until_steps, steps // 2))
         log, evaluation = Every(config.log_every_steps), Every(config.evaluation.every_steps)
-        self._cadences: list[Cadence] = [world_model_updates, actor_critic_updates, fit, log, evaluation]
+        updates = [tokenizer_updates, world_model_updates, actor_critic_updates]
+        self._cadences: list[Cadence] = [*updates, fit, log, evaluation]
         for cadence, saved in zip(self._cadences, self._saved_cadences, strict=False):
             cadence.load_state_dict(saved)
         while self.collector.steps < steps:
@@ -153,8 +159,10 @@ class Trainer:
             clock = self.collector.steps
             if fit.due(clock):
                 self.fit_tokenizers()
-            for learner in (self.world_model_learner, self.actor_critic_learner):
+            for learner in learners:
                 learner.schedule((clock - 1) / steps)  # the last update still moves
+            for _ in range(tokenizer_updates.due(clock) if self.models.tokenizers.trainable else 0):
+                self._timed("tokenizers", self.update_tokenizers)
             for _ in range(world_model_updates.due(clock)):
                 self._timed("world_model", self.update_world_model)
             for _ in range(actor_critic_updates.due(clock)):
@@ -170,6 +178,7 @@ class Trainer:
         """Everything that decides how the run goes on, beside the rows of replay; from within ``after_step``."""
         return {
             "models": dict(self.models.state_dict()),
+            "tokenizer_learner": self.tokenizer_learner.state_dict(),
             "world_model_learner": self.world_model_learner.state_dict(),
             "actor_critic_learner": self.actor_critic_learner.state_dict(),
             "replay": self.store.state_dict(),
@@ -193,6 +202,7 @@ class Trainer:
         Raises ConfigError for the replay of another environment.
         """
         self.models.load_state_dict(state["models"])
+        self.tokenizer_learner.load_state_dict(state["tokenizer_learner"])
         self.world_model_learner.load_state_dict(state["world_model_learner"])
         self.actor_critic_learner.load_state_dict(state["actor_critic_learner"])
         self.store.load_state_dict(state["replay"], replay)
@@ -230,6 +240,15 @@ class Trainer:
             acted=torch.as_tensor(segments.acted).to(device),
         )
 
+    def update_tokenizers(self) -> None:
+        """One gradient step of the tokenizers on observations drawn uniformly from replay."""
+        ids = self.store.ids_of_all()
+        drawn = self._fit_rng.choice(ids, self.config.tokenizer_learner.batch_size)
+        observations = self.store.observations(self.store.ring.rows(drawn)[:, None])
+        random = randomness.capture(self.generator)
+        metrics = update_tokenizers(self.models.tokenizers, self.tokenizer_learner, observations)
+        self._succeeded("tokenizers", observations, random, metrics)
+
     def update_world_model(self) -> None:
         """One gradient step on replayed segments; their losses become their priorities."""
         ids = self._sample(self.segment_starts, self.config.world_model_learner.batch_size)
@@ -250,7 +269,9 @@ class Trainer:
         if self._succeeded("actor_critic", batch, random, metrics) and self.segment_ends.learns:
             self.segment_ends.update(batch.ids, priorities.cpu().numpy())
 
-    def _succeeded(self, component: str, batch: Batch, random: dict[str, Any], metrics: dict[str, Tensor]) -> bool:
+    def _succeeded(
+        self, component: str, batch: Batch | Observations, random: dict[str, Any], metrics: dict[str, Tensor]
+    ) -> bool:
         """Count an update, or report that it was skipped. Raises DivergedError beyond the limit.
 
         This reads one number from the device, once an update.
@@ -267,7 +288,8 @@ class Trainer:
                 f"the loss or the gradient of the {component} is not finite after {steps} steps, and "
                 f"{self.num_skipped} updates were skipped for that reason (max_skipped_updates is "
                 f"{self.config.max_skipped_updates}). "
-                f"Lower {component}_learner.learning_rate, or look at the range of rewards and observations."
+                f"Lower {component.rstrip('s')}_learner.learning_rate, or look at the range of rewards and "
+                "observations."
             )
         return False
 

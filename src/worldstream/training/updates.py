@@ -9,8 +9,23 @@ from worldstream.agent.losses import actor_critic_losses
 from worldstream.config import Config, ImaginationConfig
 from worldstream.imagination import Trajectories, imagine
 from worldstream.models import Models
+from worldstream.tokenizers.bundle import TokenizerBundle
 from worldstream.training.learner import Learner
-from worldstream.types import Batch
+from worldstream.types import Batch, Observations
+
+
+def update_tokenizers(tokenizers: TokenizerBundle, learner: Learner, observations: Observations) -> dict[str, Tensor]:
+    """One gradient step of the tokenizers that are trained, on stored arrays (B, T, *shape); ids change their meaning.
+
+    Returns:
+        metrics, () each.
+    """
+    tokenizers.train()
+    total, means = tokenizers.losses(observations)
+    norm = learner.step(total)
+    tokenizers.eval()
+    tokenizers.relearned()
+    return {**means, **tokenizers.statistics(), "gradient_norm": norm}
 
 
 def update_world_model(models: Models, learner: Learner, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:

@@ -6,6 +6,7 @@ SEQUENCE_MODELS = Registry(
     "sequence model",
     {
         "retention": "worldstream.world_model.sequence.retention:RetentionModel",
+        "attention": "worldstream.world_model.sequence.attention:AttentionModel",
     },
 )
 

@@ -55,3 +55,19 @@ class BlockLayout:
                 return slice(start, start + spec.num_tokens)
             start += spec.num_tokens
         raise KeyError(name)
+
+    def coordinates(self) -> list[tuple[int, int]]:
+        """(row, column) of each of the L positions inside of its block.
+
+        Tokens of a grid keep their rows and columns; tokens without one stand on the diagonal. Each key begins
+        beyond the largest row and column of the keys before it, so that no two positions coincide.
+        """
+        placed: list[tuple[int, int]] = []
+        start = 0
+        runs = [(spec.num_tokens, spec.grid) for spec in self.token_specs.values()] + [(self.num_action_tokens, None)]
+        for count, grid in runs:
+            columns = grid[1] if grid is not None else 0
+            own = [divmod(k, columns) if grid is not None else (k, k) for k in range(count)]
+            placed += [(start + row, start + column) for row, column in own]
+            start = 1 + max((max(place) for place in placed), default=-1)
+        return placed

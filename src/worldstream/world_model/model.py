@@ -6,7 +6,7 @@ It knows token ids and layouts only: what the tokens mean is the tokenizers' bus
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from worldstream.specs import ActionSpec, TokenSpec
 from worldstream.types import Batch, Tokens
 from worldstream.world_model import HEADS, SEQUENCE_MODELS
 from worldstream.world_model.block import BlockLayout
-from worldstream.world_model.embed import BlockEmbedder
+from worldstream.world_model.embed import BlockEmbedder, CodesOf
 from worldstream.world_model.heads.base import Head
 from worldstream.world_model.heads.disagreement import DisagreementHead
 from worldstream.world_model.heads.reward import RewardHead
@@ -43,8 +43,12 @@ class WorldModelConfig:
     """Scalar output of the reward head."""
     reward_scale: float = 1.0
     """Rewards are learned as this many times their value; raise it where they are small and rare."""
+    termination_logits: Literal[1, 2] = 1
+    """Logits of the termination head; 2 as published."""
     slot_embedding: bool = True
     """Learned embedding for each position of a block, beside the rotary phases."""
+    shared_embeddings: bool = True
+    """Embed tokens that have learned codes by these codes instead of a table of their own."""
     loss_weights: dict[str, float] = field(
         default_factory=lambda: {"observation": 1.0, "reward": 1.0, "termination": 1.0, "disagreement": 1.0}
     )
@@ -77,25 +81,38 @@ class WorldModel(nn.Module):
         config: sizes and loss weights.
         token_specs: by observation key, in block order.
         action_spec: the action tokens.
+        max_blocks: most blocks that the sequence model will have to remember at once.
+        codes_of: tokens by key -> learned codes by key, for shared embeddings; None: there are none.
 
     Raises ConfigError when the loss weights do not name exactly the losses of the model.
     """
 
-    def __init__(self, config: WorldModelConfig, token_specs: dict[str, TokenSpec], action_spec: ActionSpec) -> None:
+    def __init__(
+        self,
+        config: WorldModelConfig,
+        token_specs: dict[str, TokenSpec],
+        action_spec: ActionSpec,
+        *,
+        max_blocks: int,
+        codes_of: CodesOf | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
         self.layout = BlockLayout(token_specs, action_spec)
         _check_size(self.layout)
         width = config.sequence.width
-        self.embed = BlockEmbedder(self.layout, width, slot_embedding=config.slot_embedding)
+        self.embed = BlockEmbedder(
+            self.layout,
+            width,
+            slot_embedding=config.slot_embedding,
+            codes_of=codes_of if config.shared_embeddings else None,
+        )
         self.sequence: AnySequenceModel = SEQUENCE_MODELS[config.sequence.model](
-            config.sequence,
-            block_length=self.layout.length,
-            num_predictions=self.layout.num_observation_tokens,
+            config.sequence, self.layout, max_blocks=max_blocks
         )
         self.tokens = nn.ModuleList(HEADS["tokens"](key, spec, width) for key, spec in token_specs.items())
         self.reward: RewardHead = HEADS["reward"](width, output=config.reward_output, scale=config.reward_scale)
-        self.termination: Head = HEADS["termination"](width)
+        self.termination: Head = HEADS["termination"](width, num_logits=config.termination_logits)
         members = config.ensemble_size
         self.disagreement = nn.ModuleList(
             HEADS["disagreement"](key, spec, width, num_members=members)

@@ -58,10 +58,19 @@ class DisagreementHead(Head):
         Args:
             latents: (B, K, E).
         """
-        output = self.forward(latents.unsqueeze(0).expand(self.net.num_members, -1, -1, -1))
+        return self.token_divergence(latents).mean(-1)
+
+    @torch.no_grad()
+    def token_divergence(self, latents: Tensor) -> Tensor:
+        """The same for each token: (..., K, E) -> (..., K)."""
+        output = self.everybody(latents)
         total = latents.new_zeros(latents.shape[:-1])
-        for log_probs in output.log_probs:  # (P, B, K, channels, size)
+        for log_probs in output.log_probs:  # (P, ..., K, channels, size)
             probs = log_probs.exp()
             of_each = -(probs * log_probs).mean(0)
             total += (torch.special.entr(probs.mean(0)) - of_each).sum((-1, -2))
-        return total.mean(-1).clamp(min=0.0)
+        return total.clamp(min=0.0)
+
+    def everybody(self, latents: Tensor) -> FactoredCategorical:
+        """What every member predicts from the same latents (..., K, E): P x ... x K factored categoricals."""
+        return self.forward(latents.expand(self.net.num_members, *latents.shape))

@@ -15,18 +15,25 @@ from worldstream.world_model.heads.base import Head
 
 @final
 class TerminationHead(Head):
-    """Linear -> LayerNorm -> SiLU -> one logit. d_t is read from the prediction of block t + 1, like the reward."""
+    """Linear -> LayerNorm -> SiLU -> logit. d_t is read from the prediction of block t + 1, like the reward.
+
+    Args:
+        width: E.
+        num_logits: 1, or 2 (of going on and of the end) whose difference is the logit: the same distribution, in the
+            form that the published agent keeps it.
+    """
 
     loss_name = "termination"
     positions = SUMMARY
     arrives_with_next = True
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, *, num_logits: int = 1) -> None:
         super().__init__()
-        self.net = head(width, width, 1)
+        self.net = head(width, width, num_logits)
 
     def forward(self, latents: Tensor) -> Bernoulli:
-        return Bernoulli(self.net(latents).squeeze(-1))
+        logits: Tensor = self.net(latents)
+        return Bernoulli(logits.squeeze(-1) if logits.shape[-1] == 1 else logits[..., 1] - logits[..., 0])
 
     def target(self, batch: Batch) -> Tensor:
         return batch.terminated.unsqueeze(-1)

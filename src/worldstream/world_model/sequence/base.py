@@ -6,10 +6,13 @@ State goes in and comes out; nothing is kept on the module between calls, so the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
+
+from worldstream.errors import ConfigError
+from worldstream.nn.attention import AttentionConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,6 +30,17 @@ class SequenceConfig:
     """Probability, on residual branches, feed-forward and retained values."""
     decay_blocks: tuple[float, float] = (2.0, 16.0)
     """Retention: memory spans of the first and the last head, in blocks; the others lie geometrically between."""
+    attention: AttentionConfig = field(default_factory=AttentionConfig)
+    """Attention: its options."""
+
+
+def check_heads(config: SequenceConfig) -> None:
+    """Raises ConfigError when the width does not split into heads of even size."""
+    if config.width % (2 * config.num_heads):
+        raise ConfigError(
+            f"sequence width {config.width} must be a multiple of 2 x num_heads = {2 * config.num_heads}: "
+            "rotary phases act on pairs of features of a head. Change width or num_heads."
+        )
 
 
 State = TypeVar("State")
@@ -35,9 +49,13 @@ State = TypeVar("State")
 class SequenceModel(nn.Module, ABC, Generic[State]):
     """Reads blocks of embeddings and predicts all observation tokens of the next block at once.
 
-    Constructor: ``(config: SequenceConfig, *, block_length: int, num_predictions: int)``.
+    Constructor: ``(config: SequenceConfig, layout: BlockLayout, *, max_blocks: int)``; ``max_blocks`` is the largest
+    number of blocks that any state of the run must hold.
     Shapes: B batch, T blocks, L positions of a block, n predictions, E width.
     """
+
+    max_blocks: int | None = None
+    """Blocks that a state can hold; None: any number."""
 
     @abstractmethod
     def init_state(self, batch_size: int) -> State:

@@ -12,11 +12,10 @@ from typing import cast, final
 import torch
 from torch import Tensor, nn
 
-from worldstream.errors import ConfigError
-from worldstream.nn.retention import BlockRetention, rotary_phases
-from worldstream.world_model.sequence.base import SequenceConfig, SequenceModel
-
-Phases = tuple[Tensor, Tensor]
+from worldstream.nn.retention import BlockRetention
+from worldstream.nn.rotary import Phases, rotary_frequencies, rotary_phases
+from worldstream.world_model.block import BlockLayout
+from worldstream.world_model.sequence.base import SequenceConfig, SequenceModel, check_heads
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,17 +77,16 @@ class RetentionModel(SequenceModel[RetentionState]):
     Raises ConfigError when the width does not split into heads of even size.
     """
 
+    frequencies: Tensor
     prediction_age: Tensor
     parallel_age: Tensor
     step_age: Tensor
 
-    def __init__(self, config: SequenceConfig, *, block_length: int, num_predictions: int) -> None:
+    def __init__(self, config: SequenceConfig, layout: BlockLayout, *, max_blocks: int) -> None:
         super().__init__()
-        if config.width % (2 * config.num_heads):
-            raise ConfigError(
-                f"sequence width {config.width} must be a multiple of 2 x num_heads = {2 * config.num_heads}: "
-                "rotary phases act on pairs of features of a head. Change width or num_heads."
-            )
+        del max_blocks  # a memory of constant size holds any number of blocks
+        block_length, num_predictions = layout.length, layout.num_observation_tokens
+        check_heads(config)
         self.block_length = block_length
         self.head_width = config.width // config.num_heads
         self.num_heads = config.num_heads
@@ -97,6 +95,8 @@ class RetentionModel(SequenceModel[RetentionState]):
             RetentionLayer(config, block_length=block_length, num_predictions=num_predictions)
             for _ in range(config.num_layers)
         )
+        frequencies = rotary_frequencies(self.head_width // 2, last_included=True)
+        self.register_buffer("frequencies", frequencies, persistent=False)
         context, prediction = torch.arange(block_length), torch.arange(num_predictions)
         # A prediction token has the age of the observation token that it predicts: of its own block in training,
         # of the block after the one just observed in a fused step.
@@ -119,7 +119,7 @@ class RetentionModel(SequenceModel[RetentionState]):
     ) -> tuple[Tensor, Tensor, RetentionState]:
         num_blocks = blocks.shape[1]
         starts = state.position + self.block_length * torch.arange(num_blocks, device=blocks.device)
-        phases = rotary_phases((starts[:, None] + self.parallel_age)[:, None], self.head_width)
+        phases = rotary_phases((starts[:, None] + self.parallel_age)[:, None], self.frequencies)
         tokens = self.prediction_tokens.expand(*blocks.shape[:2], -1, -1)
         x = torch.cat((blocks, tokens), -2)
         memories = []
@@ -135,13 +135,13 @@ class RetentionModel(SequenceModel[RetentionState]):
 
     def predict(self, state: RetentionState) -> Tensor:
         x = self.prediction_tokens.expand(state.memory[0].shape[0], -1, -1)
-        phases = rotary_phases((state.position + self.prediction_age)[None], self.head_width)
+        phases = rotary_phases((state.position + self.prediction_age)[None], self.frequencies)
         for layer, memory in zip(self._layers, state.memory, strict=True):
             x = layer.read(x, phases, memory)
         return x
 
     def step(self, block: Tensor, state: RetentionState) -> tuple[Tensor, RetentionState]:
-        phases = rotary_phases((state.position + self.step_age)[None], self.head_width)
+        phases = rotary_phases((state.position + self.step_age)[None], self.frequencies)
         x = torch.cat((block, self.prediction_tokens.expand(block.shape[0], -1, -1)), -2)
         memories = []
         for layer, memory in zip(self._layers, state.memory, strict=True):

@@ -1,0 +1,124 @@
+"""Atari: the published benchmark of 100,000 decisions, the same with sticky actions, and a tier for two CPU cores."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from worldstream.agent.actor_critic import ActorCriticConfig
+from worldstream.config import (
+    CheckpointConfig,
+    CollectionConfig,
+    Config,
+    EvaluationConfig,
+    ImaginationConfig,
+    ReplayConfig,
+)
+from worldstream.environments.config import EnvironmentConfig
+from worldstream.tokenizers.base import TokenizerConfig
+from worldstream.tokenizers.image_networks import ImageTokenizerConfig
+from worldstream.training.learner import LearnerConfig
+from worldstream.world_model.model import WorldModelConfig
+from worldstream.world_model.sequence.base import SequenceConfig
+
+TRAINED: dict[str, Any] = {
+    "noops": [1, 30], "life_loss": True, "clip_rewards": True, "max_frames": 20_000, "resize": "bilinear",
+}  # fmt: skip
+EVALUATED: dict[str, Any] = {"noops": [1, 1], "life_loss": False, "clip_rewards": False, "max_frames": 108_000}
+"""What differs in evaluations (method.md 10.1)."""
+
+
+def atari100k() -> Config:
+    """Every hyper-parameter of method.md 9.1 for Atari, version M3 (retention, VQ by gradient, LPIPS).
+
+    Rates are updates for each decision: 1 of the tokenizer from 1000 decisions on, 1 of the world model from 5000, 0.4
+    of the actor-critic from 10,000, the tokenizer in bursts of 200 as in the published epochs. The published run adds
+    20,000 updates of tokenizer and world model and 8000 of the actor-critic after the last decision; this one ends.
+    """
+    return Config(
+        environment=EnvironmentConfig(action_repeat=4, kwargs=TRAINED, evaluation_kwargs=EVALUATED),
+        tokenizers=TokenizerConfig(
+            image=ImageTokenizerConfig(
+                channels=(64, 128, 256, 512),
+                code_size=256,
+                codebook_size=512,
+                ema_decay=0.0,
+                revive_below=0.0,
+                batch_norm=True,
+                perceptual="lpips",
+            )
+        ),
+        world_model=WorldModelConfig(
+            sequence=SequenceConfig(num_layers=10, width=256, num_heads=4, dropout=0.1, decay_blocks=(4.0, 16.0)),
+            context_length=2,
+            slot_embedding=False,
+        ),
+        actor_critic=ActorCriticConfig(hidden=(512,), grid_channels=(128, 64)),
+        replay=ReplayConfig(sampler_options={"uniform_fraction": 0.7, "initial_priority": 10.0}),
+        imagination=ImaginationConfig(horizon=9, context_length=2, burn_in=20),
+        collection=CollectionConfig(epsilon=0.01, random_steps=0),
+        evaluation=EvaluationConfig(every_steps=4000, episodes=16, final_episodes=100, temperature=0.5),
+        checkpoint=CheckpointConfig(every_steps=5000),
+        tokenizer_learner=LearnerConfig(
+            batch_size=128, learning_rate=1e-4, clip_norm=10.0, updates_per_step=1.0, start_steps=1000, every_steps=200
+        ),
+        world_model_learner=LearnerConfig(
+            batch_size=32, learning_rate=2e-4, weight_decay=0.05, updates_per_step=1.0, start_steps=5000
+        ),
+        actor_critic_learner=LearnerConfig(
+            batch_size=128, learning_rate=2e-4, updates_per_step=0.4, start_steps=10_000
+        ),
+        segment_length=10,
+    )
+
+
+def atari_sticky() -> Config:
+    """``atari100k`` with the protocol of Machado et al. (2018): each frame repeats the action before with probability
+    0.25, all 18 actions, an episode is a whole game, no frames without action, at most 5 minutes (18,000 frames)."""
+    base = atari100k()
+    whole_games = {"sticky": 0.25, "full_action_space": True, "noops": [0, 0], "life_loss": False, "max_frames": 18_000}
+    return replace(
+        base,
+        environment=replace(
+            base.environment,
+            kwargs={**TRAINED, **whole_games},
+            evaluation_kwargs={"clip_rewards": False},
+        ),
+    )
+
+
+def atari_small() -> Config:
+    """Two CPU cores, 100,000 decisions in about three hours: 4 x 4 tokens a frame, three narrow layers, a fifth of the
+    updates of much smaller batches.
+
+    The tokenizer learns on the first 24,000 decisions and then rests, so that every later frame is encoded once. Half
+    of the weight of its pixels goes by rarity, which is what keeps small moving things in the picture at this size;
+    its codes follow a moving average and are revived.
+    """
+    base = atari100k()
+    return replace(
+        base,
+        tokenizers=TokenizerConfig(
+            image=ImageTokenizerConfig(channels=(16, 32, 64, 128, 128), code_size=64, codebook_size=256, rarity=0.5)
+        ),
+        world_model=replace(
+            base.world_model,
+            sequence=SequenceConfig(num_layers=3, width=128, num_heads=4, decay_blocks=(4.0, 16.0)),
+            slot_embedding=True,
+        ),
+        actor_critic=ActorCriticConfig(hidden=(256,), grid_channels=(64,)),
+        losses=replace(base.losses, entropy_weight=0.003),
+        imagination=ImaginationConfig(horizon=9, context_length=4, burn_in=8),
+        collection=CollectionConfig(epsilon=0.01, random_steps=2000),
+        evaluation=replace(base.evaluation, every_steps=20_000, episodes=8),
+        tokenizer_learner=LearnerConfig(
+            batch_size=32, learning_rate=5e-4, clip_norm=10.0, updates_per_step=0.2, start_steps=0, every_steps=1000,
+            stop_steps=24_000,
+        ),
+        world_model_learner=LearnerConfig(
+            batch_size=8, learning_rate=6e-4, cooldown=0.4, weight_decay=0.05, updates_per_step=0.18, start_steps=4000
+        ),
+        actor_critic_learner=LearnerConfig(
+            batch_size=32, learning_rate=3e-4, cooldown=0.4, updates_per_step=0.07, start_steps=6000
+        ),
+    )  # fmt: skip

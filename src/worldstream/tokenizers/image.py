@@ -1,0 +1,130 @@
+"""Image tokenizers: a picture becomes a grid of code ids, learned by reconstructing it (method.md 2.2 and 2.3)."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from worldstream.specs import KeySpec, TokenSpec
+from worldstream.tokenizers.base import Tokenizer, TokenizerConfig
+from worldstream.tokenizers.image_networks import ImageDecoder, ImageEncoder, code_grid, pixel_weights
+from worldstream.tokenizers.perceptual import PerceptualLoss, make_perceptual
+from worldstream.tokenizers.quantizers import FiniteScalarQuantizer, Quantizer, VectorQuantizer
+
+ENCODED_TOGETHER = 256
+"""Pictures that pass the networks at once outside of training: the first layers hold megabytes for each."""
+
+
+class ImageTokenizer(Tokenizer):
+    """uint8 pictures (..., c, h, w) <-> ids (..., K, 1) on a grid; each token has a code of ``code_size``.
+
+    Decoding an id and encoding the picture again need not give the id back, as the codes are learned. ``decode`` and
+    ``features`` have no gradient.
+
+    Raises ConfigError when the sizes do not fit the key.
+    """
+
+    loss_names = ("reconstruction", "quantization", "perceptual")
+
+    def __init__(self, spec: KeySpec, config: TokenizerConfig, quantizer: Quantizer) -> None:
+        super().__init__()
+        self.config = config.image
+        rows, columns = code_grid(spec, config.image)
+        self.spec = TokenSpec(
+            num_tokens=rows * columns,
+            vocabulary=(quantizer.num_codes,),
+            grid=(rows, columns),
+            feature_size=config.image.code_size,
+            coded=True,
+        )
+        self.encoder = ImageEncoder(spec.shape[2], config.image)
+        self.decoder = ImageDecoder(spec.shape[2], config.image)
+        self.quantizer = quantizer
+        self._perceptual: list[PerceptualLoss] = []  # in a list: no part of the weights, needed in training only
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> Tensor:
+        pictures = x.reshape(-1, *x.shape[-3:])
+        ids = [self.quantizer.encode(self._outputs(part)) for part in pictures.split(ENCODED_TOGETHER)]
+        return torch.cat(ids).reshape(*x.shape[:-3], self.spec.num_tokens, 1)
+
+    @torch.no_grad()
+    def decode(self, ids: Tensor) -> Tensor:
+        codes = self.features(ids).reshape(-1, self.spec.num_tokens, self.spec.feature_size)
+        pictures = torch.cat([self._pictures(part) for part in codes.split(ENCODED_TOGETHER)])
+        levels = ((pictures + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        return levels.reshape(*ids.shape[:-2], *levels.shape[1:])
+
+    @torch.no_grad()
+    def features(self, ids: Tensor) -> Tensor:
+        return self.quantizer.codes(ids.squeeze(-1))
+
+    def losses(self, x: Tensor) -> dict[str, Tensor]:
+        pictures = scaled(x.flatten(0, 1))
+        quantized = self.quantizer(self._rows(self.encoder(pictures)))
+        decoded = self._pictures(quantized.codes.unflatten(0, (len(pictures), -1)))
+        squared = pixel_weights(pictures, self.config.rarity) * (decoded - pictures).square()
+        losses = {
+            "reconstruction": squared.mean((1, 2, 3)),
+            "quantization": quantized.loss.unflatten(0, (len(pictures), -1)).mean(1),
+            "perceptual": self._distance(decoded, pictures),
+        }
+        return {name: loss.unflatten(0, x.shape[:2]) for name, loss in losses.items()}
+
+    def prepare_training(self, *, pretrained: bool = True) -> None:
+        device = self.quantizer.usage.device
+        self._perceptual = [
+            make_perceptual(self.config.perceptual, self.config.perceptual_weights, pretrained=pretrained).to(device)
+        ]
+
+    def statistics(self) -> dict[str, Tensor]:
+        return self.quantizer.statistics()
+
+    def _outputs(self, pictures: Tensor) -> Tensor:
+        return self._rows(self.encoder(scaled(pictures)))
+
+    @staticmethod
+    def _rows(outputs: Tensor) -> Tensor:
+        """(N, D, rows, columns) -> (N * K, D), row by row."""
+        return outputs.movedim(1, -1).flatten(0, -2)
+
+    def _pictures(self, codes: Tensor) -> Tensor:
+        """codes (N, K, D) -> decoded pictures (N, c, h, w) in [-1, 1]."""
+        assert self.spec.grid is not None
+        pictures: Tensor = self.decoder(codes.unflatten(1, self.spec.grid).movedim(-1, 1))
+        return pictures
+
+    def _distance(self, decoded: Tensor, pictures: Tensor) -> Tensor:
+        """(N,) by the perceptual loss."""
+        if not self._perceptual:
+            self.prepare_training()
+        distance: Tensor = self._perceptual[0](decoded, pictures)
+        return distance
+
+
+def scaled(pictures: Tensor) -> Tensor:
+    """Bytes to floats in [-1, 1]."""
+    return pictures.float() / 127.5 - 1.0
+
+
+@final
+class ImageVQ(ImageTokenizer):
+    """Codes from a learned codebook."""
+
+    def __init__(self, spec: KeySpec, config: TokenizerConfig) -> None:
+        image = config.image
+        quantizer = VectorQuantizer(
+            image.codebook_size, image.code_size, ema_decay=image.ema_decay, revive_below=image.revive_below
+        )
+        super().__init__(spec, config, quantizer)
+
+
+@final
+class ImageFSQ(ImageTokenizer):
+    """Codes from a fixed lattice of a few scalars."""
+
+    def __init__(self, spec: KeySpec, config: TokenizerConfig) -> None:
+        super().__init__(spec, config, FiniteScalarQuantizer(config.image.fsq_levels, config.image.code_size))

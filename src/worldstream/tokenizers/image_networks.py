@@ -1,0 +1,126 @@
+"""Encoder and decoder of the image tokenizers (method.md 2.2), with their sizes in the configuration.
+
+No residual blocks, no attention: a convolution, halvings, a convolution; and the same backwards.
+
+    (N, c, h, w) --> (N, channels[0], h, w) --> ... halvings ... --> (N, code_size, h / 2^n, w / 2^n) --> and back
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from worldstream.errors import ConfigError
+from worldstream.specs import KeySpec
+
+NUM_GROUPS = 8
+"""Groups of every group norm; all numbers of channels are multiples of it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageTokenizerConfig:
+    """Sizes and training of the image tokenizers."""
+
+    channels: tuple[int, ...] = (16, 32, 64, 128, 128)
+    """Channels of the first convolution, then after each halving of height and width. Four halvings make 4 x 4 tokens
+    of 64 x 64 pixels."""
+    code_size: int = 64
+    """Width of the code of one token: what the decoder, the agent and, by shared embeddings, the world model read."""
+    codebook_size: int = 256
+    """VQ: number of codes."""
+    ema_decay: float = 0.99
+    """VQ: codes follow an exponential average of the encoder's outputs with this decay; 0: they follow the gradient."""
+    revive_below: float = 0.1
+    """VQ: codes used less than this share of the average are put onto random outputs of the encoder; 0: never."""
+    fsq_levels: tuple[int, ...] = (8, 8, 8)
+    """FSQ: levels of each scalar; their product is the vocabulary."""
+    batch_norm: bool = False
+    """Open the decoder with a batch norm, as published with VQ; else with a group norm, as published with FSQ."""
+    rarity: float = 0.0
+    """Share of the weight of pixels that is spread by how much a pixel differs from the mean picture of its batch; the
+    rest is even. Small moving things are a few pixels in thousands: weighted evenly, leaving them out costs next to
+    nothing. Published: 0."""
+    perceptual: str = "none"
+    """Perceptual loss beside the squared error."""
+    perceptual_weights: str = ""
+    """lpips: folder with its two files of weights, or "download" to fetch them once. Empty: the cache of the user."""
+
+
+class ImageEncoder(nn.Sequential):
+    """Pictures (N, c, h, w) in [-1, 1] -> outputs (N, code_size, h / 2^n, w / 2^n)."""
+
+    def __init__(self, num_channels: int, config: ImageTokenizerConfig) -> None:
+        sizes = config.channels
+        halvings = [
+            nn.Sequential(*_activated(fan_in), nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(fan_in, fan_out, 3, stride=2))
+            for fan_in, fan_out in zip(sizes, sizes[1:], strict=False)
+        ]
+        super().__init__(
+            nn.Conv2d(num_channels, sizes[0], 3, padding=1),
+            nn.Sequential(*halvings),
+            nn.Sequential(*_activated(sizes[-1]), nn.Conv2d(sizes[-1], config.code_size, 3, padding=1)),
+        )
+
+
+class ImageDecoder(nn.Sequential):
+    """Codes (N, code_size, h / 2^n, w / 2^n) -> pictures (N, c, h, w), nominally in [-1, 1]; nothing clamps them."""
+
+    def __init__(self, num_channels: int, config: ImageTokenizerConfig) -> None:
+        sizes, width = config.channels[::-1], config.code_size
+        opening = nn.BatchNorm2d(width) if config.batch_norm else nn.GroupNorm(NUM_GROUPS, width, eps=1e-6)
+        doublings = [
+            nn.Sequential(
+                *_activated(fan_in),
+                nn.Upsample(scale_factor=2, mode="nearest-exact"),
+                nn.Conv2d(fan_in, fan_out, 3, padding=1),
+            )
+            for fan_in, fan_out in zip(sizes, sizes[1:], strict=False)
+        ]
+        super().__init__(
+            nn.Sequential(opening, nn.Conv2d(width, sizes[0], 3, padding=1)),
+            nn.Sequential(*doublings),
+            nn.Sequential(*_activated(sizes[-1]), nn.Conv2d(sizes[-1], num_channels, 3, padding=1)),
+        )
+
+
+def _activated(width: int) -> tuple[nn.Module, nn.Module]:
+    return nn.GroupNorm(NUM_GROUPS, width, eps=1e-6), nn.SiLU()
+
+
+def code_grid(spec: KeySpec, config: ImageTokenizerConfig) -> tuple[int, int]:
+    """(rows, columns) of tokens of a key.
+
+    Raises ConfigError when its sides cannot be halved so often, or channels do not split into groups.
+    """
+    height, width, _ = spec.shape
+    num_halvings = len(config.channels) - 1
+    factor = 2**num_halvings
+    if height % factor or width % factor:
+        raise ConfigError(
+            f"key '{spec.key}': {height} x {width} pixels cannot be halved {num_halvings} times. Give it sides that "
+            f"are multiples of {factor} (--modality {spec.key}=image:H,W), or tokenizers.image.channels fewer entries."
+        )
+    sizes = (*config.channels, config.code_size)
+    if not config.channels or any(size < 1 or size % NUM_GROUPS for size in sizes):
+        raise ConfigError(
+            f"tokenizers.image: channels {config.channels} and code_size {config.code_size} must be multiples of "
+            f"{NUM_GROUPS}, the groups of their norms."
+        )
+    return height // factor, width // factor
+
+
+def pixel_weights(pictures: Tensor, rarity: float) -> Tensor:
+    """Weight of every pixel in the squared error, mean 1: even, but for the share ``rarity``.
+
+    Args:
+        pictures: (N, c, h, w), all of one batch.
+        rarity: share of the weight that goes by the difference to the mean picture of the batch.
+
+    Returns:
+        (N, 1, h, w).
+    """
+    difference = (pictures - pictures.mean(0, keepdim=True)).abs().mean(1, keepdim=True)
+    rare = difference / difference.mean().clamp(min=1e-6)
+    return torch.lerp(torch.ones_like(rare), rare, rarity)

@@ -1,0 +1,141 @@
+"""LPIPS (Zhang et al. 2018) with VGG16 features, as the published agent uses it (method.md 2.2), in evaluation mode.
+
+The weights are two public files: VGG16 trained on ImageNet, and the weights of the channels fitted to the judgement of
+people. They are read from a folder, and fetched only when ``tokenizers.image.perceptual_weights`` says "download".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from worldstream.errors import ConfigError
+from worldstream.tokenizers.perceptual import PerceptualLoss
+
+VGG_FILE, HEADS_FILE = "vgg16-397923af.pth", "lpips-vgg.pth"
+SOURCES = {
+    VGG_FILE: "https://download.pytorch.org/models/vgg16-397923af.pth",
+    HEADS_FILE: "https://github.com/richzhang/PerceptualSimilarity/raw/master/lpips/weights/v0.1/vgg.pth",
+}
+VGG_DIGEST = "397923af"
+"""First digits of the SHA-256 of VGG's file, which its name repeats."""
+
+STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+"""Channels of VGG16's convolutions; each stage ends with a level of features, the next begins by halving."""
+
+
+@final
+class Lpips(PerceptualLoss):
+    """Weighted distance of unit features of five levels.
+
+    Args:
+        weights: folder with ``VGG_FILE`` and ``HEADS_FILE``, "download", or "" for ``default_folder()``.
+        pretrained: False: random weights.
+
+    Raises ConfigError when a file is missing, cannot be fetched, or does not hold the weights.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, weights: str, *, pretrained: bool) -> None:
+        super().__init__()
+        stages: list[nn.Module] = []
+        fan_in = 3
+        for i, stage in enumerate(STAGES):
+            layers: list[nn.Module] = [nn.MaxPool2d(2)] if i else []
+            for channels in stage:
+                layers += [nn.Conv2d(fan_in, channels, 3, padding=1), nn.ReLU()]
+                fan_in = channels
+            stages.append(nn.Sequential(*layers))
+        self.stages = nn.ModuleList(stages)
+        self.heads = nn.ModuleList(nn.Conv2d(stage[-1], 1, 1, bias=False) for stage in STAGES)
+        self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188]).reshape(3, 1, 1))
+        self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).reshape(3, 1, 1))
+        if pretrained:
+            self._load(_folder(weights))
+
+    def features(self, pictures: Tensor) -> list[Tensor]:
+        x, levels = (pictures - self.shift) / self.scale, []
+        for stage in self.stages:
+            x = stage(x)
+            levels.append(x)
+        return levels
+
+    def weigh(self, level: int, squared: Tensor) -> Tensor:
+        weighted: Tensor = self.heads[level](squared)
+        return weighted
+
+    def _load(self, folder: Path) -> None:
+        vgg, heads = (_read(folder / name) for name in (VGG_FILE, HEADS_FILE))
+        convolutions = [m for stage in self.stages for m in stage.children() if isinstance(m, nn.Conv2d)]
+        numbers = sorted({int(name.split(".")[1]) for name in vgg if name.startswith("features.")})
+        try:
+            for number, convolution in zip(numbers, convolutions, strict=True):
+                for part in ("weight", "bias"):
+                    getattr(convolution, part).data.copy_(vgg[f"features.{number}.{part}"])
+            for i, head in enumerate(self.heads):
+                head.weight.data.copy_(heads[f"lin{i}.model.1.weight"])  # type: ignore[operator]
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise ConfigError(f"the files in {folder} do not hold the weights of LPIPS: {error}.") from error
+
+
+def default_folder() -> Path:
+    """Where weights are kept, and looked for when no folder is given."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "worldstream" / "lpips"
+
+
+def _folder(weights: str) -> Path:
+    """The folder with both files; they are fetched when ``weights`` says so. Raises ConfigError."""
+    folder = default_folder() if weights in ("", "download") else Path(weights)
+    missing = [name for name in SOURCES if not (folder / name).is_file()]
+    if weights == "download":
+        for name in missing:
+            _fetch(SOURCES[name], folder / name)
+    elif missing:
+        listed = " and ".join(f"{name} (from {SOURCES[name]})" for name in missing)
+        raise ConfigError(
+            f"the perceptual loss 'lpips' needs {listed} in {folder}. Put the files there, name their folder with "
+            "--tokenizers.image.perceptual-weights FOLDER, fetch them once (528 MB) with "
+            "--tokenizers.image.perceptual-weights download, or choose another loss: "
+            "--tokenizers.image.perceptual efficientnet_lite0 (needs no download, is not LPIPS) or none."
+        )
+    return folder
+
+
+def _fetch(url: str, path: Path) -> None:
+    """Download a file under a temporary name, check VGG's digest, rename. Raises ConfigError."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with urllib.request.urlopen(url, timeout=60) as source, open(temporary, "wb") as file:
+            digest = hashlib.sha256()
+            while chunk := source.read(1 << 20):
+                digest.update(chunk)
+                file.write(chunk)
+        if path.name == VGG_FILE and not digest.hexdigest().startswith(VGG_DIGEST):
+            raise ConfigError(f"what {url} sent is not VGG16: its SHA-256 does not begin with {VGG_DIGEST}.")
+        temporary.replace(path)
+    except (OSError, urllib.error.URLError) as error:
+        raise ConfigError(
+            f"{url} cannot be fetched: {error}. Fetch it on a machine that can, put it into {path.parent}, "
+            "or choose --tokenizers.image.perceptual efficientnet_lite0 or none."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for files that are no weights
+        raise ConfigError(f"{path} does not hold weights: {error}.") from error
+    return weights

@@ -1,0 +1,187 @@
+"""Quantizers: rows of an encoder's outputs to ids and codes. Vector quantisation (VQ) and finite scalars (FSQ).
+
+Gradients pass the rounding straight through: code = z + stop_gradient(quantised z - z).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from math import prod
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor, nn
+
+from worldstream.errors import ConfigError
+
+USAGE_DECAY = 0.99
+"""Decay of the exponential average that ``usage`` is."""
+IN_USE = 0.01
+"""Codes count as used from this share of the average usage on."""
+
+
+class Quantized(NamedTuple):
+    """What a quantizer makes of N rows."""
+
+    codes: Tensor  # (N, D), with the gradient of the rows
+    ids: Tensor  # (N,) int64
+    loss: Tensor  # (N,) pulls rows and codes together; zeros where nothing needs it
+
+
+class Quantizer(nn.Module, ABC):
+    """Rows (N, D) -> ids below ``num_codes``, and codes (N, D).
+
+    ``usage`` (V,): how often each code was used in training, as a multiple of the average; an exponential average over
+    batches that begins at 1.
+    """
+
+    usage: Tensor
+
+    def __init__(self, num_codes: int) -> None:
+        super().__init__()
+        self.num_codes = num_codes
+        self.register_buffer("usage", torch.ones(num_codes))
+
+    @abstractmethod
+    def forward(self, rows: Tensor) -> Quantized:
+        """Quantise rows (N, D); in training mode also take notice of them."""
+
+    @abstractmethod
+    def encode(self, rows: Tensor) -> Tensor:
+        """(N, D) -> ids (N,) int64."""
+
+    @abstractmethod
+    def codes(self, ids: Tensor) -> Tensor:
+        """ids of any shape -> codes (*ids.shape, D)."""
+
+    def statistics(self) -> dict[str, Tensor]:
+        """() each: the share of codes in use, and the perplexity of their distribution (V: all used alike)."""
+        shares = self.usage / self.usage.sum()
+        entropy = -(shares * shares.clamp(min=1e-12).log()).sum()
+        return {"usage": (self.usage > IN_USE).float().mean(), "perplexity": entropy.exp()}
+
+    @torch.no_grad()
+    def _count(self, ids: Tensor) -> Tensor:
+        """Take ids (N,) into the usage; returns how often each code occurs among them, (V,)."""
+        counts = torch.bincount(ids, minlength=self.num_codes)
+        self.usage.lerp_(counts * (self.num_codes / len(ids)), 1 - USAGE_DECAY)
+        return counts
+
+
+@final
+class VectorQuantizer(Quantizer):
+    """The nearest of V codes (method.md 2.2 and 2.3).
+
+    Args:
+        num_codes: V.
+        width: D.
+        ema_decay: 0: codes are parameters, and the loss pulls them to the rows; above 0: each is the exponential
+            average of the rows that chose it, with this decay, and the loss pulls only the rows.
+        revive_below: codes whose usage is below this are put onto random rows of the batch. Their averages start anew
+            there, so that the next update does not bring the dead code back (C16); 0: never.
+    """
+
+    codebook: Tensor
+    totals: Tensor
+    weights: Tensor
+
+    def __init__(self, num_codes: int, width: int, *, ema_decay: float = 0.0, revive_below: float = 0.0) -> None:
+        super().__init__(num_codes)
+        codebook = torch.empty(num_codes, width).uniform_(-1 / num_codes, 1 / num_codes)
+        self.ema_decay = ema_decay
+        self.revive_below = revive_below
+        if ema_decay:
+            self.register_buffer("codebook", codebook)
+            self.register_buffer("totals", codebook.clone())  # average over batches of the sum of a code's rows
+            self.register_buffer("weights", torch.ones(num_codes))  # and of their number, as a multiple of the mean
+        else:
+            self.codebook = nn.Parameter(codebook)
+
+    def forward(self, rows: Tensor) -> Quantized:
+        ids = self.encode(rows)
+        chosen = self.codebook[ids]
+        loss = (rows - chosen.detach()).square().mean(-1)
+        if not self.ema_decay:
+            loss = loss + (chosen - rows.detach()).square().mean(-1)
+        if self.training:
+            self._learn(rows.detach(), ids)
+        return Quantized(rows + (chosen - rows).detach(), ids, loss)
+
+    @torch.no_grad()
+    def encode(self, rows: Tensor) -> Tensor:
+        squares = self.codebook.square().sum(-1)
+        return torch.addmm(squares, rows, self.codebook.t(), alpha=-2.0).argmin(-1)  # |z|^2 is the same for all codes
+
+    def codes(self, ids: Tensor) -> Tensor:
+        return self.codebook[ids]
+
+    @torch.no_grad()
+    def _learn(self, rows: Tensor, ids: Tensor) -> None:
+        """Count, average and revive; static shapes, nothing is read by the host."""
+        counts = self._count(ids)
+        if self.ema_decay:
+            scale = self.num_codes / len(rows)
+            totals = torch.zeros_like(self.totals).index_add_(0, ids, rows) * scale
+            self.totals.lerp_(totals, 1 - self.ema_decay)
+            self.weights.lerp_(counts * scale, 1 - self.ema_decay)
+            self.codebook.copy_(self.totals / self.weights.clamp(min=1e-5).unsqueeze(-1))
+        if self.revive_below:
+            dead = self.usage < self.revive_below
+            found = rows[torch.randint(len(rows), (self.num_codes,), device=rows.device)]
+            self.codebook.copy_(torch.where(dead.unsqueeze(-1), found, self.codebook))
+            self.usage.masked_fill_(dead, 1.0)
+            if self.ema_decay:
+                self.totals.copy_(torch.where(dead.unsqueeze(-1), found, self.totals))
+                self.weights.masked_fill_(dead, 1.0)
+
+
+@final
+class FiniteScalarQuantizer(Quantizer):
+    """Each of a few scalars is rounded to one of its levels; an id numbers their combination (method.md 2.3).
+
+    Args:
+        levels: number of levels of each scalar, at least 2.
+        width: D; linear maps lead from D to the scalars and back.
+
+    Raises ConfigError for fewer than two levels.
+    """
+
+    levels: Tensor
+    basis: Tensor
+
+    def __init__(self, levels: tuple[int, ...], width: int) -> None:
+        if not levels or min(levels) < 2:
+            raise ConfigError(f"tokenizers.image.fsq_levels must be numbers of at least 2, not {levels}.")
+        super().__init__(prod(levels))
+        self.shrink = nn.Linear(width, len(levels))
+        self.expand = nn.Linear(len(levels), width)
+        sizes = torch.tensor(levels)
+        self.register_buffer("levels", sizes, persistent=False)
+        self.register_buffer("basis", torch.cat((torch.ones(1), sizes[:-1])).cumprod(0).long(), persistent=False)
+
+    def forward(self, rows: Tensor) -> Quantized:
+        bounded = self._bounded(rows)
+        rounded = bounded + (bounded.round() - bounded).detach()
+        ids = self._number(rounded.detach())
+        if self.training:
+            self._count(ids)
+        return Quantized(self.expand(rounded / (self.levels // 2)), ids, torch.zeros_like(rows[:, 0]))
+
+    @torch.no_grad()
+    def encode(self, rows: Tensor) -> Tensor:
+        return self._number(self._bounded(rows).round())
+
+    def codes(self, ids: Tensor) -> Tensor:
+        steps = ids.unsqueeze(-1) // self.basis % self.levels - self.levels // 2
+        codes: Tensor = self.expand(steps / (self.levels // 2))
+        return codes
+
+    def _bounded(self, rows: Tensor) -> Tensor:
+        """(N, D) -> (N, scalars), between the lowest and the highest step of each scalar."""
+        half = (self.levels - 1) * (1 - 1e-3) / 2
+        offset = 0.5 * (self.levels % 2 == 0)
+        scalars = self.shrink(rows)
+        return torch.tanh(scalars + torch.tan(offset / half)) * half - offset
+
+    def _number(self, steps: Tensor) -> Tensor:
+        return ((steps.long() + self.levels // 2) * self.basis).sum(-1)

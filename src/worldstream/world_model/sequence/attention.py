@@ -1,0 +1,221 @@
+"""Attention with parallel observation prediction (method.md 4.4): exact memory, whose cost grows with its length.
+
+Every layer runs context and prediction tokens through the same weights, side by side in one tensor
+(B, T, L + n, E); see ``nn/attention.py`` for who sees whom. States that follow each other share one cache, of the
+size that the run's configuration asks for; each appends to it what is new.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast, final
+
+import torch
+from torch import Tensor, nn
+
+from worldstream.errors import ConfigError
+from worldstream.nn.attention import BlockAttention, PredictionMasks, QueryChunk
+from worldstream.nn.rotary import Phases, axial_frequencies, rotary_frequencies, rotary_phases
+from worldstream.world_model.block import BlockLayout
+from worldstream.world_model.sequence.base import SequenceConfig, SequenceModel, check_heads
+
+NUM_AXES = 3
+"""Of grid positions: block, row, column."""
+
+
+class KeyValueCache:
+    """Keys and values of every layer, append-only: (2, B, H, tokens, d) each, of which ``filled`` tokens are taken.
+
+    A state names how many tokens of the cache are its own. The one that names all of them may append in place;
+    where another state has appended before it, it continues on a copy.
+    """
+
+    def __init__(self, layers: list[Tensor], filled: int) -> None:
+        self.layers = layers
+        self.filled = filled
+
+    def writable(self, past: int, *, capacity: int) -> KeyValueCache:
+        """A cache with ``past`` tokens that may be written behind them: this one, or a copy."""
+        in_place = self.filled == past and self.layers[0].shape[3] >= capacity and not torch.is_grad_enabled()
+        if in_place:
+            return self
+        copies = []
+        for layer in self.layers:
+            copy = layer.new_empty(*layer.shape[:3], capacity, layer.shape[4])
+            copy[..., :past, :] = layer[..., :past, :]
+            copies.append(copy)
+        return KeyValueCache(copies, past)
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionState:
+    """What has been seen so far."""
+
+    cache: KeyValueCache
+    num_blocks: int
+    """Blocks in the cache, masked ones included."""
+    real: Tensor | None
+    """(B, tokens) bool, context tokens that count; None: all."""
+
+
+class AttentionLayer(nn.Module):
+    """Attention, then a GELU feed-forward of four times the width, each with a residual and a LayerNorm."""
+
+    def __init__(self, config: SequenceConfig, *, block_length: int) -> None:
+        super().__init__()
+        width = config.width
+        self.attention = BlockAttention(
+            width,
+            config.num_heads,
+            block_length=block_length,
+            pairing=config.attention.pairing,
+            dropout=config.dropout,
+        )
+        self.pre_norm = config.attention.norm == "pre"
+        self.attention_norm = nn.LayerNorm(width)
+        self.feed_forward_norm = nn.LayerNorm(width)
+        self.up = nn.Linear(width, 4 * width)
+        self.down = nn.Linear(4 * width, width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def _enter(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
+        """What a branch reads."""
+        return norm(x) if self.pre_norm else x
+
+    def _leave(self, x: Tensor, branch: Tensor, norm: nn.LayerNorm) -> Tensor:
+        """The residual stream after a branch."""
+        x = x + self.dropout(branch)
+        return x if self.pre_norm else norm(x)
+
+    def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Add what attention gave, then the feed-forward, to the residual stream x."""
+        x = self._leave(x, attended, self.attention_norm)
+        hidden = nn.functional.gelu(self.up(self._enter(x, self.feed_forward_norm)))
+        return self._leave(x, self.down(hidden), self.feed_forward_norm)
+
+    def parallel(self, x: Tensor, phases: Phases, past: Tensor, chunks: list[QueryChunk]) -> tuple[Tensor, Tensor]:
+        """See ``BlockAttention.parallel``."""
+        attended, context = self.attention.parallel(self._enter(x, self.attention_norm), phases, past, chunks)
+        return self._finish(x, attended), context
+
+    def append(self, x: Tensor, phases: Phases, buffer: Tensor, past: int, visible: Tensor) -> Tensor:
+        """See ``BlockAttention.append``."""
+        entered = self._enter(x, self.attention_norm)
+        return self._finish(x, self.attention.append(entered, phases, buffer, past, visible))
+
+
+@final
+class AttentionModel(SequenceModel[AttentionState]):
+    """A stack of attention layers; see ``SequenceModel`` for the contract.
+
+    Raises ConfigError when the width does not split into heads of even size, when grid positions find less than three
+    pairs of features in a head, and when a state would have to hold more than ``max_blocks`` blocks.
+    """
+
+    phases: Tensor
+
+    def __init__(self, config: SequenceConfig, layout: BlockLayout, *, max_blocks: int) -> None:
+        super().__init__()
+        check_heads(config)
+        self.block_length, self.num_predictions = layout.length, layout.num_observation_tokens
+        self.num_heads, self.head_width = config.num_heads, config.width // config.num_heads
+        self.max_blocks = self.room = max_blocks
+        self.prediction_tokens = nn.Parameter(0.02 * torch.randn(self.num_predictions, config.width))
+        self.layers = nn.ModuleList(
+            AttentionLayer(config, block_length=self.block_length) for _ in range(config.num_layers)
+        )
+        self.masks = PredictionMasks(
+            self.block_length,
+            self.num_predictions,
+            max_blocks=max_blocks,
+            full_slots=config.attention.slots == "full",
+        )
+        # One block more than can be held: the prediction of the block after the last.
+        table = rotary_table(config, layout, num_blocks=max_blocks + 1)
+        self.register_buffer("phases", torch.stack(table), persistent=False)  # (2, blocks, L, d/2)
+
+    @property
+    def _layers(self) -> list[AttentionLayer]:
+        return cast(list[AttentionLayer], list(self.layers))
+
+    def init_state(self, batch_size: int) -> AttentionState:
+        shape = (2, batch_size, self.num_heads, 0, self.head_width)
+        return AttentionState(KeyValueCache([self.prediction_tokens.new_zeros(shape) for _ in self.layers], 0), 0, None)
+
+    def parallel(
+        self, blocks: Tensor, state: AttentionState, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, AttentionState]:
+        num_blocks, first = blocks.shape[1], state.num_blocks
+        self._check_room(first + num_blocks)
+        cos, sin = self.phases[:, first : first + num_blocks]
+        phases = tuple(torch.cat((part, part[:, : self.num_predictions]), 1) for part in (cos, sin))
+        past, past_real, real = first * self.block_length, state.real, None
+        if mask is not None or past_real is not None:
+            real = mask if mask is not None else blocks.new_ones(blocks.shape[:2], dtype=torch.bool)
+            past_real = past_real if past_real is not None else real.new_ones(len(blocks), past)
+        chunks = self.masks.chunks(past, num_blocks, past_real, real)
+        x = torch.cat((blocks, self.prediction_tokens.expand(*blocks.shape[:2], -1, -1)), -2)
+        layers = []
+        for layer, cached in zip(self._layers, state.cache.layers, strict=True):
+            x, context = layer.parallel(x, (phases[0], phases[1]), cached[..., :past, :], chunks)
+            layers.append(context)
+        if past_real is not None and real is not None:
+            past_real = torch.cat((past_real, real.repeat_interleave(self.block_length, 1)), 1)
+        after = AttentionState(KeyValueCache(layers, layers[0].shape[3]), first + num_blocks, past_real)
+        return x[:, :, : self.block_length], x[:, :, self.block_length :], after
+
+    def observe(self, block: Tensor, state: AttentionState) -> tuple[Tensor, AttentionState]:
+        return self._append(block, state, slice(0, self.block_length))
+
+    def predict(self, state: AttentionState) -> Tensor:
+        tokens = self.prediction_tokens.expand(state.cache.layers[0].shape[1], -1, -1)
+        return self._append(tokens, state, slice(self.block_length, self.masks.tokens))[0]
+
+    def step(self, block: Tensor, state: AttentionState) -> tuple[Tensor, AttentionState]:
+        x = torch.cat((block, self.prediction_tokens.expand(len(block), -1, -1)), 1)
+        x, state = self._append(x, state, slice(0, self.masks.tokens))
+        return x[:, self.block_length :], state
+
+    def _append(self, x: Tensor, state: AttentionState, tokens: slice) -> tuple[Tensor, AttentionState]:
+        """Run some of the L + n tokens of a block behind a state; its L context tokens, if among them, are kept."""
+        kept = max(self.block_length - tokens.start, 0)
+        num_blocks, past = state.num_blocks + bool(kept), state.num_blocks * self.block_length
+        self._check_room(num_blocks)
+        # Behind the context tokens there is always room for one more set of prediction tokens.
+        capacity = self.room * self.block_length + self.num_predictions
+        cache = state.cache.writable(past, capacity=capacity)
+        visible = self.masks.one(past, state.real, tokens)
+        of_block, of_next = self.phases[:, state.num_blocks], self.phases[:, num_blocks]
+        cos, sin = torch.cat((of_block[:, :kept], of_next[:, : x.shape[1] - kept]), 1)
+        for layer, buffer in zip(self._layers, cache.layers, strict=True):
+            x = layer.append(x, (cos, sin), buffer, past, visible)
+        cache.filled = past + kept
+        real = state.real
+        if real is not None:
+            real = torch.cat((real, real.new_ones(len(real), kept)), 1)
+        return x, AttentionState(cache, num_blocks, real)
+
+    def _check_room(self, num_blocks: int) -> None:
+        if num_blocks > self.room:
+            raise ConfigError(
+                f"the attention model would have to remember {num_blocks} blocks; it has room for {self.room} "
+                "(segment_length + imagination.context_length + imagination.horizon). Raise one of them, or use "
+                "--world-model.sequence.model retention, whose memory has no limit."
+            )
+
+
+def rotary_table(config: SequenceConfig, layout: BlockLayout, *, num_blocks: int) -> Phases:
+    """cos and sin (blocks, L, d/2) of every position. Raises ConfigError when the heads are too narrow."""
+    pairs, block = config.width // config.num_heads // 2, torch.arange(num_blocks)[:, None]
+    if config.attention.positions == "sequence":
+        position = block * layout.length + torch.arange(layout.length)
+        return rotary_phases(position, rotary_frequencies(pairs))
+    if pairs < NUM_AXES:
+        raise ConfigError(
+            f"grid positions need heads of at least {2 * NUM_AXES} features, but width {config.width} over "
+            f"{config.num_heads} heads gives {2 * pairs}. Use fewer heads, a larger width, or "
+            "--world-model.sequence.attention.positions sequence."
+        )
+    places = torch.tensor(layout.coordinates())
+    positions = torch.cat((block.expand(-1, len(places))[..., None], places.expand(num_blocks, -1, -1)), -1)
+    return rotary_phases(positions, axial_frequencies(pairs, NUM_AXES))

@@ -1,0 +1,259 @@
+"""Atari: names, the published protocol frame by frame, state, and a whole run of the published preset in small."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import worldstream
+from worldstream.environments import EnvironmentConfig, make_environment
+from worldstream.environments.suites import ENVIRONMENTS
+from worldstream.errors import EnvironmentFault
+from worldstream.evaluation.evaluate import evaluate
+from worldstream.models import load_run
+from worldstream.presets.atari import EVALUATED, TRAINED
+
+pytest.importorskip("ale_py")
+
+from worldstream.environments.atari import AtariGame, known_games
+
+
+@pytest.mark.parametrize(
+    ("name", "game"),
+    [
+        ("Breakout", "breakout"),
+        ("ALE/Breakout-v5", "breakout"),
+        ("BreakoutNoFrameskip-v4", "breakout"),
+        ("BreakoutDeterministic-v4", "breakout"),
+        ("Breakout-v4", "breakout"),
+        ("MsPacman", "ms_pacman"),
+        ("ALE/UpNDown-v5", "up_n_down"),
+    ],
+)
+def test_every_way_to_name_a_game(name: str, game: str) -> None:
+    assert make_environment(name).protocol["game"] == game
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Brekout", "unknown Atari game 'Brekout'. The nearest names are: Breakout"),
+        ("ALE/MsPackman-v5", "The nearest names are: MsPacman"),
+        ("zzzzNoFrameskip-v4", "The nearest names are: .*Boxing"),
+    ],
+)
+def test_unknown_games_list_the_nearest_names(name: str, message: str) -> None:
+    with pytest.raises(EnvironmentFault, match=message):
+        make_environment(name)
+
+
+@pytest.mark.parametrize("name", ["CartPole-v1", "Acrobot-v1", "CartPole", "my_module:Breakout", "clock", "keys"])
+def test_other_names_are_left_to_others(name: str) -> None:
+    assert not ENVIRONMENTS["atari"].claims(name)
+
+
+def test_all_games_of_the_wheel_are_known() -> None:
+    assert len(known_games()) > 100
+
+
+def test_options_that_make_no_sense() -> None:
+    with pytest.raises(EnvironmentFault, match="choose one of bilinear, area"):
+        make_environment("Pong", EnvironmentConfig(kwargs={"resize": "nearest"}))
+    with pytest.raises(EnvironmentFault, match="noops are the fewest and the most"):
+        make_environment("Pong", EnvironmentConfig(kwargs={"noops": [3, 1]}))
+
+
+class Recorder:
+    """The emulator's calls of one game, and the raw screens in between."""
+
+    def __init__(self, game: AtariGame) -> None:
+        self._ale = game._ale
+        self.rewards: list[float] = []
+        self.screens: list[np.ndarray] = []
+        game._ale = self  # type: ignore[assignment]
+
+    def act(self, action: int) -> float:
+        self.rewards.append(self._ale.act(action))
+        self.screens.append(self._ale.getScreenRGB())
+        return self.rewards[-1]
+
+    def __getattr__(self, name: str):
+        return getattr(self._ale, name)
+
+
+def test_a_step_is_four_frames_their_clipped_rewards_and_the_maximum_of_the_last_two() -> None:
+    from PIL import Image
+
+    game = AtariGame("qbert", **TRAINED)  # rewards of 25 a cube
+    frames = Recorder(game)
+    game.reset(seed=0)
+    rewarded = 0
+    rng = np.random.default_rng(0)
+    for _ in range(150):
+        before = len(frames.rewards)
+        picture, reward, terminated, truncated, _ = game.step(np.int64(rng.integers(6)))
+        assert len(frames.rewards) - before == 4 or terminated or truncated
+        assert reward == np.sign(frames.rewards[before:]).sum()
+        rewarded += reward > 0
+        last = [
+            np.asarray(Image.fromarray(screen).resize((64, 64), Image.Resampling.BILINEAR))
+            for screen in frames.screens[-2:]
+        ]
+        np.testing.assert_array_equal(picture, np.maximum(*last))
+        if terminated or truncated:
+            game.reset()
+    assert rewarded
+
+
+def test_noops_lie_in_their_range_and_evaluation_begins_with_one() -> None:
+    trained = AtariGame("breakout", **TRAINED)
+    counts = []
+    for seed in range(12):
+        trained.reset(seed=seed)
+        counts.append(trained._frames)
+    assert 1 <= min(counts) < max(counts) <= 30
+    evaluated = AtariGame("breakout", **EVALUATED)
+    evaluated.reset(seed=0)
+    assert evaluated._frames == 1
+
+
+def test_a_lost_life_ends_the_episode_but_not_the_game() -> None:
+    game = AtariGame("breakout", **TRAINED)
+    _, info = game.reset(seed=0)
+    lives = [info["lives"]]
+    for _ in range(5):
+        while True:
+            _, _, terminated, _, info = game.step(np.int64(1))
+            if terminated:
+                break
+        frames = game._frames
+        _, info = game.reset()
+        lives.append(info["lives"])
+        if info["lives"] < lives[0]:
+            assert game._frames == frames + 1
+    assert lives == [5, 4, 3, 2, 1, 5]
+    whole = AtariGame("breakout", **EVALUATED)
+    whole.reset(seed=0)
+    while not whole.step(np.int64(1))[2]:
+        pass
+    assert whole._ale.game_over()
+
+
+def test_a_game_is_truncated_after_its_frames_and_begins_anew() -> None:
+    game = AtariGame("pong", noops=(0, 0), max_frames=22)
+    game.reset(seed=0)
+    ends = [game.step(np.int64(0))[2:4] for _ in range(6)]
+    assert ends == [(False, False)] * 5 + [(False, True)]
+    assert game._frames == 22
+    game.reset()
+    assert game._frames == 0
+
+
+@pytest.mark.parametrize("kwargs", [TRAINED, {"sticky": 0.25, "full_action_space": True}])
+def test_a_game_goes_on_from_its_state(kwargs) -> None:
+    config = EnvironmentConfig(action_repeat=4, kwargs=kwargs)
+    ours, theirs = make_environment("Breakout", config), make_environment("Breakout", config)
+    ours.reset(seed=1)
+    theirs.reset(seed=2)
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        if any(ours.step(rng.integers(ours.action_spec.sizes))[2:4]):
+            ours.reset()
+    theirs.saved_state = ours.saved_state
+    for _ in range(150):
+        action = rng.integers(ours.action_spec.sizes)
+        one, two = ours.step(action), theirs.step(action)
+        np.testing.assert_equal(one, two)
+        if one[2] or one[3]:
+            np.testing.assert_equal(ours.reset(), theirs.reset())
+
+
+def test_sticky_actions_come_from_the_seed() -> None:
+    config = EnvironmentConfig(action_repeat=4, kwargs={"sticky": 0.25, "noops": [0, 0]})
+
+    def play(seed: int) -> list[float]:
+        environment = make_environment("Breakout", config)
+        observation = environment.reset(seed=seed)[0]["observation"]
+        rng, sums = np.random.default_rng(0), [float(observation.sum())]
+        for _ in range(80):
+            sums.append(float(environment.step(rng.integers(environment.action_spec.sizes))[0]["observation"].sum()))
+        return sums
+
+    assert play(1) == play(1) != play(2)
+
+
+def shrunken(name: str) -> worldstream.Config:
+    """A preset with its protocol and order of events, but small networks and few updates."""
+    config = worldstream.PRESETS[name]()
+    model, image = config.world_model, config.tokenizers.image
+    return replace(
+        config,
+        tokenizers=replace(
+            config.tokenizers,
+            image=replace(image, channels=(8, 8, 16, 16), code_size=16, codebook_size=32, perceptual="none"),
+        ),
+        world_model=replace(model, sequence=replace(model.sequence, num_layers=1, width=16)),
+        actor_critic=replace(config.actor_critic, hidden=(16,), grid_channels=(8,)),
+        imagination=replace(config.imagination, horizon=2, burn_in=4),
+        evaluation=replace(config.evaluation, every_steps=0, final_episodes=1, max_episode_steps=40),
+        tokenizer_learner=replace(
+            config.tokenizer_learner, batch_size=4, updates_per_step=0.1, start_steps=50, every_steps=50
+        ),
+        world_model_learner=replace(config.world_model_learner, batch_size=4, updates_per_step=0.05, start_steps=100),
+        actor_critic_learner=replace(config.actor_critic_learner, batch_size=4, updates_per_step=0.05, start_steps=150),
+    )
+
+
+@pytest.mark.parametrize(("preset", "steps"), [("atari100k", 400), ("atari-sticky", 170), ("atari-small", 170)])
+def test_presets_run_from_end_to_end(preset: str, steps: int, tmp_path: Path) -> None:
+    config = shrunken(preset)
+    output = tmp_path / "run"
+    result = worldstream.train("Breakout", steps=steps, preset=preset, config=config, output=output, quiet=True)
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    last = lines[-1]
+    assert (last["steps"], last["frames"]) == (steps, 4 * steps)
+    seen = set().union(*lines)
+    assert {"tokenizers/reconstruction", "world_model/observation", "actor_critic/critic_loss"} <= seen
+    card = json.loads((output / "run.json").read_text())["protocol"]
+    assert card["training"]["rewards"] == "sign of each frame's"
+    assert card["evaluation"]["rewards"] == "as the game gives them"
+    assert card["evaluation"]["temperature"] == 0.5 and card["training"]["frame_skip"] == 4
+    assert card["training"]["full_action_space"] == (preset == "atari-sticky")
+    assert len(result.evaluation.returns) == 1
+    loaded = load_run(output)  # nothing that only training needs is asked for
+    again = evaluate(loaded.models, "Breakout", config, episodes=1, seed=0)
+    assert again.returns == result.evaluation.returns
+
+
+def test_published_settings_are_those_of_the_paper() -> None:
+    """method.md 9.1 and 11.1: sizes follow from the settings, so counting parameters checks most of them."""
+    from worldstream.environments.suites import make_environment as make
+    from worldstream.models import Models, num_parameters
+
+    config = worldstream.PRESETS["atari100k"]()
+    environment = make("Breakout", config.environment)
+    models = Models(config, environment.observation_specs, environment.action_spec)
+    assert num_parameters(models.tokenizers) == 5_596_931
+    spec = models.tokenizers.specs["observation"]
+    assert (spec.num_tokens, spec.vocabulary, spec.feature_size) == (64, (512,), 256)
+    trunk = models.actor_critic.trunks[0]
+    assert num_parameters(trunk.encoder.encoders) == 368_832
+    assert num_parameters(trunk.encoder.fuse) == 2_098_688
+    assert num_parameters(trunk.cell) == 2_101_248
+    assert config.imagination.horizon == 9 and config.environment.action_repeat == 4
+    layers = models.world_model.sequence.layers
+    assert num_parameters(layers) == 8_555_520
+
+
+def test_missing_lpips_weights_end_a_run_before_it_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    config = shrunken("atari100k")
+    image = replace(config.tokenizers.image, perceptual="lpips")
+    config = replace(config, tokenizers=replace(config.tokenizers, image=image))
+    with pytest.raises(worldstream.ConfigError, match="'lpips' needs"):
+        worldstream.train("Breakout", steps=10, config=config, output=tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,185 @@
+"""Published checkpoints become run folders that compute the published numbers; what does not fit is refused."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from worldstream.api import Agent
+from worldstream.cli import main
+from worldstream.models import load_run
+from worldstream.presets import PRESETS
+from worldstream.run_folder import RunFolder
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+FILES = sorted(path.stem for path in GOLDEN.glob("*.npz"))
+KEYS = {
+    "dmc": {"observation": "vector"},
+    "craftax": {"stats": "vector", "direction": "token", "map": "token_2d"},
+    "atari": {"observation": "image"},
+}
+
+
+def golden(name: str) -> dict[str, np.ndarray]:
+    with np.load(GOLDEN / f"{name}.npz") as file:
+        return {key: file[key] for key in file.files}
+
+
+def checkpoint(name: str, folder: Path, **changes: Any) -> Path:
+    """A state dict on disk; ``changes`` replace tensors, None removes one."""
+    state = {key[2:]: torch.as_tensor(x) for key, x in golden(name).items() if key.startswith("w/")}
+    state = {key: x for key, x in {**state, **changes}.items() if x is not None}
+    path = folder / f"{name}.pt"
+    torch.save(state, path)
+    return path
+
+
+def imported(name: str, folder: Path, *options: str) -> Path:
+    config = name.split("_")[0]
+    file, output = checkpoint(name, folder), folder / "run"
+    environment = ["--env", f"published_environments:{config}"]
+    main(["import-checkpoint", str(file), "--config", config, *environment, "--output", str(output), *options])
+    return output
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as error:
+        main(["import-checkpoint", *arguments])
+    assert error.value.code
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return captured.err + captured.out
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_an_imported_run_computes_the_published_numbers(name: str, tmp_path: Path) -> None:
+    run, arrays = imported(name, tmp_path), golden(name)
+    models, kinds = load_run(run, "cpu").models, KEYS[name.split("_")[0]]
+    assert list(models.key_specs) == list(kinds)  # in the order of the published agent
+    tokens = {key: torch.as_tensor(arrays[f"out/tokens/{kind}"]) for key, kind in kinds.items()}
+    tokens = {key: ids if kinds[key] == "token_2d" else ids.unsqueeze(-1) for key, ids in tokens.items()}
+    actions = torch.as_tensor(arrays["in/actions"])
+    ids = actions.unsqueeze(-1) if actions.ndim == 2 else ((actions + 1) * 25).round().long()
+    model = models.world_model
+    with torch.no_grad():
+        predictions = model.sequence.parallel(model.embed(tokens, ids), model.init_state(len(ids)))[1]
+        reward = model.reward.predict(predictions[:, :, -1:])
+    latents = torch.as_tensor(arrays["out/latents"]).unflatten(1, (ids.shape[1], -1))
+    torch.testing.assert_close(predictions, latents[:, :, : predictions.shape[2]], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(reward, torch.as_tensor(arrays["out/reward"]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_an_imported_run_is_evaluated_and_reported(name: str, tmp_path: Path) -> None:
+    run = imported(name, tmp_path)
+    main(["evaluate", str(run), "--episodes", "2", "--device", "cpu"])
+    main(["report", str(run)])
+    assert RunFolder(run).report.stat().st_size > 1000
+    assert Agent.load(run, device="cpu").models.world_model.config.slot_embedding is False
+
+
+def test_several_vectors_are_read_one_behind_the_other(tmp_path: Path) -> None:
+    file, run = checkpoint("dmc_retnet", tmp_path), tmp_path / "run"
+    environment = "published_environments:dmc_in_two_keys"
+    main(["import-checkpoint", str(file), "--config", "dmc", "--env", environment, "--output", str(run)])
+    models, arrays = load_run(run, "cpu").models, golden("dmc_retnet")
+    ids = torch.as_tensor(arrays["out/tokens/vector"]).unsqueeze(-1)
+    tokens = {"a_position": ids[:, :, :3], "b_velocity": ids[:, :, 3:]}
+    actions = ((torch.as_tensor(arrays["in/actions"]) + 1) * 25).round().long()
+    embedded = models.world_model.embed(tokens, actions)
+    torch.testing.assert_close(embedded, torch.as_tensor(arrays["out/token_embeddings"]), rtol=1e-4, atol=1e-5)
+
+
+def test_a_matrix_of_cells_is_read_row_by_row(tmp_path: Path) -> None:
+    file, run = checkpoint("craftax_attention", tmp_path), tmp_path / "run"
+    environment = "published_environments:craftax_in_a_matrix"
+    main(["import-checkpoint", str(file), "--config", "craftax", "--env", environment, "--output", str(run)])
+    assert load_run(run, "cpu").models.key_specs["map"].vocabulary == (7, 3, 5, 4)
+    main(["evaluate", str(run), "--episodes", "1", "--device", "cpu"])
+
+
+def test_training_of_an_imported_run_cannot_be_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = imported("dmc_retnet", tmp_path)
+    with pytest.raises(SystemExit):
+        main(["train", "--resume", str(run)])
+    assert "was imported" in capsys.readouterr().err
+
+
+def test_tensors_that_do_not_fit_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changes = {
+        "world_model.head_ends.1.bias": None,
+        "world_model.head_rewards.head.linear.weight": torch.zeros(3, 2),
+        "actor_critic.oracle": torch.zeros(1),
+    }
+    file = checkpoint("dmc_attention", tmp_path, **changes)
+    arguments = [str(file), "--config", "dmc", "--env", "published_environments:dmc", "--output", str(tmp_path / "r")]
+    message = fails(capsys, *arguments)
+    assert "Missing: world_model.head_ends.1.bias (32,)." in message
+    assert "world_model.head_rewards.head.linear.weight is (3, 2), not (129, 64)" in message
+    assert "Unknown: actor_critic.oracle." in message
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "environment", "message"),
+    [
+        ("dmc_retnet", "dmc", "published_environments:craftax", r"observes vector; .*'direction' \(token"),
+        ("dmc_retnet", "dmc", "CartPole-v1", r"chooses levels of .* dimensions; 'CartPole-v1' takes discrete \(2,\)"),
+        ("dmc_retnet", "dmc", "Pendulum-v1", r"takes continuous \(51,\)"),
+        ("craftax_retnet", "craftax", "CartPole-v1", "observes vector, token, token_2d; the keys of 'CartPole-v1'"),
+        ("dmc_retnet", "doom", "CartPole-v1", "unknown published configuration 'doom'. Available: atari, dmc, craftax"),
+        ("dmc_retnet", "dmc", "CartPol-v1", "Nearest names: CartPole"),
+    ],
+)
+def test_what_does_not_match_is_named(
+    name: str, config: str, environment: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = checkpoint(name, tmp_path)
+    found = fails(capsys, str(file), "--config", config, "--env", environment, "--output", str(tmp_path / "run"))
+    assert re.search(message, " ".join(found.split()))
+
+
+def test_files_that_are_no_state_dict_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Code:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path(tmp_path / "executed").touch, ())
+
+    def message(content: Any) -> str:
+        file = tmp_path / "file.pt"
+        if isinstance(content, bytes):
+            file.write_bytes(content)
+        else:
+            torch.save(content, file)
+        return fails(capsys, str(file), "--config", "dmc", "--env", "published_environments:dmc")
+
+    assert "holds more than tensors" in message(Code())
+    assert not (tmp_path / "executed").exists()
+    assert "no state dict of PyTorch" in message(b"not at all")
+    assert "no state dict of PyTorch" in message(b"")
+    assert "not tensors by name" in message([torch.zeros(1)])
+    assert "'epoch' (int)" in message({"w": torch.zeros(1), "epoch": 3})
+    assert "no published agent's checkpoint" in message({"w": torch.zeros(1)})
+    assert "No such file" in fails(capsys, str(tmp_path / "none.pt"), "--config", "dmc", "--env", "clock")
+
+
+def test_games_are_played_as_published(tmp_path: Path) -> None:
+    pytest.importorskip("ale_py")
+    file = checkpoint("atari_attention", tmp_path)  # six actions, as the minimal set of Pong has
+    main(["import-checkpoint", str(file), "--config", "atari", "--env", "Pong", "--output", str(tmp_path / "run")])
+    run = load_run(tmp_path / "run", "cpu")
+    assert run.config.environment == PRESETS["atari100k"]().environment
+    protocol = RunFolder(tmp_path / "run").read_description()["protocol"]
+    assert protocol["evaluation"]["temperature"] == 0.5
+    assert run.models.action_spec.sizes == (6,)
+
+
+def test_games_with_other_actions_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("ale_py")
+    file = checkpoint("atari_attention", tmp_path)
+    message = fails(capsys, str(file), "--config", "atari", "--env", "Breakout", "--output", str(tmp_path / "run"))
+    assert "chooses one of 6 actions; 'Breakout' takes discrete (4,)" in " ".join(message.split())

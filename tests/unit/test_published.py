@@ -1,0 +1,137 @@
+"""Parity: with the published agent's weights, our modules compute its numbers (``tests/golden/README.md``)."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from worldstream.compat.published import recompute
+from worldstream.compat.spaces import Arrays
+from worldstream.compat.tensors import ForeignTensors
+from worldstream.compat.weights import logit_order
+from worldstream.errors import WeightsError
+from worldstream.nn.outputs import FactoredCategorical
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+FILES = sorted(path.stem for path in GOLDEN.glob("*.npz"))
+COMPARED = {
+    "token_embeddings", "latents", "imagination_latents", "reward", "termination_logits", "policy_logits", "values",
+    "lambda_returns", "return_scale",
+    *(f"world_model_loss/{name}" for name in ("loss_obs", "loss_rewards", "curiosity_loss", "per_segment")),
+}  # fmt: skip
+OF_EACH_KIND = {"tokens", "codes", "observation_logits", "ensemble_logits"}
+
+
+def read(name: str) -> tuple[Arrays, Arrays, Arrays, dict[str, Any]]:
+    """Weights, inputs, outputs and settings of a golden file."""
+    with np.load(GOLDEN / f"{name}.npz") as file:
+        weights, inputs, outputs = (
+            {key.removeprefix(prefix): file[key] for key in file.files if key.startswith(prefix)}
+            for prefix in ("w/", "in/", "out/")
+        )
+    return weights, inputs, outputs, json.loads((GOLDEN / f"{name}.json").read_text())
+
+
+@cache
+def results(name: str) -> tuple[Arrays, Arrays]:
+    """(ours, published)."""
+    weights, inputs, outputs, settings = read(name)
+    return recompute(weights, inputs, settings), outputs
+
+
+def test_there_are_golden_files() -> None:
+    assert {name.split("_")[1] for name in FILES} == {"retnet", "attention"}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_number_agrees(name: str) -> None:
+    ours, published = results(name)
+    for output, value in ours.items():
+        expected = published[output]
+        assert value.shape == expected.shape, output
+        if output.startswith("tokens/"):
+            np.testing.assert_array_equal(value, expected, err_msg=output)
+        else:
+            np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-5, err_msg=output)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_nothing_that_must_agree_is_left_out(name: str) -> None:
+    ours, published = results(name)
+    wanted = {
+        output
+        for output in published
+        if output in COMPARED or output.split("/")[0] in OF_EACH_KIND | {"reconstruction"}
+    }
+    assert wanted <= set(ours)
+    assert {output.split("/")[0] for output in wanted} >= OF_EACH_KIND
+    assert wanted >= COMPARED
+    kinds = read(name)[3]["modalities"]
+    assert {f"disagreement/{kind}" for kind in kinds if kind != "token_2d"} <= set(ours)
+
+
+
+@pytest.mark.parametrize("name", ["craftax_retnet", "craftax_attention"])
+def test_impossible_values_that_make_channels_equal_change_nothing(name: str) -> None:
+    """Our heads lay out channels of one size value by value: two more values in the second, which never occur."""
+    weights, inputs, published, settings = read(name)
+    sizes = settings["spaces"]["token_2d"][0]
+    assert sizes[2] == sizes[1] + 2
+    settings["spaces"]["token_2d"] = [[sizes[0], sizes[2], *sizes[2:]] for _ in settings["spaces"]["token_2d"]]
+    place = sizes[0] + sizes[1]  # behind the last value of the second channel
+    for key, array in weights.items():
+        if "token_2d" in key and key.endswith((".3.weight", ".3.bias")) and "embeddings" not in key:
+            added = np.zeros((2, *array.shape[1:]), np.float32) - (1e4 if key.endswith("bias") else 0)
+            weights[key] = np.insert(array, [place], added, 0)
+        elif "token_2d" in key and key.endswith("embeddings.1.weight"):
+            weights[key] = np.concatenate((array, np.full((2, array.shape[1]), 7, np.float32)))
+    ours = recompute(weights, inputs, settings)
+    for output in COMPARED:
+        np.testing.assert_allclose(ours[output], published[output], rtol=1e-4, atol=1e-5, err_msg=output)
+    for output in ("observation_logits/token_2d", "ensemble_logits/token_2d"):
+        kept = np.delete(ours[output], [place, place + 1], -1)
+        np.testing.assert_allclose(kept, published[output], rtol=1e-4, atol=1e-5, err_msg=output)
+
+
+def test_logits_of_equal_channels_change_their_order() -> None:
+    vocabulary = (2, 3, 3, 4)
+    one_after_the_other = torch.randn(5, sum(vocabulary))
+    ours = FactoredCategorical(one_after_the_other[:, logit_order(vocabulary)], vocabulary)
+    expected = [part.softmax(-1) for part in one_after_the_other.split(vocabulary, -1)]
+    torch.testing.assert_close(ours.mean, torch.cat(expected, -1))
+
+
+def test_what_a_set_of_weights_lacks_is_listed() -> None:
+    weights, inputs, _, settings = read(FILES[-1])
+    weights["world_model.head_rewards.model.0.weight"] = np.zeros((3, 3), np.float32)
+    del weights["world_model.head_rewards.model.0.bias"]
+    weights["world_model.surprise"] = np.zeros(2, np.float32)
+    with pytest.raises(WeightsError) as error:
+        recompute(weights, inputs, settings)
+    message = str(error.value)
+    assert "Missing: world_model.head_rewards.model.0.bias (" in message
+    assert "Of another shape: world_model.head_rewards.model.0.weight is (3, 3), not (" in message
+    assert "Unknown: world_model.surprise." in message
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "option", "value"),
+    [("dmc_retnet", "retnet", "mask_type", "causal"), ("dmc_attention", "transformer", "pos_enc", "sinusoidal")],
+)
+def test_unknown_options_are_refused(name: str, part: str, option: str, value: str) -> None:
+    weights, inputs, _, settings = read(name)
+    settings["world_model"][part][option] = value
+    with pytest.raises(WeightsError, match=f"{option} '{value}'"):
+        recompute(weights, inputs, settings)
+
+
+def test_long_lists_are_cut() -> None:
+    tensors = ForeignTensors({f"t{i}": torch.zeros(1) for i in range(25)}, "x")
+    with pytest.raises(WeightsError, match="and 5 more"):
+        tensors.check()

@@ -1,0 +1,117 @@
+"""Tokenizers that learn during a run: when, what stays cached, what the world model reads of them, what a run costs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from tiny import tiny_config
+from worldstream.config import Config
+from worldstream.environments.suites import make_environment
+from worldstream.errors import DivergedError
+from worldstream.evaluation.estimate import estimate
+from worldstream.models import Models
+from worldstream.training.synthetic import synthetic_observations
+from worldstream.training.trainer import Trainer
+
+CPU = torch.device("cpu")
+
+
+def with_learner(**changes: Any) -> Config:
+    config = tiny_config()
+    return replace(config, tokenizer_learner=replace(config.tokenizer_learner, **changes), log_every_steps=20)
+
+
+def trained(config: Config, steps: int) -> tuple[Trainer, list[dict[str, Any]]]:
+    records: list[dict[str, Any]] = []
+    trainer = Trainer(
+        config, "cameras", seed=0, device=CPU, on_metrics=records.append, on_evaluation=lambda steps: None
+    )
+    trainer.run(steps)
+    trainer.close()
+    return trainer, records
+
+
+def models(**world_model: Any) -> Models:
+    environment = make_environment("cameras", tiny_config().environment)
+    config = tiny_config()
+    config = replace(config, world_model=replace(config.world_model, **world_model))
+    return Models(config, environment.observation_specs, environment.action_spec)
+
+
+def test_updates_come_in_bursts_and_are_logged() -> None:
+    trainer, records = trained(with_learner(updates_per_step=0.5, start_steps=20, every_steps=10), 100)
+    assert int(trainer.models.tokenizers.version) == 40 + 1  # and one fit of the vector's levels
+    last = records[-1]
+    assert {"tokenizers/reconstruction", "tokenizers/usage", "tokenizers/perplexity"} <= last.keys()
+    assert last["tokenizers/gradient_norm"] > 0
+
+
+def test_after_the_last_update_every_observation_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = with_learner(updates_per_step=0.5, start_steps=20, every_steps=10, stop_steps=60)
+    config = replace(config, fit_until_steps=60)
+    counted: list[int] = []
+    trainer = Trainer(
+        config, "cameras", seed=0, device=CPU, on_metrics=lambda record: None, on_evaluation=lambda steps: None
+    )
+    tokenizers = trainer.models.tokenizers
+    encode = type(tokenizers).encode_arrays
+
+    def counting(observations: Any) -> Any:
+        if trainer.collector.steps > 60:
+            counted.append(len(observations["left"]))
+        return encode(tokenizers, observations)
+
+    monkeypatch.setattr(tokenizers, "encode_arrays", counting)
+    trainer.run(200)
+    trainer.close()
+    assert int(tokenizers.version) == 20 + 1
+    assert 0 < sum(counted) <= trainer.store.ring.num_used_rows
+
+
+def test_tokens_of_a_burst_are_those_of_its_weights() -> None:
+    """What the cache gives equals encoding again."""
+    trainer, _ = trained(with_learner(), 60)
+    tokenizers = trainer.models.tokenizers
+    rows = trainer.store.ring.rows(trainer.store.ids_of_all())
+    for _ in range(2):
+        cached = trainer.cache.tokens(rows, int(tokenizers.version), tokenizers.encode_arrays)
+        fresh = tokenizers.encode_arrays(trainer.store.observations(rows))
+        assert all((cached[key] == fresh[key]).all() for key in fresh)
+        trainer.update_tokenizers()
+
+
+def test_a_tokenizer_that_diverges_is_named() -> None:
+    with pytest.raises(DivergedError, match="tokenizers"):
+        trained(with_learner(learning_rate=1e30, updates_per_step=1.0), 80)
+
+
+def test_the_world_model_embeds_codes_and_sends_no_gradient_to_them() -> None:
+    shared, own = models(), models(shared_embeddings=False)
+    observations = synthetic_observations(shared.key_specs, 2)
+    tokens = shared.tokenizers.encode(observations)
+    actions = torch.zeros(2, len(shared.action_spec.sizes), dtype=torch.int64)
+    blocks = shared.world_model.embed(tokens, actions)
+    before = blocks.detach().clone()
+    blocks.sum().backward()
+    assert all(parameter.grad is None for parameter in shared.tokenizers.parameters())
+    for tokenizer in shared.tokenizers.by_key.values():
+        if tokenizer.trainable:
+            tokenizer.quantizer.codebook.add_(1.0)
+    assert not torch.equal(shared.world_model.embed(tokens, actions), before)
+    unmoved = own.world_model.embed(tokens, actions)
+    for tokenizer in own.tokenizers.by_key.values():
+        if tokenizer.trainable:
+            tokenizer.quantizer.codebook.add_(1.0)
+    assert torch.equal(own.world_model.embed(tokens, actions), unmoved)
+
+
+def test_cost_includes_the_tokenizers() -> None:
+    result = estimate("cameras", tiny_config(), steps=1000, device=CPU)
+    assert result.parameters["tokenizers"] > 0
+    assert result.seconds["tokenizers"] > 0 and result.seconds["encoding anew"] > 0
+    without = estimate("clock", tiny_config(), steps=1000, device=CPU)
+    assert "tokenizers" not in without.parameters and "encoding anew" not in without.seconds
