@@ -128,7 +128,8 @@ class VectorQuantizer(Quantizer):
             self.codebook.copy_(self.totals / self.weights.clamp(min=1e-5).unsqueeze(-1))
         if self.revive_below:
             dead = self.usage < self.revive_below
-            found = rows[torch.multinomial(distances + 1e-12, self.num_codes, replacement=True)]
+            chances = distances.nan_to_num(0.0, 0.0) + 1e-12  # divergence is reported elsewhere, by the gradient
+            found = rows[torch.multinomial(chances, self.num_codes, replacement=True)]
             self.codebook.copy_(torch.where(dead.unsqueeze(-1), found, self.codebook))
             self.usage.masked_fill_(dead, 1.0)
             if self.ema_decay:
