@@ -7,8 +7,9 @@ Frames come from random play under the protocol of the preset; the last tenth is
 pixels on the raw screen are those of its colour in the part of the field where nothing else has it (Breakout: between
 bricks and paddle). They are resized like the frame and weigh its pixels there. The ball's contrast is the weighted mean
 difference of brightness to the median of all frames. A held-out frame contains the ball when this contrast is at least
-10 of 255, and its reconstruction shows the ball when it has at least half of that contrast, with the same sign, at the
-same place. ``chance_share`` is the share that the reconstructions of other frames reach at that place.
+10 of 255, and its reconstruction shows the ball when it has between half and twice of that contrast, with the same sign,
+at the same place. ``chance_share`` is the share that the reconstructions of other frames reach at that place: a
+``ball_share`` means nothing where it is not far above that.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from worldstream.training.updates import update_tokenizers
 
 PRESET_OF = {"small": "atari-small", "full": "atari100k"}
 VARIANTS: dict[str, dict[str, Any]] = {
+    "preset": {},
     "even": {"perceptual": "none", "rarity": 0.0},
     "rarity": {"perceptual": "none", "rarity": 0.5},
     "efficientnet_lite0": {"perceptual": "efficientnet_lite0", "rarity": 0.0},
@@ -106,7 +108,8 @@ def ball_shares(frames: Frames, decoded: np.ndarray, background: np.ndarray) -> 
 
     def share(pictures: np.ndarray) -> float:
         found = contrasts(pictures, background, frames.balls)
-        return float((found * np.sign(true) >= np.abs(true) / 2)[contains].mean())
+        ratio = found[contains] / true[contains]
+        return float(((ratio >= 0.5) & (ratio <= 2.0)).mean())
 
     return {
         "frames_with_ball": float(contains.sum()),
@@ -149,7 +152,8 @@ def measure(game: str, size: str, variant: str, options: argparse.Namespace) -> 
     """Train one tokenizer and look for the ball."""
     config: Config = PRESETS[PRESET_OF[size]]()
     image = replace(config.tokenizers.image, **VARIANTS[variant])
-    config = replace(config, tokenizers=replace(config.tokenizers, image=image))
+    choice = config.tokenizers.choice if options.tokenizer is None else {"image": options.tokenizer}
+    config = replace(config, tokenizers=replace(config.tokenizers, image=image, choice=choice))
     frames = play(game, config, options.frames, options.seed)
     held_out = int(options.frames * (1 - HELD_OUT))
     background = np.median(frames.pictures[:: max(1, options.frames // 1000)].mean(-1), axis=0)
@@ -192,6 +196,7 @@ def main() -> None:
     parser.add_argument("--games", choices=BALLS, nargs="+", default=list(BALLS))
     parser.add_argument("--sizes", choices=PRESET_OF, nargs="+", default=list(PRESET_OF))
     parser.add_argument("--variants", choices=VARIANTS, nargs="+", default=["even", "rarity", "efficientnet_lite0"])
+    parser.add_argument("--tokenizer", choices=("image_vq", "image_fsq"), help="instead of the preset's")
     parser.add_argument("--frames", type=int, default=20_000)
     parser.add_argument("--seconds", type=float, default=600.0, help="of training, for each")
     parser.add_argument("--updates", type=int, default=0, help="train for so many updates instead")
@@ -219,12 +224,15 @@ def described(
 ) -> list[dict[str, Any]]:
     """One record for each value, in the schema of the other benchmarks."""
     amount = f"--updates {options.updates}" if options.updates else f"--seconds {options.seconds:g}"
+    label = variant
+    if options.tokenizer is not None:
+        amount, label = f"{amount} --tokenizer {options.tokenizer}", f"{options.tokenizer}, {variant}"
     return [
         {
             "benchmark": "tokenizer",
             "environment": game,
             "preset": PRESET_OF[size],
-            "variant": variant,
+            "variant": label,
             "seed": options.seed,
             "steps": options.frames,
             "metric": metric,
