@@ -24,7 +24,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from learning import machine
 
@@ -36,8 +35,14 @@ from worldstream.models import Models, choose_device
 from worldstream.presets import PRESETS
 from worldstream.specs import ActionComponent, ActionSpec, KeySpec
 from worldstream.training.learner import Learner, LearnerConfig
-from worldstream.training.synthetic import synthetic_batch
-from worldstream.training.updates import imagine_from, past_length, update_actor_critic, update_world_model
+from worldstream.training.synthetic import synthetic_batch, synthetic_observations
+from worldstream.training.updates import (
+    imagine_from,
+    past_length,
+    update_actor_critic,
+    update_tokenizers,
+    update_world_model,
+)
 from worldstream.world_model.model import WorldModelConfig
 from worldstream.world_model.sequence.base import SequenceConfig
 
@@ -101,13 +106,9 @@ def vector(size: int) -> KeySpec:
 
 
 def atari() -> Shape:
-    """8 x 8 tokens of 512 values, six actions, ten layers. The tokens are given: images have no tokenizer yet."""
-    config = published(
-        num_layers=10, num_heads=4, width=256, decay_blocks=(4, 16), segment_length=10, batch_size=32, horizon=9,
-        agent=ActorCriticConfig(hidden=(512,), embedding_width=256, grid_channels=(128, 64)),
-    )  # fmt: skip
-    tokens = KeySpec(key="tokens", modality="grid", shape=(64, 1), dtype="uint16", vocabulary=(512,), grid=(8, 8))
-    return config, {"tokens": tokens}, discrete(6)
+    """Pictures of 64 x 64 pixels as 8 x 8 tokens of 512 values, six actions, ten layers; LPIPS of random weights."""
+    picture = KeySpec(key="picture", modality="image", shape=(64, 64, 3), dtype="uint8")
+    return PRESETS["atari100k"](), {"picture": picture}, discrete(6)
 
 
 def dmc() -> Shape:
@@ -154,17 +155,6 @@ def median_seconds(function: Callable[[], Any], device: torch.device, repetition
     return statistics.median(times)
 
 
-def random_observations(specs: dict[str, KeySpec], count: int) -> dict[str, np.ndarray]:
-    """Stored arrays (count, ...) by key."""
-    rng = np.random.default_rng(0)
-    return {
-        key: rng.integers(0, spec.vocabulary, (count, *spec.shape)).astype(spec.dtype)
-        if spec.vocabulary
-        else rng.normal(size=(count, *spec.shape)).astype(spec.dtype)
-        for key, spec in specs.items()
-    }
-
-
 def measure(name: str, device: torch.device, repetitions: int) -> dict[str, float | None]:
     """Median seconds of every part."""
     config, key_specs, action_spec = SHAPES[name]()
@@ -179,7 +169,7 @@ def measure(name: str, device: torch.device, repetitions: int) -> dict[str, floa
     length = past_length(config.imagination) + 1
     starts = synthetic_batch(specs, action_spec, batch_size=ac.batch_size, length=length, device=device)
     world_model, actor_critic = Learner(models.world_model, wm), Learner(models.actor_critic, ac)
-    observations = random_observations(key_specs, 128)
+    observations = synthetic_observations(key_specs, 128)
     one = {key: array[:1] for key, array in observations.items()}
     carry, policy = models.actor_critic.initial_carry(1), models.actor_critic.policy()
     many = {key: ids[:, -1] for key, ids in starts.tokens.items()}
@@ -198,6 +188,11 @@ def measure(name: str, device: torch.device, repetitions: int) -> dict[str, floa
         "acting_step": lambda: act(models.tokenizers, policy, one, carry, generator),
     }
     seconds: dict[str, float | None] = {"tokenizer_update": None}
+    if models.tokenizers.trainable:
+        models.tokenizers.prepare_training(pretrained=False)
+        seen = synthetic_observations(key_specs, config.tokenizer_learner.batch_size, 1)
+        tokenizers = Learner(models.tokenizers, config.tokenizer_learner)
+        parts["tokenizer_update"] = lambda: update_tokenizers(models.tokenizers, tokenizers, seen)
     for part, function in parts.items():
         seconds[part] = median_seconds(function, device, repetitions)
     return seconds

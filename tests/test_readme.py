@@ -32,7 +32,7 @@ def shrunk(command: str) -> list[str]:
     """The command with few steps, as an argument list."""
     words = re.sub(r"--time-limit \d+", "--time-limit 0", re.sub(r"--steps \d+", "--steps 120", command)).split()
     if words[:2] == ["worldstream", "train"] and "--steps" in words:
-        words += ["--evaluation.final-episodes", "2", "--device", "cpu"]
+        words += ["--evaluation.final-episodes", "2", "--evaluation.max-episode-steps", "60", "--device", "cpu"]
     replacement = {"worldstream": [sys.executable, "-m", "worldstream"], "python": [sys.executable]}
     return [*replacement[words[0]], *words[1:]]
 

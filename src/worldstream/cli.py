@@ -266,6 +266,8 @@ def print_estimate(result: Any, command: Info) -> None:
             f"all, {command.steps} steps": f"{sum(result.seconds.values()) * command.steps / 60_000:.0f} min",
         },
     )
+    if result.extrapolated:
+        out.print("Long updates were measured on smaller batches; the peak memory is that of these.")
 
 
 def preset_of(arguments: list[str]) -> str:

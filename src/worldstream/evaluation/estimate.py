@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,14 @@ from worldstream.training.learner import Learner
 from worldstream.training.room import TRAINING_BYTES, replay_row_bytes, replay_rows, token_bytes
 from worldstream.training.synthetic import synthetic_batch, synthetic_observations
 from worldstream.training.updates import past_length, update_actor_critic, update_tokenizers, update_world_model
+from worldstream.types import Batch
 
 ENVIRONMENT_STEPS = 200
 """Random steps by which the environment's speed is measured."""
+SLOW_SECONDS = 5.0
+"""Updates that take longer are measured on a smaller batch."""
+PROBE_SIZE = 4
+"""About the size of that batch."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,9 @@ class Estimate:
     model_bytes: int
     peak_bytes: int
     seconds: dict[str, float]
+    extrapolated: bool
+    """Whether an update would have taken so long that it was measured on a smaller batch; its time is scaled up, the
+    peak memory is that of the smaller batch."""
 
 
 def _median_seconds(function: Callable[[], Any], device: torch.device, repetitions: int = 3) -> float:
@@ -63,6 +72,26 @@ def _median_seconds(function: Callable[[], Any], device: torch.device, repetitio
         run()
         times.append(time.perf_counter() - began)
     return float(np.median(times))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Something that a run does over and over."""
+
+    per_step: float
+    """Times an environment step."""
+    batch_size: int
+    make: Callable[[int], Callable[[], Any]]
+    """What is done with a batch of so many."""
+
+    def seconds(self, probe_size: int, device: torch.device) -> tuple[float, bool]:
+        """Of one call, and whether that is scaled up from a batch of ``probe_size``."""
+        if self.batch_size > probe_size:
+            scale = self.batch_size / probe_size
+            probed = scale * _median_seconds(self.make(probe_size), device, repetitions=1)
+            if probed > SLOW_SECONDS:
+                return probed, True
+        return _median_seconds(self.make(self.batch_size), device), False
 
 
 def _environment_seconds(environment: Any) -> float:
@@ -104,7 +133,11 @@ def estimate(name: Any, config: Config, *, steps: int, device: torch.device) -> 
     if models.tokenizers.trainable:
         learned = {"tokenizers": models.tokenizers, **learned}
     parameters = {part: num_parameters(module) for part, module in learned.items()}
-    seconds = _update_seconds(models, config, steps, device)
+    members = max(1, config.world_model.ensemble_size)
+    probe_size = members * math.ceil(PROBE_SIZE / members)
+    parts = _parts(models, config, steps, device)
+    measured = {name: part.seconds(probe_size, device) for name, part in parts.items()}
+    seconds = {name: 1000 * parts[name].per_step * duration for name, (duration, _) in measured.items()}
     seconds["environment"] = 1000 * environment_seconds
     return Estimate(
         keys=keys,
@@ -115,44 +148,42 @@ def estimate(name: Any, config: Config, *, steps: int, device: torch.device) -> 
         model_bytes=TRAINING_BYTES * sum(parameters.values()),
         peak_bytes=peak_bytes(device),
         seconds=seconds,
+        extrapolated=any(scaled for _, scaled in measured.values()),
     )
 
 
-def _update_seconds(models: Models, config: Config, steps: int, device: torch.device) -> dict[str, float]:
-    """Seconds of learning and of choosing actions per 1000 environment steps, by part."""
-    token_specs, action_spec = models.tokenizers.specs, models.action_spec
-    wm, ac = config.world_model_learner, config.actor_critic_learner
+def _parts(models: Models, config: Config, steps: int, device: torch.device) -> dict[str, _Part]:
+    """Everything that a run does over and over, beside running the environment."""
+    wm, ac, num = config.world_model_learner, config.actor_critic_learner, config.collection.num_environments
     generator = torch.Generator(device).manual_seed(0)
-    segments = synthetic_batch(
-        token_specs, action_spec, batch_size=wm.batch_size, length=config.segment_length, device=device
-    )
-    starts = synthetic_batch(
-        token_specs, action_spec, batch_size=ac.batch_size, length=past_length(config.imagination) + 1, device=device
-    )
     world_model, actor_critic = Learner(models.world_model, wm), Learner(models.actor_critic, ac)
 
-    observations = synthetic_observations(models.key_specs, config.collection.num_environments)
-    carry, policy = models.actor_critic.initial_carry(config.collection.num_environments), models.actor_critic.policy()
-    parts: dict[str, tuple[float, Callable[[], Any]]] = {
-        "choosing actions": (
-            1 / config.collection.num_environments,
-            lambda: act(models.tokenizers, policy, observations, carry, generator),
-        ),
-        "world model": (wm.updates_per_step, lambda: update_world_model(models, world_model, segments)),
-        "actor-critic": (
-            ac.updates_per_step,
-            lambda: update_actor_critic(models, actor_critic, starts, config, generator),
-        ),
+    def batch(size: int, length: int) -> Batch:
+        return synthetic_batch(
+            models.tokenizers.specs, models.action_spec, batch_size=size, length=length, device=device
+        )
+
+    def choose(size: int) -> Callable[[], Any]:
+        seen, carry = synthetic_observations(models.key_specs, size), models.actor_critic.initial_carry(size)
+        return partial(act, models.tokenizers, models.actor_critic.policy(), seen, carry, generator)
+
+    def learn_world(size: int) -> Callable[[], Any]:
+        return partial(update_world_model, models, world_model, batch(size, config.segment_length))
+
+    def learn_to_act(size: int) -> Callable[[], Any]:
+        starts = batch(size, past_length(config.imagination) + 1)
+        return partial(update_actor_critic, models, actor_critic, starts, config, generator)
+
+    parts = {
+        "choosing actions": _Part(1 / num, num, choose),
+        "world model": _Part(wm.updates_per_step, wm.batch_size, learn_world),
+        "actor-critic": _Part(ac.updates_per_step, ac.batch_size, learn_to_act),
     }
-    if models.tokenizers.trainable:
-        parts = {**_tokenizer_parts(models, config, steps), **parts}
-    return {
-        name: 1000 * per_step * _median_seconds(function, device) for name, (per_step, function) in parts.items()
-    }
+    return {**_tokenizer_parts(models, config, steps), **parts} if models.tokenizers.trainable else parts
 
 
-def _tokenizer_parts(models: Models, config: Config, steps: int) -> dict[str, tuple[float, Callable[[], Any]]]:
-    """What tokenizers cost that are trained: (times a step, averaged over the run; what is done)."""
+def _tokenizer_parts(models: Models, config: Config, steps: int) -> dict[str, _Part]:
+    """What tokenizers cost that are trained, averaged over the run."""
     learner, wm, ac = config.tokenizer_learner, config.world_model_learner, config.actor_critic_learner
     share = min(1.0, learner.stop_steps / steps) if learner.stop_steps else 1.0
     # After a burst of updates every observation that the others draw is encoded anew, once.
@@ -160,14 +191,18 @@ def _tokenizer_parts(models: Models, config: Config, steps: int) -> dict[str, tu
     drawn += ac.updates_per_step * ac.batch_size * (past_length(config.imagination) + 1)
     stored = max(1.0, min(steps * share, config.replay.max_steps) / 2)
     encoded = stored * -math.expm1(-drawn * learner.every_steps / stored) / learner.every_steps
-    seen = synthetic_observations(models.key_specs, learner.batch_size, 1)
     optimised = Learner(models.tokenizers, learner)
+
+    def learn(size: int) -> Callable[[], Any]:
+        seen = synthetic_observations(models.key_specs, size, 1)
+        return partial(update_tokenizers, models.tokenizers, optimised, seen)
+
+    def encode(size: int) -> Callable[[], Any]:
+        return partial(models.tokenizers.encode, synthetic_observations(models.key_specs, size))
+
     return {
-        "tokenizers": (
-            share * learner.updates_per_step,
-            lambda: update_tokenizers(models.tokenizers, optimised, seen),
-        ),
-        "encoding anew": (share * encoded / learner.batch_size, lambda: models.tokenizers.encode(seen)),
+        "tokenizers": _Part(share * learner.updates_per_step, learner.batch_size, learn),
+        "encoding anew": _Part(share * encoded / learner.batch_size, learner.batch_size, encode),
     }
 
 

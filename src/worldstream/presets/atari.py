@@ -92,14 +92,18 @@ def atari_small() -> Config:
     updates of much smaller batches.
 
     The tokenizer learns on the first 24,000 decisions and then rests, so that every later frame is encoded once. Half
-    of the weight of its pixels goes by rarity, which is what keeps small moving things in the picture at this size;
-    its codes follow a moving average and are revived.
+    of the weight of its pixels goes by rarity, which is meant to keep small moving things in the picture. FSQ, because
+    it is quicker on a small budget: after 600 updates 70 % of Pong's balls were reconstructed, with VQ 16 % (one seed).
     """
     base = atari100k()
     return replace(
         base,
-        tokenizers=TokenizerConfig(
-            image=ImageTokenizerConfig(channels=(16, 32, 64, 128, 128), code_size=64, codebook_size=256, rarity=0.5)
+        tokenizers=replace(
+            base.tokenizers,
+            choice={**base.tokenizers.choice, "image": "image_fsq"},
+            image=ImageTokenizerConfig(
+                channels=(16, 32, 64, 128, 128), code_size=64, fsq_levels=(8, 8, 6), rarity=0.5
+            ),
         ),
         world_model=replace(
             base.world_model,

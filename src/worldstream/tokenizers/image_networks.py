@@ -32,8 +32,8 @@ class ImageTokenizerConfig:
     """VQ: number of codes."""
     ema_decay: float = 0.99
     """VQ: codes follow an exponential average of the encoder's outputs with this decay; 0: they follow the gradient."""
-    revive_below: float = 0.1
-    """VQ: codes used less than this share of the average are put onto random outputs of the encoder; 0: never."""
+    revive_below: float = 0.03
+    """VQ: codes used less than this share of the average are put where the encoder's outputs lack one; 0: never."""
     fsq_levels: tuple[int, ...] = (8, 8, 8)
     """FSQ: levels of each scalar; their product is the vocabulary."""
     batch_norm: bool = False

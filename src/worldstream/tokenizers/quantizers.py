@@ -32,7 +32,7 @@ class Quantizer(nn.Module, ABC):
     """Rows (N, D) -> ids below ``num_codes``, and codes (N, D).
 
     ``usage`` (V,): how often each code was used in training, as a multiple of the average; an exponential average over
-    batches that begins at 1.
+    batches that begins at 0.
     """
 
     usage: Tensor
@@ -40,7 +40,7 @@ class Quantizer(nn.Module, ABC):
     def __init__(self, num_codes: int) -> None:
         super().__init__()
         self.num_codes = num_codes
-        self.register_buffer("usage", torch.ones(num_codes))
+        self.register_buffer("usage", torch.zeros(num_codes))
 
     @abstractmethod
     def forward(self, rows: Tensor) -> Quantized:
@@ -56,7 +56,7 @@ class Quantizer(nn.Module, ABC):
 
     def statistics(self) -> dict[str, Tensor]:
         """() each: the share of codes in use, and the perplexity of their distribution (V: all used alike)."""
-        shares = self.usage / self.usage.sum()
+        shares = self.usage / self.usage.sum().clamp(min=1e-12)
         entropy = -(shares * shares.clamp(min=1e-12).log()).sum()
         return {"usage": (self.usage > IN_USE).float().mean(), "perplexity": entropy.exp()}
 
@@ -77,8 +77,9 @@ class VectorQuantizer(Quantizer):
         width: D.
         ema_decay: 0: codes are parameters, and the loss pulls them to the rows; above 0: each is the exponential
             average of the rows that chose it, with this decay, and the loss pulls only the rows.
-        revive_below: codes whose usage is below this are put onto random rows of the batch. Their averages start anew
-            there, so that the next update does not bring the dead code back (C16); 0: never.
+        revive_below: codes whose usage is below this are put onto rows of the batch, drawn by their squared distance to
+            the nearest code: where codes are missing. Their averages start anew there, so that the next update does not
+            bring the dead code back (C16). In the first update these are all codes, which thus begin on data; 0: never.
     """
 
     codebook: Tensor
@@ -104,7 +105,7 @@ class VectorQuantizer(Quantizer):
         if not self.ema_decay:
             loss = loss + (chosen - rows.detach()).square().mean(-1)
         if self.training:
-            self._learn(rows.detach(), ids)
+            self._learn(rows.detach(), ids, (rows - chosen).detach().square().sum(-1))
         return Quantized(rows + (chosen - rows).detach(), ids, loss)
 
     @torch.no_grad()
@@ -116,7 +117,7 @@ class VectorQuantizer(Quantizer):
         return self.codebook[ids]
 
     @torch.no_grad()
-    def _learn(self, rows: Tensor, ids: Tensor) -> None:
+    def _learn(self, rows: Tensor, ids: Tensor, distances: Tensor) -> None:
         """Count, average and revive; static shapes, nothing is read by the host."""
         counts = self._count(ids)
         if self.ema_decay:
@@ -127,7 +128,8 @@ class VectorQuantizer(Quantizer):
             self.codebook.copy_(self.totals / self.weights.clamp(min=1e-5).unsqueeze(-1))
         if self.revive_below:
             dead = self.usage < self.revive_below
-            found = rows[torch.randint(len(rows), (self.num_codes,), device=rows.device)]
+            chances = distances.nan_to_num(0.0, 0.0) + 1e-12  # divergence is reported elsewhere, by the gradient
+            found = rows[torch.multinomial(chances, self.num_codes, replacement=True)]
             self.codebook.copy_(torch.where(dead.unsqueeze(-1), found, self.codebook))
             self.usage.masked_fill_(dead, 1.0)
             if self.ema_decay:
