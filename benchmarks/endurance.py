@@ -10,18 +10,16 @@ with its part of replay) and resident_bytes of the process.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import tempfile
 import time
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
-from learning import machine
+from records import provenance, write
 
 import worldstream
 from worldstream.evaluation.estimate import peak_bytes
@@ -103,18 +101,12 @@ def main() -> None:
             "episodes": 8,
             "wall_seconds": time.monotonic() - began,
             "peak_memory_bytes": peak_bytes(torch.device("cpu")),
-            "machine": machine(),
-            "versions": {p: metadata.version(p) for p in ("worldstream", "torch", "gymnasium", "numpy")},
             "command": f"python benchmarks/endurance.py --steps {options.steps}",
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            **provenance(),
         }
         for steps, metric, value in numbers
     ]
-    text = json.dumps(records, indent=1)
-    if options.output is None:
-        print(text)
-    else:
-        options.output.write_text(text + "\n")
+    write(records, options.output)
 
 
 if __name__ == "__main__":

@@ -11,17 +11,13 @@ horizon, and a picture of all.
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import platform
 import statistics
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
-from learning import commit, machine
+from records import provenance, write
 
 from worldstream.evaluation.figures import Panel, Series, draw
 from worldstream.specs import ActionComponent, ActionSpec, TokenSpec
@@ -106,24 +102,18 @@ def main() -> None:
             "value": value,
             "repetitions": options.repetitions,
             "wall_seconds": time.monotonic() - began,
-            "machine": machine(),
-            "versions": {"torch": metadata.version("torch"), "python": platform.python_version()},
-            "commit": commit(),
             "command": f"python benchmarks/horizon.py --horizon {options.horizon} --repetitions {options.repetitions}"
             f" --batch-size {options.batch_size} --layers {options.layers}",
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            **provenance(),
         }
         for name, times in seconds.items()
         for horizon in SHOWN
         if horizon <= options.horizon
         for metric, value in (("step_cpu_seconds", times[horizon - 1]), ("step_cost_ratio", times[horizon - 1] / unit))
     ]
-    text = json.dumps(records, indent=1)
-    if options.output is None:
-        print(text)
-        return
-    options.output.with_suffix(".json").write_text(text + "\n")
-    options.output.with_suffix(".png").write_bytes(picture(seconds))
+    write(records, None if options.output is None else options.output.with_suffix(".json"))
+    if options.output is not None:
+        options.output.with_suffix(".png").write_bytes(picture(seconds))
 
 
 if __name__ == "__main__":

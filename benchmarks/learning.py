@@ -10,17 +10,16 @@ file is skipped. ``--jobs 2`` trains two seeds at a time.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import platform
 import resource
 import shutil
 import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
+
+from records import provenance
 
 from worldstream.cli import parse
 from worldstream.line_log import read_lines
@@ -104,11 +103,8 @@ def run(name: str, variant: str, seed: int, output: Path) -> list[dict[str, obje
             "training_seconds": final["training_seconds"],
             "wall_seconds": wall,
             "peak_memory_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
-            "machine": machine(),
-            "versions": {p: metadata.version(p) for p in ("worldstream", "torch", "gymnasium", "numpy")},
-            "commit": commit(),
             "command": "worldstream " + " ".join(shown),
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            **provenance(),
         }
         for metric in benchmark.metrics
     ]
@@ -121,25 +117,6 @@ def training_return(folder: RunFolder) -> float:
     """
     curve = [r["episode/return"] for r in read_lines(folder.metrics) if "episode/return" in r]
     return sum(curve) / len(curve)
-
-
-def machine() -> str:
-    """What the run ran on."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        model = f"{len(names)} x {names[0]}" if names else model
-    return f"{model}, CPython {platform.python_version()}, {platform.system()}"
-
-
-def commit() -> str:
-    """Revision of the code, with a + when files differ from it."""
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=Path(__file__).parent).stdout
-
-    changed = git("status", "--porcelain", "--", "../src")
-    return git("rev-parse", "--short", "HEAD").strip() + ("+" if changed.strip() else "")
 
 
 def done(path: Path) -> set[tuple[str, int]]:

@@ -12,11 +12,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
-import json
 import multiprocessing
 import os
-import platform
 import random
 import shutil
 import signal
@@ -24,12 +21,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from importlib import metadata
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
 import torch
+from records import provenance, write
 
 import worldstream
 from worldstream.line_log import read_lines
@@ -192,19 +189,13 @@ def main() -> None:
             "episodes": tally.runs,
             "wall_seconds": time.monotonic() - began,
             "peak_memory_bytes": None,
-            "machine": f"{platform.machine()} {platform.system()}",
-            "versions": {p: metadata.version(p) for p in ("worldstream", "torch", "gymnasium", "numpy")},
             "command": f"python benchmarks/soak.py --kills {options.kills} --kills-per-run {options.kills_per_run} "
             f"--seed {options.seed}",
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            **provenance(),
         }
         for metric, value in dataclasses.asdict(tally).items()
     ]
-    text = json.dumps(records, indent=1)
-    if options.output is None:
-        print(text)
-    else:
-        options.output.write_text(text + "\n")
+    write(records, options.output)
 
 
 if __name__ == "__main__":

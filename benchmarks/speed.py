@@ -4,7 +4,7 @@
     python benchmarks/speed.py --config atari --device cuda --output benchmarks/results/speed_h200.json
 
 Shapes and sizes of atari, dmc and craftax are those of the published agent (method.md 9.1); demo is our preset of that
-name. Times are medians over repetitions after a warm-up, of CPU time on the CPU. Nothing here is a test: machines differ.
+name. Times are medians over repetitions after a warm-up, of CPU time on the CPU. Nothing here is a test.
 
 Measured: tokenizer_encode (a batch of observations), tokenizer_update (null where no tokenizer learns),
 world_model_update, imagination_step, imagination_trajectory (burn-in and context included), actor_critic_update,
@@ -14,18 +14,14 @@ acting_step (one environment: tokenize, choose an action).
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
-from learning import machine
+from records import provenance, write
 
 from worldstream.acting import act
 from worldstream.agent.actor_critic import ActorCriticConfig
@@ -226,18 +222,13 @@ def main() -> None:
                     "episodes": 0,
                     "wall_seconds": time.monotonic() - began,
                     "peak_memory_bytes": peak_bytes(device),
-                    "machine": machine() if device.type == "cpu" else torch.cuda.get_device_name(device),
-                    "versions": {"torch": metadata.version("torch"), "python": platform.python_version()},
                     "command": f"python benchmarks/speed.py --config {name} --device {device.type}"
                     f" --threads {options.threads} --repetitions {options.repetitions}",
-                    "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                    **provenance(),
+                    **({} if device.type == "cpu" else {"machine": torch.cuda.get_device_name(device)}),
                 }
             )
-    text = json.dumps(records, indent=1)
-    if options.output is None:
-        print(text)
-    else:
-        options.output.write_text(text + "\n")
+    write(records, options.output)
 
 
 if __name__ == "__main__":

@@ -7,28 +7,25 @@ Frames come from random play under the protocol of the preset; the last tenth is
 pixels on the raw screen are those of its colour in the part of the field where nothing else has it (Breakout: between
 bricks and paddle). They are resized like the frame and weigh its pixels there. The ball's contrast is the weighted mean
 difference of brightness to the median of all frames. A held-out frame contains the ball when this contrast is at least
-10 of 255, and its reconstruction shows the ball when it has between half and twice of that contrast, with the same sign,
-at the same place. ``chance_share`` is the share that the reconstructions of other frames reach at that place: a
+10 of 255, and its reconstruction shows the ball when it has between half and twice of that contrast, with the same sign, at
+the same place. ``chance_share`` is the share that the reconstructions of other frames reach at that place: a
 ``ball_share`` means nothing where it is not far above that.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import platform
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from learning import commit, machine
 from PIL import Image
+from records import provenance, write
 
 from worldstream.config import Config
 from worldstream.environments import make_environment
@@ -214,9 +211,9 @@ def main() -> None:
             for variant in options.variants:
                 records += described(game, size, variant, options, measure(game, size, variant, options))
                 if options.output is not None:
-                    write(options.output, records)
+                    merge(options.output, records)
     if options.output is None:
-        print(json.dumps(records, indent=1))
+        write(records, None)
 
 
 def described(
@@ -240,18 +237,15 @@ def described(
             "episodes": 0,
             "training_seconds": values["training_seconds"],
             "peak_memory_bytes": peak_bytes(choose_device(options.device)),
-            "machine": machine(),
-            "versions": {"torch": metadata.version("torch"), "python": platform.python_version()},
-            "commit": commit(),
             "command": f"python benchmarks/tokenizer.py --games {game} --sizes {size} --variants {variant}"
             f" --frames {options.frames} {amount} --seed {options.seed} --threads {options.threads}",
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            **provenance(),
         }
         for metric, value in values.items()
     ]
 
 
-def write(path: Path, records: list[dict[str, Any]]) -> None:
+def merge(path: Path, records: list[dict[str, Any]]) -> None:
     """Put records into a file beside those of other measurements; the same measurement is replaced."""
 
     def key(record: dict[str, Any]) -> tuple[Any, ...]:
@@ -259,7 +253,7 @@ def write(path: Path, records: list[dict[str, Any]]) -> None:
 
     old = json.loads(path.read_text()) if path.is_file() else []
     merged = {key(record): record for record in [*old, *records]}
-    path.write_text(json.dumps(list(merged.values()), indent=1) + "\n")
+    write(list(merged.values()), path)
 
 
 if __name__ == "__main__":
