@@ -7,8 +7,8 @@ Frames come from random play under the protocol of the preset; the last tenth is
 pixels on the raw screen are those of its colour in the part of the field where nothing else has it (Breakout: between
 bricks and paddle). They are resized like the frame and weigh its pixels there. The ball's contrast is the weighted mean
 difference of brightness to the median of all frames. A held-out frame contains the ball when this contrast is at least
-10 of 255, and its reconstruction shows the ball when it has between half and twice of that contrast, with the same sign,
-at the same place. ``chance_share`` is the share that the reconstructions of other frames reach at that place: a
+10 of 255, and its reconstruction shows the ball when it has between half and twice of that contrast, with the same
+sign, at the same place. ``chance_share`` is the share that the reconstructions of other frames reach at that place: a
 ``ball_share`` means nothing where it is not far above that.
 """
 
