@@ -55,11 +55,10 @@ def config() -> worldstream.Config:
     )
 
 
-def sitting(path: Path, started: Any, file_calls: int | None) -> None:
+def sitting(path: Path, started: Any, file_calls: int | None, counted: Any) -> None:
     """Begin or continue the run in ``path``; die before one of its file calls when ``file_calls`` says which."""
     torch.set_num_threads(1)
-    if file_calls is not None:
-        _die_before_call(file_calls)
+    _count_calls(counted, file_calls)
     started.set()
     if (path / "run.json").is_file():
         worldstream.resume(path, quiet=True)
@@ -68,20 +67,20 @@ def sitting(path: Path, started: Any, file_calls: int | None) -> None:
         worldstream.train("clock", steps=STEPS, config=config(), output=path, quiet=True)
 
 
-def _die_before_call(number: int) -> None:
-    left = [number]
+def _count_calls(counted: Any, last: int | None) -> None:
+    """Count the calls by which files change, and die instead of the one with the number ``last``."""
 
-    def dying(call: Callable[..., Any]) -> Callable[..., Any]:
+    def watched(call: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*arguments: Any, **options: Any) -> Any:
-            left[0] -= 1
-            if left[0] < 0:
+            if counted.value == last:
                 os.kill(os.getpid(), signal.SIGKILL)
+            counted.value += 1
             return call(*arguments, **options)
 
         return wrapped
 
     for name in FILE_CALLS:
-        setattr(os, name, dying(getattr(os, name)))
+        setattr(os, name, watched(getattr(os, name)))
 
 
 def start_server() -> Any:
@@ -92,17 +91,23 @@ def start_server() -> Any:
     return context
 
 
-def sit(context: Any, path: Path, *, seconds: float | None = None, file_calls: int | None = None) -> int:
-    """One sitting in a process of its own, killed after ``seconds`` or before a file call; its exit code."""
-    started = context.Event()
-    process = context.Process(target=sitting, args=(path, started, file_calls))
+def sit(
+    context: Any, path: Path, *, seconds: float | None = None, file_calls: int | None = None
+) -> tuple[int, int]:
+    """One sitting in a process of its own, killed after ``seconds`` or before a file call.
+
+    Returns:
+        its exit code, and how many file calls it made.
+    """
+    started, counted = context.Event(), context.Value("i", 0)
+    process = context.Process(target=sitting, args=(path, started, file_calls, counted))
     process.start()
     started.wait()
     process.join(seconds)
     if process.is_alive():
         process.kill()
     process.join()
-    return int(process.exitcode)
+    return int(process.exitcode), counted.value
 
 
 def facts(path: Path) -> dict[str, Any]:
@@ -138,7 +143,8 @@ def soak(folder: Path, *, kills: int, kills_per_run: int, seed: int) -> Tally:
     """
     rng, context, tally = random.Random(seed), start_server(), Tally()
     began = time.monotonic()
-    if sit(context, folder / "whole") != 0:
+    code, calls = sit(context, folder / "whole")
+    if code != 0:
         raise RuntimeError("the uninterrupted run failed")
     duration = time.monotonic() - began
     expected = facts(folder / "whole")
@@ -147,17 +153,17 @@ def soak(folder: Path, *, kills: int, kills_per_run: int, seed: int) -> Tally:
         code = -int(signal.SIGKILL)
         for _ in range(kills_per_run):
             by_call = rng.random() < 0.5
-            code = sit(
+            code, _ = sit(
                 context,
                 path,
                 seconds=None if by_call else rng.uniform(0, duration),
-                file_calls=rng.randrange(60) if by_call else None,
+                file_calls=rng.randrange(calls) if by_call else None,
             )
             tally.kills += code == -signal.SIGKILL
             if code != -signal.SIGKILL:
                 break
         if code == -signal.SIGKILL:
-            code = sit(context, path)
+            code, _ = sit(context, path)
         tally.runs += 1
         tally.lost += code != 0
         tally.identical += code == 0 and facts(path) == expected

@@ -24,7 +24,15 @@ from worldstream.errors import ConfigError, RunFolderError
 from worldstream.evaluation.evaluate import Evaluation, protocol_card
 from worldstream.line_log import read_lines
 from worldstream.modalities.observation import ObservationAdapter
-from worldstream.models import UNNAMED, Models, choose_device, load_run, read_run, save_weights
+from worldstream.models import (
+    UNNAMED,
+    Models,
+    choose_device,
+    load_run,
+    read_run,
+    recorded_environment,
+    save_weights,
+)
 from worldstream.presets import PRESETS
 from worldstream.run_folder import RunFolder, specs_to_json
 from worldstream.training.progress import ProgressDisplay, console
@@ -194,6 +202,7 @@ def resume(
     environment: str | Callable[..., Any] | None = None,
     device: str | None = None,
     time_limit: float | None = None,
+    force: bool = False,
     quiet: bool = False,
 ) -> TrainingResult:
     """Continue a run from its newest checkpoint that is intact; before the first one, from the beginning.
@@ -205,7 +214,7 @@ def resume(
         path: run folder.
         environment: None: as recorded; needed when that was a function without a name.
         device: None: as recorded.
-        time_limit, quiet: see ``train``.
+        time_limit, force, quiet: see ``train``.
 
     Raises:
         RunFolderError: not a run folder, a run that is finished, or no checkpoint of it is intact.
@@ -214,11 +223,8 @@ def resume(
     """
     folder = RunFolder(Path(path))
     description = read_run(folder)
-    recorded = str(description["environment"])
     _check_time_limit(time_limit)
-    chosen = recorded if environment is None else environment
-    if environment is None and recorded.startswith(UNNAMED):
-        raise ConfigError(f"{folder.path} was trained on a Python function. Name it: --env module:factory.")
+    chosen = recorded_environment(folder, description) if environment is None else environment
     steps, config = int(description["steps"]), Config.from_json(description["config"])
     if not steps:
         raise RunFolderError(f"{folder.path} was imported, not trained: there is no training to continue.")
@@ -234,7 +240,13 @@ def resume(
         device=choose_device(str(description["device"]) if device is None else device),
         time_limit=time_limit,
     )
-    return _run(session, lambda: f"resuming {folder.path} at {session.restore()} of {steps} steps", out)
+
+    def begin() -> str:
+        if not force:
+            require_room(config, session.trainer.models, steps, folder.path)
+        return f"resuming {folder.path} at {session.restore()} of {steps} steps"
+
+    return _run(session, begin, out)
 
 
 def _run(session: Session, begin: Callable[[], str], out: Console) -> TrainingResult:

@@ -61,7 +61,9 @@ class Train:
 
         if self.resume is not None:
             self._check_nothing_else_is_given()
-            resume(self.resume, environment=self.env, time_limit=self.time_limit, quiet=self.quiet)
+            resume(
+                self.resume, environment=self.env, time_limit=self.time_limit, force=self.force, quiet=self.quiet
+            )
             return
         if self.env is None or self.steps is None:
             raise ConfigError("give --env and --steps (or --resume RUN to continue a run).")
@@ -115,15 +117,13 @@ class Evaluate:
         """Evaluate and print."""
         from worldstream.api import check_seed
         from worldstream.evaluation.evaluate import evaluate
-        from worldstream.models import load_run
+        from worldstream.models import load_run, recorded_environment
 
         if self.episodes < 1:
             raise ConfigError(f"--episodes must be at least 1, not {self.episodes}.")
         check_seed(self.seed)
         loaded = load_run(self.run_folder, self.device, best=self.best)
-        environment = self.env if self.env is not None else loaded.environment
-        if environment is None:
-            raise ConfigError(f"{self.run_folder} was trained on a Python function. Name it: --env module:factory.")
+        environment = self.env if self.env is not None else recorded_environment(loaded.folder, loaded.description)
         config = loaded.config
         if self.temperature is not None:
             config = replace(config, evaluation=replace(config.evaluation, temperature=self.temperature))

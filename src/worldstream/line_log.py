@@ -43,12 +43,29 @@ class LineLog:
         before = self.size
         try:
             with open(self.path, "ab") as file:
-                file.write(b"".join(self._waiting))
+                # A line that a killed run left incomplete must not swallow the next one.
+                file.write((b"" if self._is_whole() else b"\n") + b"".join(self._waiting))
         except OSError as error:
             self.cut(before)
             raise RunFolderError(f"cannot write {self.path}: {error.strerror or error}. Free some space.") from error
         self._waiting.clear()
         self._warned = False
+
+    def sync(self) -> None:
+        """Make sure that what is written survives a loss of power. RunFolderError."""
+        try:
+            if self.path.is_file():
+                with open(self.path, "rb") as file:
+                    os.fsync(file.fileno())
+        except OSError as error:
+            raise RunFolderError(f"cannot write {self.path}: {error.strerror or error}.") from error
+
+    def _is_whole(self) -> bool:
+        if not self.size:
+            return True
+        with open(self.path, "rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) == b"\n"
 
     @property
     def size(self) -> int:
@@ -56,10 +73,12 @@ class LineLog:
         return self.path.stat().st_size if self.path.is_file() else 0
 
     def cut(self, size: int) -> None:
-        """Cut the file back to its first ``size`` bytes; one that is shorter or missing stays. RunFolderError."""
+        """Cut the file back to its first ``size`` bytes. One that is shorter stays, with a warning. RunFolderError."""
         try:
             if self.size > size:
                 os.truncate(self.path, size)
+            elif self.size < size:
+                warn(f"{self.path} has {self.size} bytes, {size} were written: its last lines are lost.")
         except OSError as error:
             raise RunFolderError(f"cannot write {self.path}: {error.strerror or error}.") from error
 

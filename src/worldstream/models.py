@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from worldstream.agent.actor_critic import ActorCritic
 from worldstream.agent.return_scale import ReturnScale
 from worldstream.config import Config
+from worldstream.environments.gym import require_harmless
 from worldstream.errors import ConfigError, RunFolderError
 from worldstream.run_folder import RunFolder, array_digest, replace_file, specs_from_json
 from worldstream.specs import ActionSpec, KeySpec
@@ -75,9 +76,8 @@ class LoadedRun:
     """A run folder, read back."""
 
     folder: RunFolder
-    environment: str | None
-    """Name of the environment; None when it was a Python function that no name leads to."""
-    seed: int
+    description: dict[str, Any]
+    """Content of run.json."""
     config: Config
     models: Models
 
@@ -109,10 +109,27 @@ def _digest(tensors: dict[str, Tensor]) -> str:
 def read_run(folder: RunFolder) -> dict[str, Any]:
     """run.json of a folder. Raises RunFolderError when it is not that of a run."""
     description = folder.read_description()
-    for name in ("config", "specs", "seed", "environment", "steps", "device"):
-        if name not in description:
-            raise RunFolderError(f"{folder.description} lacks '{name}': it was not written by `worldstream train`.")
+    kinds = {"config": dict, "specs": dict, "seed": int, "environment": str, "steps": int, "device": str}
+    for name, kind in kinds.items():
+        if not isinstance(description.get(name), kind):
+            raise RunFolderError(
+                f"{folder.description} has no '{name}' that makes sense: it was not written by `worldstream train`."
+            )
     return description
+
+
+def recorded_environment(folder: RunFolder, description: dict[str, Any]) -> str:
+    """Name of the environment that a run recorded, safe to be made.
+
+    Raises:
+        ConfigError: it was a Python function without a name.
+        EnvironmentFault: making it could run more than an environment; see ``require_harmless``.
+    """
+    recorded = str(description["environment"])
+    if recorded.startswith(UNNAMED):
+        raise ConfigError(f"{folder.path} was trained on a Python function. Name it: --env module:factory.")
+    require_harmless(recorded)
+    return recorded
 
 
 def load_run(path: str | Path, device: str = "auto", *, best: bool = False) -> LoadedRun:
@@ -140,6 +157,4 @@ def load_run(path: str | Path, device: str = "auto", *, best: bool = False) -> L
     except RuntimeError as error:
         raise RunFolderError(f"{weights} does not hold the weights of this run: {error}") from error
     models.to(choose_device(device)).eval()
-    recorded = str(description["environment"])
-    environment = None if recorded.startswith(UNNAMED) else recorded
-    return LoadedRun(folder, environment, description["seed"], config, models)
+    return LoadedRun(folder, description, config, models)

@@ -35,7 +35,7 @@ import numpy as np
 from worldstream.errors import RunFolderError
 from worldstream.specs import ActionComponent, ActionSpec, KeySpec
 
-FORMAT = 2
+FORMAT = 3
 
 
 @contextmanager
@@ -179,9 +179,10 @@ def read_checksummed(path: Path, expected_format: int) -> dict[str, Any]:
         raise RunFolderError(f"{path} cannot be read as JSON: {error}.") from error
     found = data.get("format") if isinstance(data, dict) else None
     if found != expected_format:
+        version = data.get("worldstream", "another version") if isinstance(data, dict) else "something else"
         raise RunFolderError(
-            f"{path} has format {found}; this version reads format {expected_format}. "
-            "Use the version of worldstream that wrote it, or train again."
+            f"{path} has format {found}, written by worldstream {version}; this version reads format "
+            f"{expected_format}. Use the version that wrote it, or train again."
         )
     if data.pop(_CHECKSUM, None) != _digest(data):
         raise RunFolderError(f"{path} is not what was written: its checksum differs.")

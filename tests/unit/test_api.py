@@ -128,12 +128,12 @@ def test_a_run_on_a_nameless_function_says_what_it_needs(
     assert "return_mean" in capsys.readouterr().out
 
 
-def test_an_interrupted_run_keeps_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(trainer: Trainer) -> None:
-        raise KeyboardInterrupt
+def test_a_run_whose_environment_gives_out_keeps_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(trainer: Trainer) -> None:
+        raise EnvironmentFault("gone")
 
-    monkeypatch.setattr(Trainer, "update_actor_critic", interrupt)
-    with pytest.raises(KeyboardInterrupt):
+    monkeypatch.setattr(Trainer, "update_actor_critic", fail)
+    with pytest.raises(EnvironmentFault, match="gone"):
         worldstream.train(Clock, steps=100, config=tiny_config(), output=tmp_path / "run", quiet=True)
     worldstream.Agent.load(tmp_path / "run")
 

@@ -178,6 +178,8 @@ def test_no_command_shows_a_traceback(run: Path, tmp_path: Path, capsys: pytest.
     for i, name in enumerate(names):
         copy = tmp_path / str(i)
         shutil.copytree(run, copy)
+        finished = copy / "evaluations.jsonl"
+        finished.write_text("".join(finished.read_text().splitlines(keepends=True)[:-1]))  # so that it is resumed
         path = sorted(copy.rglob(name))[-1]
         path.write_bytes(damaged(path.read_bytes(), rng) or b"")
         commands = (["evaluate", str(copy), "--episodes", "1"], ["report", str(copy)], ["train", "--resume", str(copy)])
@@ -185,7 +187,7 @@ def test_no_command_shows_a_traceback(run: Path, tmp_path: Path, capsys: pytest.
             try:
                 main(command)
             except SystemExit as end:
-                assert end.code in (2, 4)
+                assert end.code == 4
     assert "Traceback" not in capsys.readouterr().err
 
 
@@ -197,7 +199,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(tmp_path: Path, m
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Session, "_save", gone)
+        patch.setattr(Session, "_save_checkpoint", gone)
         with pytest.raises((KeyboardInterrupt, Interrupted)):
             worldstream.train("clock", steps=80, config=base, output=tmp_path / "run", quiet=True)
     worldstream.resume(tmp_path / "run", quiet=True)

@@ -20,6 +20,7 @@ from worldstream.line_log import read_lines
 from worldstream.models import load_weights
 from worldstream.run_folder import RunFolder
 from worldstream.training import trainer as trainer_module
+from worldstream.training import updates
 from worldstream.training.skipped import reproduce
 from worldstream.training.trainer import Trainer
 
@@ -128,6 +129,22 @@ def test_a_failing_reset_is_tried_again(tmp_path: Path) -> None:
         assert environments.num_restarts == len((tmp_path / "f").read_text().split()) > 0
 
 
+def test_a_run_survives_a_first_reset_that_fails(tmp_path: Path) -> None:
+    log = tmp_path / "faults"
+    chosen = config(log, {"raise": 0.5})
+    chosen = replace(chosen, environment=EnvironmentConfig(kwargs={**chosen.environment.kwargs, "in_reset": True}))
+    (tmp_path / "run").mkdir()
+    for seed in range(10):  # one of these begins with a failure
+        log.unlink(missing_ok=True)
+        output = tmp_path / f"run{seed}"
+        worldstream.train("faulty:make", steps=40, seed=seed, config=chosen, output=output, quiet=True)
+        incidents = read_lines(RunFolder(output).sittings)
+        assert len(incidents) == len(log.read_text().split())
+        if incidents[0]["steps"] == 0:
+            return
+    raise AssertionError("no seed began with a failure")
+
+
 # Losses that are not finite.
 
 
@@ -180,6 +197,25 @@ def test_too_many_skipped_updates_end_the_run(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(DivergedError, match=r"3 updates were skipped.*max_skipped_updates is 2.*world_model_learner"):
         worldstream.train("clock", steps=160, config=base, output=tmp_path / "run", quiet=True)
     assert len(list((tmp_path / "run" / "skipped").glob("*.json"))) == 3
+    weights = load_weights(RunFolder(tmp_path / "run").weights)  # of that moment: nothing was learned from the updates
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+
+
+def test_a_dream_that_is_not_finite_is_skipped_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, count = updates.imagine_from, [0]
+
+    def imagine_from(*arguments: Any, **options: Any) -> Any:
+        trajectories, count[0] = original(*arguments, **options), count[0] + 1
+        return replace(trajectories, rewards=trajectories.rewards * torch.inf) if count[0] == 2 else trajectories
+
+    monkeypatch.setattr(updates, "imagine_from", imagine_from)
+    base = replace(tiny_config(), log_every_steps=20)
+    worldstream.train("clock", steps=120, config=base, output=tmp_path / "run", quiet=True)
+    folder = RunFolder(tmp_path / "run")
+    (event,) = (r for r in read_lines(folder.sittings) if r["event"] == "update skipped")
+    assert event["component"] == "actor_critic"
+    assert all(tensor.isfinite().all() for tensor in load_weights(folder.weights).values())  # the return scale too
+    assert np.isfinite(reproduce(Path(event["kept"]))["gradient_norm"])  # the fault was not in what is kept
 
 
 @pytest.mark.parametrize(

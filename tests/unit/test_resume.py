@@ -21,13 +21,16 @@ import worldstream
 from tiny import tiny_config
 from worldstream.cli import main
 from worldstream.environments import state as environment_state
+from worldstream.environments.gym import require_harmless
 from worldstream.environments.suites import make_environment
 from worldstream.environments.vector import make_vector
-from worldstream.errors import ConfigError, Interrupted, RunFolderError
+from worldstream.errors import ConfigError, EnvironmentFault, Interrupted, RunFolderError
 from worldstream.line_log import read_lines
 from worldstream.models import load_weights
-from worldstream.run_folder import RunFolder
+from worldstream.run_folder import RunFolder, checksummed
+from worldstream.training import session as session_module
 from worldstream.training import tree
+from worldstream.training.checkpoint import Checkpoints
 from worldstream.training.session import Session
 
 STEPS = 160
@@ -155,16 +158,18 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     assert same(tmp_path / "whole", run)
 
 
+@pytest.mark.filterwarnings("default::worldstream.errors.WorldstreamWarning")
 def test_no_intact_checkpoint_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = interrupted(tmp_path, monkeypatch, 30)
     for path in (run / "checkpoints").glob("*/state.json"):
         path.write_bytes(b"{}")
-    with pytest.warns(UserWarning, match="Falling back"), pytest.raises(SystemExit) as exit_info:
+    with pytest.raises(SystemExit) as exit_info:
         main(["train", "--resume", str(run)])
     assert exit_info.value.code == 4
-    assert "no checkpoint" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "no checkpoint" in message and "worldstream: warning: " in message and "Falling back" in message
 
 
 def test_manifests_cannot_lead_out_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,35 +177,115 @@ def test_manifests_cannot_lead_out_of_the_folder(tmp_path: Path, monkeypatch: py
     (path,) = (run / "checkpoints").glob("*/manifest.json")
     manifest = json.loads(path.read_text())
     manifest.pop("sha256")
-    manifest["files"]["../../run.json"] = [1, "0"]
-    from worldstream.run_folder import checksummed
-
+    manifest["replay"]["../../run.json"] = [1, "0"]
     path.write_text(checksummed(manifest))
     with pytest.warns(UserWarning, match="not in its folder"), pytest.raises(RunFolderError, match="is intact"):
         worldstream.resume(run, quiet=True)
+    for crafted in ({"files": {}}, {"steps": "x"}, {"replay": [1]}, {"num_streams": None}):
+        path.write_text(checksummed({**manifest, **crafted}))
+        with pytest.warns(UserWarning, match="does not describe"), pytest.raises(RunFolderError, match="is intact"):
+            worldstream.resume(run, quiet=True)
 
 
-def test_a_run_that_was_interrupted_while_it_was_evaluated_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The last step is also one at which a checkpoint is due: it is written once, with all its rows."""
-    config = replace(tiny(), checkpoint=replace(tiny().checkpoint, every_steps=40))
-    original = Session._evaluate
+def test_a_run_folder_cannot_call_just_any_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = interrupted(tmp_path, monkeypatch, 30)
+    description = json.loads((run / "run.json").read_text())
+    description.pop("sha256")
+    marker = tmp_path / "called"
+    for name, kwargs in (("os:system", {"command": f"touch {marker}"}), ("shutil:rmtree", {"path": str(run)})):
+        description["environment"] = name
+        description["config"]["environment"]["kwargs"] = kwargs
+        (run / "run.json").write_text(checksummed(description))
+        with pytest.raises(EnvironmentFault, match="function of an installed package"):
+            worldstream.resume(run, quiet=True)
+        with pytest.raises(SystemExit) as end:
+            main(["evaluate", str(run), "--episodes", "1"])
+        assert end.value.code == 3
+    assert not marker.exists() and run.exists()
+    for name in ("CartPole-v1", "gymnasium.envs.classic_control:CartPoleEnv", "faulty:make", "faulty:Faulty"):
+        require_harmless(name)
 
-    def evaluate(self: Session, steps: int, *, episodes: int, final: bool = False) -> Any:
-        if final:
+
+def test_a_run_folder_of_nonsense_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = interrupted(tmp_path, monkeypatch, 30)
+    description = json.loads((run / "run.json").read_text())
+    description.pop("sha256")
+    for crafted in ({"steps": "x"}, {"seed": None}, {"environment": 3}, {"config": []}, {"specs": 1}, {"device": {}}):
+        (run / "run.json").write_text(checksummed({**description, **crafted}))
+        with pytest.raises(RunFolderError, match="that makes sense"):
+            worldstream.resume(run, quiet=True)
+
+
+def fails_once(monkeypatch: pytest.MonkeyPatch, name: str, *, call: int = 1) -> None:
+    """One call of a function that sessions use does not come back."""
+    original, left = getattr(session_module, name), [call]
+
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        left[0] -= 1
+        if left[0] == 0:
             raise KeyboardInterrupt
-        return original(self, steps, episodes=episodes, final=final)
+        return original(*arguments, **options)
 
-    monkeypatch.setattr(Session, "_evaluate", evaluate)
-    for _ in range(2):
-        with pytest.raises(KeyboardInterrupt):
-            if (tmp_path / "run").exists():
-                worldstream.resume(tmp_path / "run", quiet=True)
-            else:
-                worldstream.train("clock", steps=STEPS, config=config, output=tmp_path / "run", quiet=True)
-    monkeypatch.setattr(Session, "_evaluate", original)
-    assert len(worldstream.resume(tmp_path / "run", quiet=True).evaluation.returns) == 2
+    monkeypatch.setattr(session_module, name, wrapped)
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [("evaluate", 4), ("record_episodes", 1), ("save_episodes", 1), ("save_weights", 1), ("save_weights", 4)],
+)
+@pytest.mark.parametrize("every_steps", [40, 50])
+def test_a_run_that_died_in_the_middle_of_its_files_goes_on(
+    name: str, call: int, every_steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Among them: between the last checkpoint and the weights, and between the last evaluation and the episodes."""
+    config = replace(tiny(), checkpoint=replace(tiny().checkpoint, every_steps=every_steps))
+    worldstream.train("clock", steps=STEPS, config=config, output=tmp_path / "whole", quiet=True)
+    fails_once(monkeypatch, name, call=call)
+    with pytest.raises(KeyboardInterrupt):
+        worldstream.train("clock", steps=STEPS, config=config, output=tmp_path / "run", quiet=True)
+    worldstream.resume(tmp_path / "run", quiet=True)
+    assert same(tmp_path / "whole", tmp_path / "run")
+    assert (tmp_path / "run" / "episodes.npz").is_file()
+
+
+@pytest.mark.parametrize("call", [1, 2, 4])
+def test_an_evaluation_that_is_left_is_made_up_for(
+    call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGTERM in the middle of an evaluation during training, and of the final one."""
+    worldstream.train("clock", steps=STEPS, config=tiny(), output=tmp_path / "whole", quiet=True)
+    original, left = session_module.evaluate, [call]
+
+    def evaluate(*arguments: Any, **options: Any) -> Any:
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(session_module, "evaluate", evaluate)
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        worldstream.train("clock", steps=STEPS, config=tiny(), output=tmp_path / "run", quiet=True)
+    worldstream.resume(tmp_path / "run", quiet=True)
+    assert same(tmp_path / "whole", tmp_path / "run")
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_damaged_checkpoint_never_pushes_out_a_good_one(
+    keep: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(tiny(), checkpoint=replace(tiny().checkpoint, keep=2))
+    worldstream.train("clock", steps=STEPS, config=config, output=tmp_path / "whole", quiet=True)
+    stop_after(monkeypatch, 130, 110)
+    with pytest.raises(Interrupted):
+        worldstream.train("clock", steps=STEPS, config=config, output=tmp_path / "run", quiet=True)
+    (tmp_path / "run" / "checkpoints" / "000000000130" / "state.json").write_bytes(b"{}")
+    monkeypatch.setattr(session_module, "Checkpoints", lambda folder, _: Checkpoints(folder, keep))
+    with pytest.warns(UserWarning, match="Falling back"), pytest.raises(Interrupted):
+        worldstream.resume(tmp_path / "run", quiet=True)
+    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == ["000000000100", "000000000110"][-keep:]
+    worldstream.resume(tmp_path / "run", quiet=True)
+    assert same(tmp_path / "whole", tmp_path / "run")
 
 
 def test_old_checkpoints_and_replay_nobody_needs_are_deleted(tmp_path: Path) -> None:
@@ -213,8 +298,6 @@ def test_old_checkpoints_and_replay_nobody_needs_are_deleted(tmp_path: Path) -> 
 
 
 def test_a_full_disk_pauses_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from worldstream.training.checkpoint import Checkpoints
-
     original, failures = Checkpoints.save, iter([True])
 
     def save(self: Checkpoints, *arguments: Any) -> Path:
@@ -254,6 +337,29 @@ def test_a_run_on_a_nameless_function_needs_its_environment(tmp_path: Path) -> N
 
 
 # States of environments.
+
+
+def test_a_state_that_no_file_holds_is_no_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Odd(Stubborn):
+        def state_dict(self) -> dict[str, Any]:
+            return {"seen": {1, 2}}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            raise AssertionError
+
+    stop_after(monkeypatch, 58)
+    with pytest.warns(UserWarning, match=r"state_dict\(\)\['seen'\] is a set"), pytest.raises(Interrupted):
+        worldstream.train(Odd, steps=100, config=tiny(), output=tmp_path / "run", quiet=True)
+    with pytest.warns(UserWarning, match="they count as truncated|is a set"):
+        worldstream.resume(tmp_path / "run", environment=Odd, quiet=True)
+
+
+def test_restarts_after_a_resume_use_the_seeds_they_would_have_used() -> None:
+    with make_vector("clock", None, 2, 5) as ours, make_vector("clock", None, 2, 5) as theirs:
+        ours.reset()
+        ours.step(np.zeros((2, 1)))
+        theirs.load_state_dict(ours.state_dict())
+        assert [ours._next_seed(i) for i in range(2)] == [theirs._next_seed(i) for i in range(2)]
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,10 @@ from worldstream import line_log
 from worldstream.cli import main
 from worldstream.errors import ConfigError, RunFolderError, WorldstreamWarning
 from worldstream.line_log import LineLog, read_lines
-from worldstream.models import load_weights
+from worldstream.models import load_weights, save_weights
 from worldstream.replay.arrays import GrowingArrays
 from worldstream.training import room
+from worldstream.training import session as session_module
 from worldstream.training.session import Session
 
 
@@ -140,6 +141,24 @@ def test_a_log_waits_for_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert read_lines(log.path) == [{"steps": i} for i in range(4)]
 
 
+def test_a_torn_last_line_swallows_nothing(tmp_path: Path) -> None:
+    log = LineLog(tmp_path / "log.jsonl")
+    log.append({"steps": 0})
+    with open(log.path, "ab") as file:
+        file.write(b'{"steps": 1, "cr')
+    LineLog(log.path).append({"steps": 2})
+    with pytest.warns(WorldstreamWarning, match="lines 2 are not what was written"):
+        assert read_lines(log.path) == [{"steps": 0}, {"steps": 2}]
+    with pytest.warns(WorldstreamWarning, match="its last lines are lost"):
+        log.cut(1000)
+
+
+def save_unless_full(disk: FullDisk, path: Path, models: Any) -> None:
+    if disk.full:
+        raise RunFolderError(f"cannot write {path}: No space left on device.")
+    save_weights(path, models)
+
+
 @pytest.mark.filterwarnings("ignore::worldstream.errors.WorldstreamWarning")
 def test_a_disk_that_is_full_for_a_while_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(
@@ -154,6 +173,7 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(line_log, "open", disk, raising=False)
     monkeypatch.setattr(Session, "_after_step", after_step)
+    monkeypatch.setattr(session_module, "save_weights", lambda path, models: save_unless_full(disk, path, models))
     worldstream.train("clock", steps=120, config=config, output=tmp_path / "run", quiet=True)
     ours, theirs = (read_lines(tmp_path / name / "metrics.jsonl") for name in ("run", "whole"))
     assert [{k: v for k, v in r.items() if "seconds" not in k} for r in ours] == [

@@ -7,7 +7,9 @@ import importlib
 import inspect
 import os
 import sys
+import sysconfig
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -77,6 +79,30 @@ def make_registered(name: str, gym_id: str, config: EnvironmentConfig, render_mo
         raise EnvironmentFault(f"environment '{name}' needs a package that is not installed: {error}") from error
     except Exception as error:
         raise EnvironmentFault(f"environment '{name}' cannot be made: {type(error).__name__}: {error}") from error
+
+
+def require_harmless(name: str) -> None:
+    """Refuse a name, read from a file, that would call anything but an environment.
+
+    A run folder from elsewhere may name any function of any installed package, and its arguments. Taken are registered
+    environments, classes of environments, and functions of modules that are not installed: those are the user's own.
+
+    Raises EnvironmentFault.
+    """
+    module_name, colon, attribute = name.partition(":")
+    if not colon:
+        return
+    module = _import(name, module_name)
+    found = getattr(module, attribute, None)
+    is_environment = isinstance(found, type) and issubclass(found, gymnasium.Env)
+    file = getattr(module, "__file__", None)
+    installed = [sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
+    is_installed = file is None or any(Path(file).resolve().is_relative_to(Path(path).resolve()) for path in installed)
+    if found is not None and is_installed and not is_environment:
+        raise EnvironmentFault(
+            f"environment '{name}', which the run recorded, is a function of an installed package. Confirm that it "
+            f"makes the environment: --env {name}"
+        )
 
 
 def _import(name: str, module_name: str) -> Any:

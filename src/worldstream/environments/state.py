@@ -47,6 +47,7 @@ def save(environment: gymnasium.Env[Any, Any]) -> dict[str, Any] | None:
         own = {name: _as_array(getattr(layer, name)) for name in _CLASSIC_CONTROL if hasattr(layer, name)}
     else:
         return None
+    _require_plain(own, "state_dict()")
     return {"wrappers": wrappers, "random": layer.np_random.bit_generator.state, "own": own}
 
 
@@ -69,6 +70,23 @@ def load(environment: gymnasium.Env[Any, Any], state: dict[str, Any]) -> None:
         return
     for name, value in state["own"].items():
         setattr(layer, name, value)
+
+
+def _require_plain(value: Any, place: str) -> None:
+    """Raises TypeError for what a checkpoint cannot hold, with its place."""
+    if isinstance(value, dict):
+        if wrong := [key for key in value if not isinstance(key, str) or key.startswith("$")]:
+            raise TypeError(f"{place} has the keys {wrong}; keys are strings that do not begin with $")
+        for key, part in value.items():
+            _require_plain(part, f"{place}[{key!r}]")
+    elif isinstance(value, list | tuple):
+        for i, part in enumerate(value):
+            _require_plain(part, f"{place}[{i}]")
+    elif isinstance(value, np.ndarray | np.generic):
+        if value.dtype.kind not in "biuf":
+            raise TypeError(f"{place} is an array of {value.dtype}; arrays hold numbers")
+    elif value is not None and not isinstance(value, bool | int | float | str):
+        raise TypeError(f"{place} is a {type(value).__qualname__}; give numbers, strings, lists, dicts and arrays")
 
 
 def _has_protocol(environment: Any) -> bool:

@@ -145,6 +145,7 @@ class VectorEnvironment:
             "states": [self._state(worker) for worker in self._workers],
             "num_seeds": list(self._num_seeds),
             "num_restarts": self.num_restarts,
+            "failures_in_a_row": self._failures_in_a_row.copy(),
             "ended": self._ended.copy(),
             "observations": dict(self._latest),
         }
@@ -164,8 +165,11 @@ class VectorEnvironment:
             while self._num_seeds[i] < count:
                 self._next_seed(i)
         self.num_restarts = int(saved["num_restarts"])
-        self.reset()
+        self._failures_in_a_row = saved["failures_in_a_row"].copy()
         goes_on = np.array([state is not None for state in saved["states"]])
+        # Seeds are only used up where an episode really begins, so that what comes later is as it would have been.
+        everywhere = np.ones(self.num_envs, bool)
+        self._reset(everywhere, [None if goes_on[i] else self._next_seed(i) for i in range(self.num_envs)])
         for worker, state in zip(self._workers, saved["states"], strict=True):
             if state is not None:
                 worker.ask("set_state", state)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import signal
 import time
 from abc import ABC, abstractmethod
@@ -22,6 +23,8 @@ from worldstream.errors import EnvironmentFault, WorldstreamError
 
 Make = Callable[[], FlatEnvironment]
 _CLOSE_SECONDS = 5.0
+_UNKNOWN = 255
+"""Exit code of a process whose fork server has died, for then nobody knows."""
 
 REQUESTS: dict[str, Callable[[FlatEnvironment, Any], Any]] = {
     "specs": lambda environment, _: (environment.observation_specs, environment.action_spec, environment.protocol),
@@ -152,7 +155,9 @@ class ProcessWorker(Worker):
 
     def _end(self) -> None:
         """End the process without asking it."""
-        self._process.kill()
+        if self._process.exitcode in (None, _UNKNOWN):  # not known to have ended
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._process.pid, signal.SIGKILL)
         self._process.join(_CLOSE_SECONDS)
         self._pipe.close()
 

@@ -16,6 +16,7 @@ Columns = dict[str, tuple[tuple[int, ...], DTypeLike]]
 """Name -> (shape of one item, dtype)."""
 
 _FIRST_ROWS = 1024
+_ZEROS = 1 << 22
 
 
 def id_dtype(num_values: int) -> np.dtype:
@@ -87,8 +88,10 @@ class GrowingArrays:
             with tempfile.TemporaryFile(dir=self._folder) as file:
                 if hasattr(os, "posix_fallocate"):
                     os.posix_fallocate(file.fileno(), 0, num_bytes)
-                else:
-                    file.truncate(num_bytes)
+                else:  # macOS: only what is written is reserved
+                    for start in range(0, num_bytes, _ZEROS):
+                        file.write(bytes(min(_ZEROS, num_bytes - start)))
+                    file.flush()
                 return np.memmap(file, dtype, "r+", shape=shape)
         except OSError as error:
             raise ConfigError(

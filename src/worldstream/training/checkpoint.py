@@ -12,6 +12,7 @@ to the checkpoint before when anything is torn or changed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -29,7 +30,7 @@ from worldstream.errors import RunFolderError, warn
 from worldstream.run_folder import RunFolder, checksummed, read_checksummed, replace_file, writing
 from worldstream.training import tree
 
-FORMAT = 1
+FORMAT = 2
 _MANIFEST, _STATE, _ARRAYS = "manifest.json", "state.json", "arrays.safetensors"
 _TEMPORARY = ".tmp-"
 
@@ -108,7 +109,7 @@ class Checkpoints:
             shutil.rmtree(temporary, ignore_errors=True)
         self._parts = parts
         self._newest_numbers[part] = _newest_numbers(replay["ids"], len(oldest))
-        self._prune()
+        self._prune(name)
         return final
 
     def latest(self) -> Checkpoint | None:
@@ -156,11 +157,15 @@ class Checkpoints:
         """Whether replay still keeps any row of a part."""
         return bool((np.array(self._newest_numbers[part]) >= oldest).any())
 
-    def _prune(self) -> None:
-        """Delete old checkpoints, then the parts of replay that no checkpoint names."""
-        *old, _ = everything = self._all()
-        for path in old[: max(len(everything) - self._keep, 0)]:
-            shutil.rmtree(path, ignore_errors=True)
+    def _prune(self, newest: str) -> None:
+        """Delete all but the newest checkpoints, then the parts of replay that no checkpoint names.
+
+        One with more steps than the ``newest`` was damaged when the run was resumed from before it.
+        """
+        kept = [path for path in self._all() if path.name <= newest][-self._keep :]
+        for path in self._all():
+            if path not in kept:
+                shutil.rmtree(path, ignore_errors=True)
         named = set(self._parts)
         for path in self._all():
             try:
@@ -169,15 +174,24 @@ class Checkpoints:
                 continue
         for file in self._folder.replay.iterdir():
             if file.name not in named:
-                file.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # a file too many does no harm
+                    file.unlink()
                 self._newest_numbers.pop(file.name, None)
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
-        return read_checksummed(path / _MANIFEST, FORMAT)
+        manifest = read_checksummed(path / _MANIFEST, FORMAT)
     except RunFolderError as error:
         raise CorruptCheckpointError(str(error)) from error
+    try:
+        numbers = [manifest["steps"], manifest["num_streams"], *(int(size) for size, _ in manifest["replay"].values())]
+        is_ours = manifest["files"].keys() == {_STATE, _ARRAYS} and all(isinstance(n, int) and n >= 0 for n in numbers)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        is_ours = False
+    if not is_ours:
+        raise CorruptCheckpointError(f"{path / _MANIFEST} does not describe a checkpoint.")
+    return manifest
 
 
 def _write(path: Path, data: bytes) -> list[Any]:

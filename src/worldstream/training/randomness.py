@@ -1,4 +1,4 @@
-"""The state of random numbers: torch's, of the CPU and the GPUs in use, and those that belong to the whole process."""
+"""The state of random numbers: torch's, of the CPU and the GPU in use, and those that belong to the whole process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def capture(generator: torch.Generator) -> dict[str, Any]:
         "device": generator.device.type,
         "generator": generator.get_state(),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if generator.device.type == "cuda" else [],
+        "cuda": torch.cuda.get_rng_state(generator.device) if generator.device.type == "cuda" else None,
     }
 
 
@@ -24,8 +24,8 @@ def restore(state: dict[str, Any], generator: torch.Generator) -> None:
     torch.set_rng_state(state["torch"])
     if state["device"] == generator.device.type:
         generator.set_state(state["generator"])
-        if state["cuda"]:
-            torch.cuda.set_rng_state_all(state["cuda"])
+        if state["cuda"] is not None:
+            torch.cuda.set_rng_state(state["cuda"], generator.device)
 
 
 def capture_process() -> dict[str, Any]:

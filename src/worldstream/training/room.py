@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from worldstream.config import Config
-from worldstream.errors import ConfigError
+from worldstream.errors import ConfigError, OutOfMemoryError
 from worldstream.models import Models, num_parameters
 from worldstream.replay.arrays import Columns, id_dtype
 from worldstream.replay.row_format import RowFormat
 from worldstream.specs import ActionSpec, KeySpec, TokenSpec
+
+MEMORY_SETTINGS = {
+    "models": "world_model.sequence.width, num_layers or actor_critic.hidden",
+    "collect": "collection.num_environments, replay.max_steps or replay.max_bytes",
+    "fit": "replay.max_steps",
+    "tokenizers": "tokenizer_learner.batch_size",
+    "world_model": "world_model_learner.batch_size or segment_length",
+    "actor_critic": "actor_critic_learner.batch_size or imagination.horizon",
+    "evaluation": "evaluation.num_environments",
+}
+"""What to lower when a part of a run does not fit into memory."""
 
 TRAINING_BYTES = 16
 """A weight, its gradient and two moments of AdamW, 4 bytes each."""
@@ -55,6 +69,7 @@ def require_room(config: Config, models: Models, steps: int, output: Path) -> No
     stored, tokens = replay_row_bytes(config, models.key_specs, models.tokenizers.specs, models.action_spec)
     rows = replay_rows(config, steps, stored)
     in_memory = rows * (tokens if config.replay.memory_map else stored + tokens)
+    in_memory += 2 * stored * min(rows, config.checkpoint.every_steps or rows)  # copies, while a checkpoint is written
     weights = num_parameters(models)
     device = models.device
     if device.type == "cuda":
@@ -91,11 +106,49 @@ def available_memory() -> int | None:
     except OSError:
         if "SC_PHYS_PAGES" in os.sysconf_names:  # not Linux: all there is
             bounds.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit, used = (group / "memory.max").read_text().strip(), (group / "memory.current").read_text()
-        if limit != "max":
-            bounds.append(max(int(limit) - int(used), 0))
-    except OSError:
-        pass
+    bounds += _group_bounds()
     return min(bounds, default=None)
+
+def _group_bounds() -> list[int]:
+    """What the control group of this process, and those around it, leave to it (Linux)."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    bounds = []
+    for line in lines:
+        _, controllers, name = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        top, files = _GROUPS[bool(controllers)]
+        place = top / name.lstrip("/")
+        for group in (place, *place.parents):
+            if not group.is_relative_to(top):
+                break
+            with contextlib.suppress(OSError, ValueError):  # no such file, or no limit ("max")
+                limit, used, stat = ((group / file).read_text() for file in files)
+                cached = sum(int(row.split()[1]) for row in stat.splitlines() if "inactive_file " in row)
+                bounds.append(max(int(limit) - int(used) + cached, 0))
+    return bounds
+
+
+_GROUPS = {
+    False: (Path("/sys/fs/cgroup"), ("memory.max", "memory.current", "memory.stat")),
+    True: (Path("/sys/fs/cgroup/memory"), ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.stat")),
+}
+"""Whether the group is of the first version: where such groups are, and their limit, use and details."""
+
+
+@contextmanager
+def enough_memory(part: str) -> Iterator[None]:
+    """Turn exhausted memory, of the device or of the machine, into a message that names what to lower."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if type(error) is RuntimeError and "can't allocate memory" not in str(error):  # the CPU's allocator
+            raise
+        first_line = (str(error) or "out of memory").splitlines()[0]
+        raise OutOfMemoryError(
+            f"too little memory in part '{part}' of the run: {first_line} Lower {MEMORY_SETTINGS[part]}. "
+            "What was saved before is good."
+        ) from error

@@ -6,18 +6,24 @@ written, and ``Interrupted`` says how to go on. A second SIGINT leaves at once; 
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from worldstream.config import Config
-from worldstream.errors import EnvironmentFault, Interrupted, RunFolderError, WorldstreamError, warn
+from worldstream.errors import (
+    DivergedError,
+    EnvironmentFault,
+    Interrupted,
+    OutOfMemoryError,
+    RunFolderError,
+    WorldstreamError,
+    warn,
+)
 from worldstream.evaluation.evaluate import Evaluation, evaluate
 from worldstream.evaluation.recording import record_episodes, save_episodes
 from worldstream.line_log import LineLog
@@ -26,7 +32,9 @@ from worldstream.run_folder import RunFolder
 from worldstream.training.cadence import Every
 from worldstream.training.checkpoint import Checkpoints
 from worldstream.training.metrics import MetricLog
+from worldstream.training.room import enough_memory
 from worldstream.training.skipped import SkippedUpdate, save_skipped
+from worldstream.training.stopping import Left, StopRequest
 from worldstream.training.trainer import Trainer
 
 RECORDED_EPISODES = 5
@@ -59,11 +67,12 @@ class Session:
     ) -> None:
         self.folder, self.environment, self.config = folder, environment, config
         self.seed, self.steps = seed, steps
-        self._time_limit = time_limit
+        self._request = StopRequest(time_limit)
         self._began = time.monotonic()
         self._earlier_seconds = 0.0
         self._best = float("-inf")
-        self._stop: str | None = None
+        self._pending_evaluation = False  # it was left because of a request to stop
+        self._early: list[dict[str, Any]] | None = []  # records from before there was a run folder
         self._metrics, self._evaluations = LineLog(folder.metrics), LineLog(folder.evaluations)
         self._sittings = LineLog(folder.sittings)
         self._metric_log: MetricLog | None = None
@@ -112,6 +121,7 @@ class Session:
             ) from error
         self._metrics.cut(state["metrics"])
         self._evaluations.cut(state["evaluations"])
+        self._pending_evaluation = state["pending_evaluation"]
         self._earlier_seconds, self._best = state["seconds"], state["best"]
         self._checkpoint_due.load_state_dict(state["checkpoint_due"])
         self._saved_steps, self._saved_numbers = checkpoint.steps, state["trainer"]["replay"]["next_numbers"]
@@ -128,55 +138,73 @@ class Session:
 
         Raises:
             Interrupted: told to stop; a checkpoint was written.
-            EnvironmentFault, DivergedError: what was learned until then is kept.
+            EnvironmentFault, DivergedError, OutOfMemoryError: the weights of that moment are kept.
             RunFolderError: the files of the run cannot be written.
         """
+        early, self._early = self._early or [], None
+        for record in early:
+            self._sittings.append(record)
+        with self._request.listening():
+            try:
+                self._metric_log = MetricLog(
+                    self._metrics, self.folder.events, [display], from_steps=self.trainer.collector.steps
+                )
+                self._train()
+            finally:
+                self.trainer.close()
+                if self._metric_log is not None:
+                    self._metric_log.close()
+            if self._request.reason is not None:
+                raise self._interrupted()
+            try:
+                return self._finish()
+            except Left:
+                raise self._interrupted() from None
+
+    def _train(self) -> None:
+        """Train until the end or a request to stop, and save."""
         trainer = self.trainer
         try:
-            self._metric_log = MetricLog(
-                self._metrics, self.folder.events, [display], from_steps=trainer.collector.steps
+            if self._pending_evaluation:
+                self._on_evaluation(trainer.collector.steps)
+            if self._request.reason is None:
+                trainer.run(self.steps)
+        except (EnvironmentFault, DivergedError, OutOfMemoryError):
+            with contextlib.suppress(RunFolderError):  # what went wrong first is more important
+                save_weights(self.folder.weights, trainer.models)
+            raise
+        self._save(trainer.collector.steps)
+
+    def _finish(self) -> Evaluation:
+        """Evaluate and record episodes. The evaluation is noted last: then the run is finished."""
+        result = self._evaluate(episodes=self.config.evaluation.final_episodes)
+        recorded = self._request.leaving(
+            lambda: record_episodes(
+                self.trainer.models,
+                self.environment,
+                self.config,
+                episodes=RECORDED_EPISODES,
+                seed=self.seed,
+                on_fault=functools.partial(self._on_fault, "recording"),
             )
-            with self._signals():
-                try:
-                    trainer.run(self.steps)
-                except (KeyboardInterrupt, EnvironmentFault):
-                    save_weights(self.folder.weights, trainer.models)
-                    raise
-                if self._stop is None:
-                    self._save(trainer.collector.steps)
-        finally:
-            trainer.close()
-            if self._metric_log is not None:
-                self._metric_log.close()
-        if self._stop is not None:
-            self._leave(self._stop)
-        result = self._evaluate(self.steps, episodes=self.config.evaluation.final_episodes, final=True)
-        recorded = record_episodes(
-            trainer.models,
-            self.environment,
-            self.config,
-            episodes=RECORDED_EPISODES,
-            seed=self.seed,
-            on_fault=functools.partial(self._on_fault, "recording"),
         )
         save_episodes(self.folder, recorded)
+        self._note_evaluation(self.steps, result, final=True)
         for log in (self._metrics, self._evaluations, self._sittings):
             log.flush()
         return result
 
-    def _leave(self, reason: str) -> None:
-        steps = self.trainer.collector.steps
+    def _interrupted(self) -> Interrupted:
+        steps, reason = self.trainer.collector.steps, self._request.reason
         self._record("stopped", reason=reason)
-        raise Interrupted(
+        return Interrupted(
             f"stopped by {reason} after {steps} of {self.steps} steps, and saved. "
             f"Go on with: worldstream train --resume {self.folder.path}"
         )
 
     def _after_step(self, steps: int) -> bool:
         """Whether to stop here. Writes a checkpoint when one is due, and before stopping."""
-        if self._time_limit is not None and time.monotonic() - self._began >= self._time_limit:
-            self._stop = self._stop or f"the time limit of {self._time_limit:g} s"
-        if self._stop is not None:
+        if self._request.is_due():
             self._save(steps)
             return True
         if self._checkpoint_due.due(steps):
@@ -187,12 +215,19 @@ class Session:
         return False
 
     def _save(self, steps: int) -> None:
-        """Write a checkpoint and the weights, once at a step. Raises RunFolderError."""
-        if steps == self._saved_steps:
-            return  # its part of replay would be replaced by one without the rows that are saved already
-        trainer, began = self.trainer, time.perf_counter()
-        self._metrics.flush()
-        self._evaluations.flush()
+        """Write a checkpoint, once at a step, and the weights. Raises RunFolderError."""
+        began = time.perf_counter()
+        # A second one would replace its part of replay by one without the rows that are saved already.
+        if steps != self._saved_steps:
+            self._save_checkpoint(steps)
+        save_weights(self.folder.weights, self.trainer.models)
+        self.trainer.note_seconds("checkpoint", time.perf_counter() - began)
+
+    def _save_checkpoint(self, steps: int) -> None:
+        trainer = self.trainer
+        for log in (self._metrics, self._evaluations, self._sittings):
+            log.flush()
+            log.sync()
         trained = trainer.state_dict()
         state = {
             "trainer": trained,
@@ -201,12 +236,11 @@ class Session:
             "seconds": self.seconds,
             "best": self._best,
             "checkpoint_due": self._checkpoint_due.state_dict(),
+            "pending_evaluation": self._pending_evaluation,
         }
         rows = trainer.store.rows_since(self._saved_numbers)
         self._checkpoints.save(steps, state, rows, trainer.store.ring.oldest_numbers)
         self._saved_steps, self._saved_numbers = steps, trained["replay"]["next_numbers"]
-        save_weights(self.folder.weights, trainer.models)
-        trainer.note_seconds("checkpoint", time.perf_counter() - began)
 
     def _on_metrics(self, record: dict[str, Any]) -> None:
         assert self._metric_log is not None
@@ -229,41 +263,48 @@ class Session:
         )
 
     def _record(self, event: str, **details: Any) -> None:
-        """Note something out of the ordinary."""
-        self._sittings.append({"event": event, "steps": self.trainer.collector.steps, **details})
+        """Note something out of the ordinary. Environments may fail before the trainer is complete."""
+        steps = self.trainer.collector.steps if hasattr(self, "trainer") else 0
+        record = {"event": event, "steps": steps, **details}
+        if self._early is None:
+            self._sittings.append(record)
+        else:
+            self._early.append(record)
 
     def _on_evaluation(self, steps: int) -> None:
-        mean = self._evaluate(steps, episodes=self.config.evaluation.episodes).summary["return_mean"]
-        if mean > self._best:
-            self._best = mean
-            save_weights(self.folder.best_weights, self.trainer.models)
-
-    def _evaluate(self, steps: int, *, episodes: int, final: bool = False) -> Evaluation:
-        """Evaluate the models as they are and append the result."""
-        seconds = self.seconds
-        on_fault = functools.partial(self._on_fault, "evaluation")
-        result = evaluate(
-            self.trainer.models, self.environment, self.config, episodes=episodes, seed=self.seed, on_fault=on_fault
-        )
-        record = {"steps": steps, "final": final, "training_seconds": seconds, **result.summary}
-        self._evaluations.append(record)
-        return result
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Turn the first SIGINT or SIGTERM into a request to stop; a second SIGINT interrupts at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield  # only the main thread may set handlers
-            return
-
-        def request(number: int, frame: Any) -> None:
-            if self._stop is not None and number == signal.SIGINT:
-                raise KeyboardInterrupt
-            self._stop = self._stop or signal.Signals(number).name
-
-        before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+        """Evaluate, and keep the best weights. When told to stop meanwhile, leave that to the next sitting."""
         try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            result = self._evaluate(episodes=self.config.evaluation.episodes)
+        except Left:
+            self._pending_evaluation = True
+            return
+        self._pending_evaluation = False
+        self._note_evaluation(steps, result, final=False)
+        mean = result.summary["return_mean"]
+        if mean > self._best:
+            try:
+                save_weights(self.folder.best_weights, self.trainer.models)
+            except RunFolderError as error:
+                warn(f"the best weights so far are not kept: {error}")
+            else:
+                self._best = mean
+
+    def _evaluate(self, *, episodes: int) -> Evaluation:
+        """Evaluate the models as they are. Raises Left when told to stop meanwhile."""
+        on_fault = functools.partial(self._on_fault, "evaluation")
+
+        def work() -> Evaluation:
+            with enough_memory("evaluation"):
+                return evaluate(
+                    self.trainer.models,
+                    self.environment,
+                    self.config,
+                    episodes=episodes,
+                    seed=self.seed,
+                    on_fault=on_fault,
+                )
+
+        return self._request.leaving(work)
+
+    def _note_evaluation(self, steps: int, result: Evaluation, *, final: bool) -> None:
+        self._evaluations.append({"steps": steps, "final": final, "training_seconds": self.seconds, **result.summary})

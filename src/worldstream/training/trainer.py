@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from worldstream.config import Config
 from worldstream.environments.vector import OnFault, make_vector
-from worldstream.errors import ConfigError, DivergedError, OutOfMemoryError
+from worldstream.errors import ConfigError, DivergedError
 from worldstream.models import Models
 from worldstream.replay import SAMPLERS
 from worldstream.replay.arrays import id_dtype
@@ -27,20 +26,13 @@ from worldstream.training.cadence import Cadence, Doubling, Every
 from worldstream.training.collector import Collector
 from worldstream.training.learner import Learner
 from worldstream.training.metrics import MetricMeans
+from worldstream.training.room import enough_memory
 from worldstream.training.skipped import SkippedUpdate
 from worldstream.training.updates import past_length, update_actor_critic, update_tokenizers, update_world_model
 from worldstream.types import Batch, Observations, Segments
 
 FIT_ROWS = 20_000
 """Most observations that data-fitted tokenizers look at."""
-
-MEMORY_SETTINGS = {
-    "tokenizers": "tokenizer_learner.batch_size",
-    "collect": "collection.num_environments, replay.max_steps or replay.max_bytes",
-    "world_model": "world_model_learner.batch_size or segment_length",
-    "actor_critic": "actor_critic_learner.batch_size or imagination.horizon",
-}
-"""What to lower when a part of the loop does not fit into memory."""
 
 
 class Trainer:
@@ -96,7 +88,8 @@ class Trainer:
         self._after_step = after_step
         self._saved_cadences: list[int] = []
         try:
-            self._build(streams, device)
+            with enough_memory("models"):
+                self._build(streams, device)
         except BaseException:
             self.close()
             raise
@@ -158,7 +151,7 @@ class Trainer:
                 self._metrics.add("episode", episode)
             clock = self.collector.steps
             if fit.due(clock):
-                self.fit_tokenizers()
+                self._timed("fit", self.fit_tokenizers)
             for learner in learners:
                 learner.schedule((clock - 1) / steps)  # the last update still moves
             for _ in range(tokenizer_updates.due(clock) if self.models.tokenizers.trainable else 0):
@@ -327,7 +320,7 @@ class Trainer:
 
     def _timed(self, name: str, part: Callable[[], Any]) -> Any:
         began = time.perf_counter()
-        with _enough_memory(name):
+        with enough_memory(name):
             result = part()
         self.note_seconds(name, time.perf_counter() - began)
         return result
@@ -335,18 +328,3 @@ class Trainer:
     def note_seconds(self, name: str, seconds: float) -> None:
         """Add to the metrics how long something took."""
         self._metrics.add("seconds", {name: seconds})
-
-
-@contextmanager
-def _enough_memory(part: str) -> Iterator[None]:
-    """Turn exhausted memory, of the device or of the machine, into a message that names what to lower."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if type(error) is RuntimeError and "can't allocate memory" not in str(error):  # the CPU's allocator
-            raise
-        first_line = (str(error) or "out of memory").splitlines()[0]
-        raise OutOfMemoryError(
-            f"too little memory in part '{part}' of the training loop: {first_line} Lower {MEMORY_SETTINGS[part]}. "
-            "The newest checkpoint is good."
-        ) from error

@@ -38,7 +38,8 @@ def split(state: Any, path: str = "") -> tuple[Any, dict[str, np.ndarray]]:
         raise TypeError(f"state at '{path}' is a {type(state).__qualname__}; not plain or an array")
     plain, arrays = {}, {}
     for key, value in items:
-        plain[key], found = split(value, f"{path}/{key}" if path else key)
+        name = key.replace("~", "~0").replace("/", "~1")  # as JSON pointers do, so that no two paths are one
+        plain[key], found = split(value, f"{path}/{name}" if path else name)
         arrays.update(found)
     return (plain if isinstance(state, dict) else list(plain.values())), arrays
 
