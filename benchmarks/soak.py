@@ -61,7 +61,8 @@ def sitting(path: Path, started: Any, file_calls: int | None, counted: Any) -> N
     _count_calls(counted, file_calls)
     started.set()
     if (path / "run.json").is_file():
-        worldstream.resume(path, quiet=True)
+        if not any(record["final"] for record in read_lines(RunFolder(path).evaluations)):  # else it had just ended
+            worldstream.resume(path, quiet=True)
     else:
         shutil.rmtree(path, ignore_errors=True)  # nothing had happened yet
         worldstream.train("clock", steps=STEPS, config=config(), output=path, quiet=True)
