@@ -36,7 +36,7 @@ from worldstream.models import (
 from worldstream.presets import PRESETS
 from worldstream.run_folder import RunFolder, specs_to_json
 from worldstream.training.progress import ProgressDisplay, console
-from worldstream.training.room import require_room
+from worldstream.training.room import replay_row_bytes, replay_rows, require_room
 from worldstream.training.session import Session
 from worldstream.version import __version__
 
@@ -253,15 +253,14 @@ def _run(session: Session, begin: Callable[[], str], out: Console) -> TrainingRe
     """Make the session ready by ``begin``, which says what happens; train to the end and say what came out."""
     try:
         out.print(begin())
-        store = session.trainer.store
-        megabytes = store.ring.capacity * store.bytes_per_row / 1e6
-        out.print(f"replay keeps at most {store.ring.capacity} steps, {megabytes:.0f} MB")
+        for line in _notes(session):
+            out.print(line)
     except BaseException:
         session.trainer.close()
         raise
     display = ProgressDisplay(session.steps, out)
     try:
-        result = session.run(display.update)
+        result = session.run(display.update, out.print)
     finally:
         display.close()
     summary = result.summary
@@ -307,6 +306,19 @@ def import_checkpoint(
     folder.create({**description, "protocol": protocol_card(environment, agent.config, agent.protocol)})
     save_weights(folder.weights, agent.models)
     return folder.path
+
+
+def _notes(session: Session) -> list[str]:
+    """What a user should know before a run."""
+    config, models, steps = session.config, session.trainer.models, session.steps
+    stored, tokens = replay_row_bytes(config, models.key_specs, models.tokenizers.specs, models.action_spec)
+    rows = replay_rows(config, steps, stored)
+    notes = [f"replay will hold {rows} steps, {rows * (stored + tokens) / 1e6:.1f} MB"]
+    late = {"world model": config.world_model_learner, "actor-critic": config.actor_critic_learner}
+    for part, learner in late.items():
+        if learner.start_steps >= steps:
+            notes.append(f"note: the {part} begins to learn at step {learner.start_steps}, after the end of this run")
+    return notes
 
 
 def _begin(session: Session, preset: str, force: bool) -> str:

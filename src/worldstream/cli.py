@@ -6,6 +6,7 @@ them). Errors that a user can mend end in one message and a non-zero status.
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from dataclasses import dataclass, field, fields, replace
@@ -317,6 +318,9 @@ def main(arguments: list[str] | None = None) -> None:
     except WorldstreamError as error:
         print(f"worldstream: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
+    except BrokenPipeError:  # the reader of our output has gone, as in `worldstream train --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
     except KeyboardInterrupt:
         print("worldstream: interrupted", file=sys.stderr)
         raise SystemExit(130) from None

@@ -153,7 +153,7 @@ def test_a_game_is_truncated_after_its_frames_and_begins_anew() -> None:
     assert game._frames == 0
 
 
-@pytest.mark.parametrize("kwargs", [TRAINED, {"sticky": 0.25, "full_action_space": True}])
+@pytest.mark.parametrize("kwargs", [TRAINED, {"sticky": 0.25, "full_action_space": True}, {"sticky": 0.9}])
 def test_a_game_goes_on_from_its_state(kwargs) -> None:
     config = EnvironmentConfig(action_repeat=4, kwargs=kwargs)
     ours, theirs = make_environment("Breakout", config), make_environment("Breakout", config)

@@ -18,6 +18,7 @@ from worldstream.errors import WeightsError
 from worldstream.nn.attention import AttentionConfig
 from worldstream.specs import KeySpec
 from worldstream.tokenizers.base import TokenizerConfig
+from worldstream.tokenizers.image_networks import NUM_GROUPS
 from worldstream.world_model.model import WorldModelConfig
 from worldstream.world_model.sequence.base import SequenceConfig
 
@@ -62,6 +63,7 @@ class PublishedSettings:
         model, agent = settings.get("world_model", {}), settings.get("actor_critic", {})
         retention, attention = model.get("retnet", {}), model.get("transformer", {})
         plain = PublishedSettings()
+        _require("norm_num_groups", _found(settings, "norm_num_groups"), NUM_GROUPS)
         _require("mask_type", retention.get("mask_type"), "autoregressive")
         _require("pos_enc", attention.get("pos_enc"), "rotary")
         return PublishedSettings(
@@ -78,7 +80,14 @@ class PublishedSettings:
         )
 
 
-def _require(name: str, value: str | None, known: str) -> None:
+def _found(settings: Any, name: str) -> Any:
+    """Value of a setting at any depth; None when there is none."""
+    if not isinstance(settings, Mapping):
+        return None
+    return settings.get(name, next((x for part in settings.values() if (x := _found(part, name)) is not None), None))
+
+
+def _require(name: str, value: Any, known: Any) -> None:
     """Raises WeightsError for an option of the published code that no published agent uses."""
     if value not in (None, known):
         raise WeightsError(f"agents with {name} '{value}' cannot be read, only those with '{known}'.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -63,8 +62,9 @@ def read_checkpoint(path: Path) -> ForeignTensors:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise WeightsError(f"cannot read {path}: {error.strerror or error}.") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except Exception as error:  # of a damaged file PyTorch raises nearly anything
+        text = str(error).splitlines()[0] if str(error) else ""
+        reason = f"{type(error).__name__}: {text}" if text and "weights_only" not in str(error) else "not tensors only."
         raise WeightsError(
             f"{path} is no state dict of PyTorch, or holds more than tensors, which is not loaded: {reason} "
             "Save it anew as torch.save(agent.state_dict(), file)."
@@ -74,7 +74,9 @@ def read_checkpoint(path: Path) -> ForeignTensors:
             f"{path} holds {_outline(state)}, not tensors by name. "
             "Save it anew as torch.save(agent.state_dict(), file)."
         )
-    return ForeignTensors({str(name).replace(COMPILED, ""): tensor for name, tensor in state.items()}, str(path))
+    # What is on no device is a template that a module of the published agent keeps for itself, not a weight.
+    weights = {str(name).replace(COMPILED, ""): tensor for name, tensor in state.items() if not tensor.is_meta}
+    return ForeignTensors(weights, str(path))
 
 
 class PublishedAgent(NamedTuple):

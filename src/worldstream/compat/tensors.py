@@ -40,13 +40,20 @@ class ForeignTensors:
         return number
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor from which a size is inferred. Raises WeightsError when there is none."""
+        """Shape of a tensor from which a size is inferred. Raises WeightsError when there is none that could be it."""
         if name not in self._tensors:
             raise WeightsError(
                 f"{self.source} has no tensor '{name}', from which a size would follow. "
                 f"{_listed('It has', sorted(self._tensors))}"
             )
-        return tuple(self._tensors[name].shape)
+        shape = tuple(self._tensors[name].shape)
+        axes = 2 if name.endswith("weight") else 1
+        if len(shape) < axes or 0 in shape:
+            raise WeightsError(
+                f"{self.source}: '{name}' has the shape {shape}. A size follows from it, so it must have at least "
+                f"{axes} axes, none of them empty."
+            )
+        return shape
 
     def values(self, name: str) -> list[int]:
         """Integers that a tensor holds and a size follows from. Raises WeightsError when there is none."""

@@ -93,7 +93,9 @@ class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
 
         ALEInterface.setLoggerMode(LoggerMode.Error)
         self._ale = ALEInterface()
-        self._ale.setFloat("repeat_action_probability", sticky)
+        # Stickiness is ours: the emulator's own is no part of the state that it gives.
+        self._ale.setFloat("repeat_action_probability", 0.0)
+        self._sticky, self._last = sticky, 0
         rom = roms.get_rom_path(game)
         assert rom is not None, game
         self._rom = rom
@@ -140,7 +142,7 @@ class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
 
     def _begin(self) -> None:
         self._ale.reset_game()
-        self._frames = 0
+        self._frames = self._last = 0
         for _ in range(int(self.np_random.integers(self._noops[0], self._noops[1] + 1))):
             self._act(0)
             if self._ale.game_over():
@@ -171,6 +173,7 @@ class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
             "frames": self._frames,
             "lives": self._lives,
             "goes_on": self._goes_on,
+            "last": self._last,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -178,7 +181,8 @@ class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
         from ale_py import ALEState
 
         self._ale.restoreState(ALEState(np.asarray(state["system"], np.uint8).tobytes()))
-        self._frames, self._lives, self._goes_on = state["frames"], state["lives"], state["goes_on"]
+        self._frames, self._lives = state["frames"], state["lives"]
+        self._goes_on, self._last = state["goes_on"], state["last"]
 
     def render(self) -> Any:
         """The whole screen, (210, 160, 3) in most games."""
@@ -186,6 +190,9 @@ class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
 
     def _act(self, index: int) -> float:
         """One frame; action 0 does nothing in every game."""
+        if self._sticky and self.np_random.random() < self._sticky:
+            index = self._last
+        self._last = index
         reward = float(self._ale.act(self._actions[index]))
         self._frames += 1
         return float(np.sign(reward)) if self._clip_rewards else reward

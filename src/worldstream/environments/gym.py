@@ -78,7 +78,9 @@ def make_registered(name: str, gym_id: str, config: EnvironmentConfig, render_mo
     except gymnasium.error.DependencyNotInstalled as error:
         raise EnvironmentFault(f"environment '{name}' needs a package that is not installed: {error}") from error
     except Exception as error:
-        raise EnvironmentFault(f"environment '{name}' cannot be made: {type(error).__name__}: {error}") from error
+        raise EnvironmentFault(
+            f"environment '{name}' cannot be made: {type(error).__name__}: {error}.{_given(config)}"
+        ) from error
 
 
 def require_harmless(name: str) -> None:
@@ -132,7 +134,14 @@ def call(label: str, factory: Callable[..., Any], config: EnvironmentConfig, ren
     try:
         return factory(**kwargs)
     except Exception as error:
-        raise EnvironmentFault(f"environment '{label}': its factory raised {type(error).__name__}: {error}") from error
+        raise EnvironmentFault(
+            f"environment '{label}': its factory raised {type(error).__name__}: {error}.{_given(config)}"
+        ) from error
+
+
+def _given(config: EnvironmentConfig) -> str:
+    """What the environment was given, for it may be meant for another one."""
+    return f" It was given environment.kwargs {config.kwargs}, by the preset or by you." if config.kwargs else ""
 
 
 def _parameters(factory: Callable[..., Any]) -> tuple[str, ...]:

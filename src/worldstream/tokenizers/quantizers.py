@@ -80,9 +80,12 @@ class VectorQuantizer(Quantizer):
         revive_below: codes whose usage is below this are put onto rows of the batch, drawn by their squared distance to
             the nearest code: where codes are missing. Their averages start anew there, so that the next update does not
             bring the dead code back (C16). In the first update these are all codes, which thus begin on data; 0: never.
+
+    ``life`` (V,) is the usage, but for codes that were just revived, which are given time.
     """
 
     codebook: Tensor
+    life: Tensor
     totals: Tensor
     weights: Tensor
 
@@ -91,6 +94,7 @@ class VectorQuantizer(Quantizer):
         codebook = torch.empty(num_codes, width).uniform_(-1 / num_codes, 1 / num_codes)
         self.ema_decay = ema_decay
         self.revive_below = revive_below
+        self.register_buffer("life", torch.zeros(num_codes))
         if ema_decay:
             self.register_buffer("codebook", codebook)
             self.register_buffer("totals", codebook.clone())  # average over batches of the sum of a code's rows
@@ -127,11 +131,12 @@ class VectorQuantizer(Quantizer):
             self.weights.lerp_(counts * scale, 1 - self.ema_decay)
             self.codebook.copy_(self.totals / self.weights.clamp(min=1e-5).unsqueeze(-1))
         if self.revive_below:
-            dead = self.usage < self.revive_below
+            self.life.lerp_(counts * (self.num_codes / len(ids)), 1 - USAGE_DECAY)
+            dead = self.life < self.revive_below
             chances = distances.nan_to_num(0.0, 0.0) + 1e-12  # divergence is reported elsewhere, by the gradient
             found = rows[torch.multinomial(chances, self.num_codes, replacement=True)]
             self.codebook.copy_(torch.where(dead.unsqueeze(-1), found, self.codebook))
-            self.usage.masked_fill_(dead, 1.0)
+            self.life.masked_fill_(dead, 1.0)
             if self.ema_decay:
                 self.totals.copy_(torch.where(dead.unsqueeze(-1), found, self.totals))
                 self.weights.masked_fill_(dead, 1.0)

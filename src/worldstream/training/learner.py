@@ -83,7 +83,7 @@ class Learner:
             group["lr"] = self.config.learning_rate * factor
 
     def step(self, loss: Tensor) -> Tensor:
-        """One update from a scalar loss, unless the loss or its gradient is not finite: then nothing changes.
+        """One update from a scalar loss, unless the loss or its gradient is not finite: then no parameter changes.
 
         Returns:
             norm of the gradient before clipping, a scalar tensor; NaN when the update was skipped.

@@ -130,11 +130,12 @@ class Session:
             warn(f"{closed} episodes were under way whose environment cannot give its state; they count as truncated.")
         return checkpoint.steps
 
-    def run(self, display: Callable[[dict[str, Any]], None]) -> Evaluation:
+    def run(self, display: Callable[[dict[str, Any]], None], say: Callable[[str], Any] = str) -> Evaluation:
         """Train to the end, evaluate, and leave weights and recorded episodes.
 
         Args:
             display: called with each record of metrics.
+            say: called with what happens besides.
 
         Raises:
             Interrupted: told to stop; a checkpoint was written.
@@ -156,6 +157,7 @@ class Session:
                     self._metric_log.close()
             if self._request.reason is not None:
                 raise self._interrupted()
+            say(f"evaluating {self.config.evaluation.final_episodes} episodes")
             try:
                 return self._finish()
             except Left:
@@ -177,6 +179,7 @@ class Session:
 
     def _finish(self) -> Evaluation:
         """Evaluate and record episodes. The evaluation is noted last: then the run is finished."""
+        seconds = self.seconds
         result = self._evaluate(episodes=self.config.evaluation.final_episodes)
         recorded = self._request.leaving(
             lambda: record_episodes(
@@ -189,7 +192,7 @@ class Session:
             )
         )
         save_episodes(self.folder, recorded)
-        self._note_evaluation(self.steps, result, final=True)
+        self._note_evaluation(self.steps, result, seconds, final=True)
         for log in (self._metrics, self._evaluations, self._sittings):
             log.flush()
         return result
@@ -273,13 +276,14 @@ class Session:
 
     def _on_evaluation(self, steps: int) -> None:
         """Evaluate, and keep the best weights. When told to stop meanwhile, leave that to the next sitting."""
+        seconds = self.seconds
         try:
             result = self._evaluate(episodes=self.config.evaluation.episodes)
         except Left:
             self._pending_evaluation = True
             return
         self._pending_evaluation = False
-        self._note_evaluation(steps, result, final=False)
+        self._note_evaluation(steps, result, seconds, final=False)
         mean = result.summary["return_mean"]
         if mean > self._best:
             try:
@@ -306,5 +310,5 @@ class Session:
 
         return self._request.leaving(work)
 
-    def _note_evaluation(self, steps: int, result: Evaluation, *, final: bool) -> None:
-        self._evaluations.append({"steps": steps, "final": final, "training_seconds": self.seconds, **result.summary})
+    def _note_evaluation(self, steps: int, result: Evaluation, seconds: float, *, final: bool) -> None:
+        self._evaluations.append({"steps": steps, "final": final, "training_seconds": seconds, **result.summary})
