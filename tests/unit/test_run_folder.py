@@ -136,7 +136,7 @@ def test_refusals_to_read_name_the_folder_and_the_remedy(tmp_path: Path) -> None
         (b"\xff\xfe\x00", "JSON"),
         (b"[1]", "format None"),
         (b'{"seed": 1}', "format None"),
-        (json.dumps({"format": FORMAT + 1}).encode(), f"format {FORMAT + 1}, written by .* this version reads format {FORMAT}"),
+        (json.dumps({"format": FORMAT + 1}).encode(), f"format {FORMAT + 1}, .* this version reads format {FORMAT}"),
     ):
         folder.description.write_bytes(content)
         with pytest.raises(RunFolderError, match=message):
