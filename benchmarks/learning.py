@@ -64,7 +64,7 @@ BENCHMARKS = {
         "MiniGrid-DoorKey-5x5-v0",
         "grid",
         24_000,
-        metrics=("success", "return"),
+        metrics=("success", "return", "training_return"),
         variants={"no_intrinsic_reward": ("--losses.intrinsic-weight", "0"), "attention": ATTENTION},
     ),
     "keys": Benchmark("keys", "keys", 20_000),
@@ -82,11 +82,14 @@ def run(name: str, variant: str, seed: int, output: Path) -> list[dict[str, obje
     parse(arguments).run()
     wall = time.monotonic() - began
     final = read_lines(RunFolder(output).evaluations)[-1]
+    curve = learning_curve(RunFolder(output))
     values = {
         "return": final["return_mean"],
         "success": final["positive_share"],
-        "training_return": training_return(RunFolder(output)),
+        # The area under the learning curve tells variants apart that all reach the best return in the end.
+        "training_return": sum(value for _, value in curve) / len(curve),
     }
+    details = {"training_return": {"curve": curve}}
     shown = [*arguments[:-2 - len(options)], *options]
     return [
         {
@@ -105,18 +108,16 @@ def run(name: str, variant: str, seed: int, output: Path) -> list[dict[str, obje
             "peak_memory_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
             "command": "worldstream " + " ".join(shown),
             **provenance(),
+            **details.get(metric, {}),
         }
         for metric in benchmark.metrics
     ]
 
 
-def training_return(folder: RunFolder) -> float:
-    """Mean return of the training episodes over the whole run, by steps: the area under the learning curve.
-
-    It tells variants apart that all reach the best return in the end.
-    """
-    curve = [r["episode/return"] for r in read_lines(folder.metrics) if "episode/return" in r]
-    return sum(curve) / len(curve)
+def learning_curve(folder: RunFolder) -> list[tuple[int, float]]:
+    """(steps, mean return of the training episodes that ended since the point before)."""
+    lines = [line for line in read_lines(folder.metrics) if "episode/return" in line]
+    return [(line["steps"], round(line["episode/return"], 4)) for line in lines]
 
 
 def done(path: Path) -> set[tuple[str, int]]:
