@@ -210,6 +210,8 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "tokenizers.image.ema_decay": (0, 1),
     "tokenizers.image.revive_below": (0, 1),
     "tokenizers.image.rarity": (0, 1),
+    "tokenizers.image.patch": (1, inf),
+    "tokenizers.image.fsq_channels": (1, inf),
     "world_model.context_length": (1, inf),
     "world_model.ensemble_size": (0, inf),
     "world_model.reward_scale": (1e-6, inf),

@@ -36,6 +36,11 @@ CASES: dict[str, tuple[str, KeySpec, TokenizerConfig]] = {
     "image_vq, moving average": ("image_vq", PICTURE, TokenizerConfig(image=SMALL)),
     "image_vq, gradient": ("image_vq", PICTURE, TokenizerConfig(image=PUBLISHED)),
     "image_fsq": ("image_fsq", PICTURE, TokenizerConfig(image=SMALL)),
+    "image_fsq, channels and patches": (
+        "image_fsq",
+        PICTURE,
+        TokenizerConfig(image=replace(SMALL, channels=(8, 16), patch=2, fsq_channels=3)),
+    ),
 }
 SEEDS = st.integers(0, 2**31)
 

@@ -66,11 +66,11 @@ def test_fsq_matches_the_formula_and_its_round_trip_is_exact() -> None:
     expected = (torch.tanh(z + shift) * half - 0.5).round() / 4
     torch.testing.assert_close(quantizer(z).codes, expected)
     assert set(expected[:, 0].tolist()) == {-1, -0.75, -0.5, -0.25, 0, 0.25, 0.5, 0.75}
-    ids = torch.arange(512)
+    ids = torch.arange(512).unsqueeze(-1)
     codes = quantizer.codes(ids)
     assert len({tuple(code) for code in codes.tolist()}) == 512
     number = ((codes * 4 + 4) @ torch.tensor([1.0, 8.0, 64.0])).long()
-    assert torch.equal(number, ids)
+    assert torch.equal(number, ids.squeeze(-1))
     inverse = torch.atanh(((codes * 4 + 0.5) / half).clamp(-0.999, 0.999)) - shift
     assert torch.equal(quantizer.encode(inverse), ids)
 
@@ -80,7 +80,24 @@ def test_fsq_uses_every_id(levels: tuple[int, ...]) -> None:
     quantizer = FiniteScalarQuantizer(levels, len(levels))
     nn.init.eye_(quantizer.shrink.weight)
     rows = 4 * torch.randn(20_000, len(levels))
-    assert set(quantizer.encode(rows).tolist()) == set(range(quantizer.num_codes))
+    assert set(quantizer.encode(rows).flatten().tolist()) == set(range(quantizer.num_codes))
+
+
+def test_channels_of_fsq_are_independent_and_the_code_depends_on_all() -> None:
+    """C channels with the scalars of one each are C quantisers of one channel, side by side."""
+    both, rows = FiniteScalarQuantizer((3, 4), 4, 2), torch.randn(200, 4)
+    ones = [FiniteScalarQuantizer((3, 4), 4) for _ in range(2)]
+    for i, one in enumerate(ones):
+        part = slice(2 * i, 2 * i + 2)
+        one.shrink.load_state_dict({"weight": both.shrink.weight[part], "bias": both.shrink.bias[part]})
+        one.expand.load_state_dict({"weight": both.expand.weight[:, part], "bias": both.expand.bias / 2})
+    result = both(rows)
+    assert both.vocabulary == (12, 12) and result.ids.shape == (200, 2)
+    assert torch.equal(result.ids, torch.cat([one(rows).ids for one in ones], -1))
+    assert torch.equal(both.encode(rows), result.ids)
+    torch.testing.assert_close(both.codes(result.ids), result.codes)
+    summed = sum(one.codes(ids.unsqueeze(-1)) for one, ids in zip(ones, result.ids.unbind(-1), strict=True))
+    torch.testing.assert_close(both.codes(result.ids), summed)
 
 
 def test_vq_takes_the_nearest_code_and_passes_gradients_straight_through() -> None:
@@ -88,7 +105,7 @@ def test_vq_takes_the_nearest_code_and_passes_gradients_straight_through() -> No
     rows = (torch.randn(50, 4) * 0.05).requires_grad_()
     result = quantizer(rows)
     distances = torch.cdist(rows, quantizer.codebook)
-    assert torch.equal(result.ids, distances.argmin(-1))
+    assert torch.equal(result.ids, distances.argmin(-1, keepdim=True))
     torch.testing.assert_close(result.codes, quantizer.codes(result.ids))
     upstream = torch.randn(50, 4)
     (gradient,) = torch.autograd.grad((result.codes * upstream).sum(), rows, retain_graph=True)
@@ -143,15 +160,15 @@ def test_revival_brings_codes_into_use() -> None:
 def test_perplexity_of_even_use_is_the_number_of_codes() -> None:
     quantizer = FiniteScalarQuantizer((4, 4), 4)
     for _ in range(3):
-        quantizer._count(torch.arange(16))
+        quantizer._count(torch.arange(16).unsqueeze(-1))
     torch.testing.assert_close(quantizer.statistics()["perplexity"], torch.tensor(16.0))
     for _ in range(800):
-        quantizer._count(torch.zeros(10, dtype=torch.int64))
+        quantizer._count(torch.zeros(10, 1, dtype=torch.int64))
     assert quantizer.statistics()["perplexity"] < 1.1
 
 
 @pytest.mark.parametrize("rarity", [0.0, 0.5, 1.0])
-def test_pixel_weights_have_mean_one_and_follow_the_difference_to_the_mean_picture(rarity: float) -> None:
+def test_pixel_weights_have_mean_one_and_follow_what_is_unusual_at_a_place(rarity: float) -> None:
     pictures = torch.full((8, 3, 16, 16), -1.0)
     for i in range(8):
         pictures[i, :, i, 2 * i] = 1.0
@@ -164,6 +181,28 @@ def test_pixel_weights_have_mean_one_and_follow_the_difference_to_the_mean_pictu
         torch.testing.assert_close(still, torch.full_like(still, 1 - rarity))
     else:
         assert (weights == 1).all()
+
+
+def test_a_place_weighs_alike_whether_it_changes_seldom_or_always() -> None:
+    """One bright pixel in 32 pictures gets the weight that another place spreads over all its changes."""
+    pictures = -torch.ones(32, 1, 8, 8)
+    pictures[5, 0, 2, 2] = 1.0
+    pictures[::2, 0, 6, 6] = 1.0  # a lower median of -1
+    weights = pixel_weights(pictures, 1.0)[:, 0]
+    assert weights[5, 2, 2] > 10 * weights[:, 6, 6].max()
+    torch.testing.assert_close(weights[:, 2, 2].sum(), weights[:, 6, 6].sum(), rtol=0.3, atol=0.0)
+
+
+def test_patches_halve_nothing_but_the_resolution() -> None:
+    config = replace(SMALL, channels=(16, 32), patch=4)
+    spec = replace(SPEC, shape=(16, 32, 3))
+    tokenizer = TOKENIZERS["image_fsq"](spec, TokenizerConfig(image=config))
+    assert tokenizer.spec.grid == (2, 4)
+    picture = torch.randint(0, 256, (5, 3, 16, 32), dtype=torch.uint8)
+    assert tokenizer.decode(tokenizer.encode(picture)).shape == picture.shape
+    # A pixel of a patch is a channel of it: the encoder's first convolution sees every pixel once.
+    seen = tokenizer.encoder[0](torch.ones(1, 3, 16, 32, requires_grad=True))
+    assert seen.shape == (1, 16, 4, 8)
 
 
 @pytest.mark.parametrize("name", ["image_vq", "image_fsq"])
@@ -210,6 +249,7 @@ def test_features_are_codes_without_gradient() -> None:
     ("shape", "config", "message"),
     [
         ((20, 16, 3), replace(SMALL, channels=(8, 8, 8, 8)), "key 'front': 20 x 16 pixels cannot be halved 3 times"),
+        ((24, 16, 3), replace(SMALL, patch=4), "24 x 16 pixels cannot be cut into patches of 4 and halved 2 times"),
         ((16, 16, 3), replace(SMALL, channels=(12, 8)), "must be multiples of 8"),
         ((16, 16, 3), replace(SMALL, code_size=4), "must be multiples of 8"),
         ((16, 16, 3), replace(SMALL, fsq_levels=(1, 4)), "fsq_levels must be numbers of at least 2"),

@@ -107,12 +107,23 @@ def test_steps_do_not_accumulate_gradients_and_reduce_the_loss() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cooldown", "progress", "factor"),
-    [(0.0, 0.0, 1.0), (0.0, 1.0, 1.0), (0.4, 0.5, 1.0), (0.4, 0.8, 0.5), (1.0, 0.25, 0.75), (0.4, 1.0, 0.0)],
+    ("cooldown", "stop_steps", "clock", "factor"),
+    [
+        (0.0, 0, 1000, 1.0),
+        (0.4, 0, 500, 1.0),
+        (0.4, 0, 801, 0.5),
+        (0.4, 0, 1000, 0.0025),  # the last update still moves
+        (0.4, 500, 401, 0.5),
+        (0.4, 500, 900, 0.0),
+        (0.4, 2000, 801, 0.5),  # the run ends first
+    ],
 )
-def test_the_learning_rate_falls_over_the_last_share_of_a_run(cooldown: float, progress: float, factor: float) -> None:
-    learner = Learner(nn.Linear(2, 1), dataclasses.replace(CONFIG, cooldown=cooldown))
-    for at in (1.0, progress):  # it may be set in any order
-        learner.schedule(at)
+def test_the_learning_rate_falls_over_the_last_share_of_the_updates(
+    cooldown: float, stop_steps: int, clock: int, factor: float
+) -> None:
+    config = dataclasses.replace(CONFIG, cooldown=cooldown, stop_steps=stop_steps)
+    learner = Learner(nn.Linear(2, 1), config)
+    for at in (1, clock):  # it may be set in any order
+        learner.schedule(at, 1000)
     rates = [group["lr"] for group in learner.optimizer.param_groups]
     assert rates == pytest.approx([CONFIG.learning_rate * factor] * 2)

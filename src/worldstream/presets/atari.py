@@ -102,7 +102,7 @@ def atari_small() -> Config:
             base.tokenizers,
             choice={**base.tokenizers.choice, "image": "image_fsq"},
             image=ImageTokenizerConfig(
-                channels=(16, 32, 64, 128, 128), code_size=64, fsq_levels=(8, 8, 6), rarity=0.5
+                patch=4, channels=(64, 128, 128), code_size=64, fsq_levels=(8, 8), fsq_channels=4, rarity=0.5
             ),
         ),
         world_model=replace(
@@ -116,8 +116,8 @@ def atari_small() -> Config:
         collection=CollectionConfig(epsilon=0.01, random_steps=2000),
         evaluation=replace(base.evaluation, every_steps=20_000, episodes=8),
         tokenizer_learner=LearnerConfig(
-            batch_size=32, learning_rate=5e-4, clip_norm=10.0, updates_per_step=0.2, start_steps=0, every_steps=1000,
-            stop_steps=24_000,
+            batch_size=32, learning_rate=1e-3, cooldown=0.5, clip_norm=10.0, updates_per_step=0.25, start_steps=0,
+            every_steps=1000, stop_steps=24_000,
         ),
         world_model_learner=LearnerConfig(
             batch_size=8, learning_rate=6e-4, cooldown=0.4, weight_decay=0.05, updates_per_step=0.18, start_steps=4000

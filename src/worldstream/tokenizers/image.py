@@ -18,7 +18,7 @@ ENCODED_TOGETHER = 256
 
 
 class ImageTokenizer(Tokenizer):
-    """uint8 pictures (..., c, h, w) <-> ids (..., K, 1) on a grid; each token has a code of ``code_size``.
+    """uint8 pictures (..., c, h, w) <-> ids (..., K, C) on a grid; each token has a code of ``code_size``.
 
     Decoding an id and encoding the picture again need not give the id back, as the codes are learned. ``decode`` and
     ``features`` have no gradient.
@@ -34,7 +34,7 @@ class ImageTokenizer(Tokenizer):
         rows, columns = code_grid(spec, config.image)
         self.spec = TokenSpec(
             num_tokens=rows * columns,
-            vocabulary=(quantizer.num_codes,),
+            vocabulary=quantizer.vocabulary,
             grid=(rows, columns),
             feature_size=config.image.code_size,
             coded=True,
@@ -49,7 +49,7 @@ class ImageTokenizer(Tokenizer):
     def encode(self, x: Tensor) -> Tensor:
         pictures = x.reshape(-1, *x.shape[-3:])
         ids = [self.quantizer.encode(self._outputs(part)) for part in pictures.split(ENCODED_TOGETHER)]
-        return torch.cat(ids).reshape(*x.shape[:-3], self.spec.num_tokens, 1)
+        return torch.cat(ids).reshape(*x.shape[:-3], self.spec.num_tokens, self.spec.num_channels)
 
     @torch.no_grad()
     def decode(self, ids: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ class ImageTokenizer(Tokenizer):
 
     @torch.no_grad()
     def features(self, ids: Tensor) -> Tensor:
-        return self.quantizer.codes(ids.squeeze(-1))
+        return self.quantizer.codes(ids)
 
     def losses(self, x: Tensor) -> dict[str, Tensor]:
         pictures = scaled(x.flatten(0, 1))
@@ -127,4 +127,5 @@ class ImageFSQ(ImageTokenizer):
     """Codes from a fixed lattice of a few scalars."""
 
     def __init__(self, spec: KeySpec, config: TokenizerConfig) -> None:
-        super().__init__(spec, config, FiniteScalarQuantizer(config.image.fsq_levels, config.image.code_size))
+        image = config.image
+        super().__init__(spec, config, FiniteScalarQuantizer(image.fsq_levels, image.code_size, image.fsq_channels))

@@ -2,7 +2,8 @@
 
 No residual blocks, no attention: a convolution, halvings, a convolution; and the same backwards.
 
-    (N, c, h, w) --> (N, channels[0], h, w) --> ... halvings ... --> (N, code_size, h / 2^n, w / 2^n) --> and back
+    (N, c, h, w) --> (N, channels[0], h / p, w / p) --> ... halvings ... --> (N, code_size, h / p2^n, w / p2^n)
+    --> and back, with patches of p x p pixels (published: p = 1)
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ class ImageTokenizerConfig:
     channels: tuple[int, ...] = (16, 32, 64, 128, 128)
     """Channels of the first convolution, then after each halving of height and width. Four halvings make 4 x 4 tokens
     of 64 x 64 pixels."""
+    patch: int = 1
+    """Side of the squares of pixels that the first convolution takes in without overlap, and the last one gives back:
+    most of the work of the networks is done at the full resolution, which patches leave out. Published: 1."""
     code_size: int = 64
     """Width of the code of one token: what the decoder, the agent and, by shared embeddings, the world model read."""
     codebook_size: int = 256
@@ -36,12 +40,14 @@ class ImageTokenizerConfig:
     """VQ: codes used less than this share of the average are put where the encoder's outputs lack one; 0: never."""
     fsq_levels: tuple[int, ...] = (8, 8, 8)
     """FSQ: levels of each scalar; their product is the vocabulary."""
+    fsq_channels: int = 1
+    """FSQ: ids of a token, each with such scalars of its own. More of them let a coarse grid say more. Published: 1."""
     batch_norm: bool = False
     """Open the decoder with a batch norm, as published with VQ; else with a group norm, as published with FSQ."""
     rarity: float = 0.0
-    """Share of the weight of pixels that is spread by how much a pixel differs from the mean picture of its batch; the
-    rest is even. Small moving things are a few pixels in thousands: weighted evenly, leaving them out costs next to
-    nothing. Published: 0."""
+    """Share of the weight of pixels that goes by how unusual a pixel is at its place in the batch; the rest is even.
+    Small moving things are a few pixels in thousands: weighted evenly, leaving them out costs next to nothing.
+    Published: 0."""
     perceptual: str = "none"
     """Perceptual loss beside the squared error."""
     perceptual_weights: str = ""
@@ -49,7 +55,7 @@ class ImageTokenizerConfig:
 
 
 class ImageEncoder(nn.Sequential):
-    """Pictures (N, c, h, w) in [-1, 1] -> outputs (N, code_size, h / 2^n, w / 2^n)."""
+    """Pictures (N, c, h, w) in [-1, 1] -> outputs (N, code_size, h / p2^n, w / p2^n)."""
 
     def __init__(self, num_channels: int, config: ImageTokenizerConfig) -> None:
         sizes = config.channels
@@ -57,15 +63,21 @@ class ImageEncoder(nn.Sequential):
             nn.Sequential(*_activated(fan_in), nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(fan_in, fan_out, 3, stride=2))
             for fan_in, fan_out in zip(sizes, sizes[1:], strict=False)
         ]
+        patch = config.patch
+        opening = (
+            nn.Conv2d(num_channels, sizes[0], 3, padding=1)
+            if patch == 1
+            else nn.Conv2d(num_channels, sizes[0], patch, stride=patch)
+        )
         super().__init__(
-            nn.Conv2d(num_channels, sizes[0], 3, padding=1),
+            opening,
             nn.Sequential(*halvings),
             nn.Sequential(*_activated(sizes[-1]), nn.Conv2d(sizes[-1], config.code_size, 3, padding=1)),
         )
 
 
 class ImageDecoder(nn.Sequential):
-    """Codes (N, code_size, h / 2^n, w / 2^n) -> pictures (N, c, h, w), nominally in [-1, 1]; nothing clamps them."""
+    """Codes (N, code_size, h / p2^n, w / p2^n) -> pictures (N, c, h, w), nominally in [-1, 1]; nothing clamps them."""
 
     def __init__(self, num_channels: int, config: ImageTokenizerConfig) -> None:
         sizes, width = config.channels[::-1], config.code_size
@@ -81,7 +93,11 @@ class ImageDecoder(nn.Sequential):
         super().__init__(
             nn.Sequential(opening, nn.Conv2d(width, sizes[0], 3, padding=1)),
             nn.Sequential(*doublings),
-            nn.Sequential(*_activated(sizes[-1]), nn.Conv2d(sizes[-1], num_channels, 3, padding=1)),
+            nn.Sequential(
+                *_activated(sizes[-1]),
+                nn.Conv2d(sizes[-1], num_channels * config.patch**2, 3, padding=1),
+                *([nn.PixelShuffle(config.patch)] if config.patch > 1 else []),
+            ),
         )
 
 
@@ -96,11 +112,13 @@ def code_grid(spec: KeySpec, config: ImageTokenizerConfig) -> tuple[int, int]:
     """
     height, width, _ = spec.shape
     num_halvings = len(config.channels) - 1
-    factor = 2**num_halvings
+    factor = config.patch * 2**num_halvings
     if height % factor or width % factor:
+        patches = f"cut into patches of {config.patch} and " if config.patch > 1 else ""
         raise ConfigError(
-            f"key '{spec.key}': {height} x {width} pixels cannot be halved {num_halvings} times. Give it sides that "
-            f"are multiples of {factor} (--modality {spec.key}=image:H,W), or tokenizers.image.channels fewer entries."
+            f"key '{spec.key}': {height} x {width} pixels cannot be {patches}halved {num_halvings} times. Give it sides "
+            f"that are multiples of {factor} (--modality {spec.key}=image:H,W), or tokenizers.image.channels fewer "
+            "entries."
         )
     sizes = (*config.channels, config.code_size)
     if not config.channels or any(size < 1 or size % NUM_GROUPS for size in sizes):
@@ -111,16 +129,25 @@ def code_grid(spec: KeySpec, config: ImageTokenizerConfig) -> tuple[int, int]:
     return height // factor, width // factor
 
 
+TYPICAL = 0.02
+"""Deviation, in units of half the range of a byte, that is too small to count as one: 2.5 levels of a byte."""
+
+
 def pixel_weights(pictures: Tensor, rarity: float) -> Tensor:
     """Weight of every pixel in the squared error, mean 1: even, but for the share ``rarity``.
 
+    That share goes by the deviation of a pixel from the median of its place in the batch, as a multiple of the mean
+    deviation there. So what is seldom at a place weighs most, a ball more than a large thing that is somewhere always,
+    and the batch as a whole weighs all places alike where anything changes.
+
     Args:
         pictures: (N, c, h, w), all of one batch.
-        rarity: share of the weight that goes by the difference to the mean picture of the batch.
+        rarity: share of the weight that goes by rarity.
 
     Returns:
         (N, 1, h, w).
     """
-    difference = (pictures - pictures.mean(0, keepdim=True)).abs().mean(1, keepdim=True)
-    rare = difference / difference.mean().clamp(min=1e-6)
+    deviation = (pictures - pictures.median(0, keepdim=True).values).abs().mean(1, keepdim=True)
+    rare = deviation / (deviation.mean(0, keepdim=True) + TYPICAL)
+    rare = rare / rare.mean().clamp(min=1e-6)
     return torch.lerp(torch.ones_like(rare), rare, rarity)

@@ -24,23 +24,28 @@ class Quantized(NamedTuple):
     """What a quantizer makes of N rows."""
 
     codes: Tensor  # (N, D), with the gradient of the rows
-    ids: Tensor  # (N,) int64
+    ids: Tensor  # (N, C) int64
     loss: Tensor  # (N,) pulls rows and codes together; zeros where nothing needs it
 
 
 class Quantizer(nn.Module, ABC):
-    """Rows (N, D) -> ids below ``num_codes``, and codes (N, D).
+    """Rows (N, D) -> ids of C channels, each below V = ``num_codes``, and codes (N, D).
 
-    ``usage`` (V,): how often each code was used in training, as a multiple of the average; an exponential average over
+    ``usage`` (C, V): how often each id was used in training, as a multiple of the average; an exponential average over
     batches that begins at 0.
     """
 
     usage: Tensor
 
-    def __init__(self, num_codes: int) -> None:
+    def __init__(self, num_codes: int, num_channels: int = 1) -> None:
         super().__init__()
         self.num_codes = num_codes
-        self.register_buffer("usage", torch.zeros(num_codes))
+        self.register_buffer("usage", torch.zeros(num_channels, num_codes))
+
+    @property
+    def vocabulary(self) -> tuple[int, ...]:
+        """(C,) number of values of each channel."""
+        return (self.num_codes,) * len(self.usage)
 
     @abstractmethod
     def forward(self, rows: Tensor) -> Quantized:
@@ -48,22 +53,26 @@ class Quantizer(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, rows: Tensor) -> Tensor:
-        """(N, D) -> ids (N,) int64."""
+        """(N, D) -> ids (N, C) int64."""
 
     @abstractmethod
     def codes(self, ids: Tensor) -> Tensor:
-        """ids of any shape -> codes (*ids.shape, D)."""
+        """ids (..., C) -> codes (..., D)."""
 
     def statistics(self) -> dict[str, Tensor]:
-        """() each: the share of codes in use, and the perplexity of their distribution (V: all used alike)."""
-        shares = self.usage / self.usage.sum().clamp(min=1e-12)
-        entropy = -(shares * shares.clamp(min=1e-12).log()).sum()
-        return {"usage": (self.usage > IN_USE).float().mean(), "perplexity": entropy.exp()}
+        """() each: the share of ids in use, and the perplexity of their distribution (V: all used alike).
+
+        Means over channels.
+        """
+        shares = self.usage / self.usage.sum(-1, keepdim=True).clamp(min=1e-12)
+        entropy = -(shares * shares.clamp(min=1e-12).log()).sum(-1)
+        return {"usage": (self.usage > IN_USE).float().mean(), "perplexity": entropy.exp().mean()}
 
     @torch.no_grad()
     def _count(self, ids: Tensor) -> Tensor:
-        """Take ids (N,) into the usage; returns how often each code occurs among them, (V,)."""
-        counts = torch.bincount(ids, minlength=self.num_codes)
+        """Take ids (N, C) into the usage; returns how often each occurs among them, (C, V)."""
+        first = self.num_codes * torch.arange(len(self.usage), device=ids.device)
+        counts = torch.bincount((ids + first).flatten(), minlength=self.usage.numel()).view_as(self.usage)
         self.usage.lerp_(counts * (self.num_codes / len(ids)), 1 - USAGE_DECAY)
         return counts
 
@@ -104,7 +113,7 @@ class VectorQuantizer(Quantizer):
 
     def forward(self, rows: Tensor) -> Quantized:
         ids = self.encode(rows)
-        chosen = self.codebook[ids]
+        chosen = self.codes(ids)
         loss = (rows - chosen.detach()).square().mean(-1)
         if not self.ema_decay:
             loss = loss + (chosen - rows.detach()).square().mean(-1)
@@ -115,15 +124,16 @@ class VectorQuantizer(Quantizer):
     @torch.no_grad()
     def encode(self, rows: Tensor) -> Tensor:
         squares = self.codebook.square().sum(-1)
-        return torch.addmm(squares, rows, self.codebook.t(), alpha=-2.0).argmin(-1)  # |z|^2 is the same for all codes
+        return torch.addmm(squares, rows, self.codebook.t(), alpha=-2.0).argmin(-1, keepdim=True)  # |z|^2 is the same for all
 
     def codes(self, ids: Tensor) -> Tensor:
-        return self.codebook[ids]
+        return self.codebook[ids.squeeze(-1)]
 
     @torch.no_grad()
     def _learn(self, rows: Tensor, ids: Tensor, distances: Tensor) -> None:
         """Count, average and revive; static shapes, nothing is read by the host."""
-        counts = self._count(ids)
+        counts = self._count(ids).squeeze(0)
+        ids = ids.squeeze(-1)
         if self.ema_decay:
             scale = self.num_codes / len(rows)
             totals = torch.zeros_like(self.totals).index_add_(0, ids, rows) * scale
@@ -146,9 +156,13 @@ class VectorQuantizer(Quantizer):
 class FiniteScalarQuantizer(Quantizer):
     """Each of a few scalars is rounded to one of its levels; an id numbers their combination (method.md 2.3).
 
+    With several channels a token says more without a larger vocabulary: each channel numbers the combination of
+    scalars of its own, and the code depends on all of them. (Published: one channel.)
+
     Args:
-        levels: number of levels of each scalar, at least 2.
+        levels: number of levels of each scalar of a channel, at least 2.
         width: D; linear maps lead from D to the scalars and back.
+        num_channels: C.
 
     Raises ConfigError for fewer than two levels.
     """
@@ -156,12 +170,12 @@ class FiniteScalarQuantizer(Quantizer):
     levels: Tensor
     basis: Tensor
 
-    def __init__(self, levels: tuple[int, ...], width: int) -> None:
+    def __init__(self, levels: tuple[int, ...], width: int, num_channels: int = 1) -> None:
         if not levels or min(levels) < 2:
             raise ConfigError(f"tokenizers.image.fsq_levels must be numbers of at least 2, not {levels}.")
-        super().__init__(prod(levels))
-        self.shrink = nn.Linear(width, len(levels))
-        self.expand = nn.Linear(len(levels), width)
+        super().__init__(prod(levels), num_channels)
+        self.shrink = nn.Linear(width, num_channels * len(levels))
+        self.expand = nn.Linear(num_channels * len(levels), width)
         sizes = torch.tensor(levels)
         self.register_buffer("levels", sizes, persistent=False)
         self.register_buffer("basis", torch.cat((torch.ones(1), sizes[:-1])).cumprod(0).long(), persistent=False)
@@ -172,23 +186,27 @@ class FiniteScalarQuantizer(Quantizer):
         ids = self._number(rounded.detach())
         if self.training:
             self._count(ids)
-        return Quantized(self.expand(rounded / (self.levels // 2)), ids, torch.zeros_like(rows[:, 0]))
+        return Quantized(self._code(rounded), ids, torch.zeros_like(rows[:, 0]))
 
     @torch.no_grad()
     def encode(self, rows: Tensor) -> Tensor:
         return self._number(self._bounded(rows).round())
 
     def codes(self, ids: Tensor) -> Tensor:
-        steps = ids.unsqueeze(-1) // self.basis % self.levels - self.levels // 2
-        codes: Tensor = self.expand(steps / (self.levels // 2))
-        return codes
+        return self._code(ids.unsqueeze(-1) // self.basis % self.levels - self.levels // 2)
 
     def _bounded(self, rows: Tensor) -> Tensor:
-        """(N, D) -> (N, scalars), between the lowest and the highest step of each scalar."""
+        """(N, D) -> (N, C, scalars), between the lowest and the highest step of each scalar."""
         half = (self.levels - 1) * (1 - 1e-3) / 2
         offset = 0.5 * (self.levels % 2 == 0)
-        scalars = self.shrink(rows)
+        scalars = self.shrink(rows).unflatten(-1, (len(self.usage), -1))
         return torch.tanh(scalars + torch.tan(offset / half)) * half - offset
 
     def _number(self, steps: Tensor) -> Tensor:
+        """Steps (N, C, scalars) -> ids (N, C)."""
         return ((steps.long() + self.levels // 2) * self.basis).sum(-1)
+
+    def _code(self, steps: Tensor) -> Tensor:
+        """Steps (..., C, scalars) -> codes (..., D)."""
+        codes: Tensor = self.expand((steps / (self.levels // 2)).flatten(-2))
+        return codes

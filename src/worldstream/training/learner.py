@@ -20,7 +20,8 @@ class LearnerConfig:
     learning_rate: float
     """Constant until the cool-down."""
     cooldown: float = 0.0
-    """Share of the run, at its end, over which the learning rate falls linearly to zero, so that it ends settled."""
+    """Share of the steps until the last update, at their end, over which the learning rate falls linearly to zero, so
+    that the component ends settled."""
     clip_norm: float = 3.0
     """Largest norm of the gradient of the whole component."""
     weight_decay: float = 0.01
@@ -75,10 +76,11 @@ class Learner:
             parameter_groups(module, config.weight_decay), lr=config.learning_rate, eps=1e-8, fused=True
         )
 
-    def schedule(self, progress: float) -> None:
-        """Set the learning rate for a run of which the share ``progress``, 0 to 1, is over."""
-        cooldown = self.config.cooldown
-        factor = min(1.0, (1.0 - progress) / cooldown) if cooldown else 1.0
+    def schedule(self, clock: int, steps: int) -> None:
+        """Set the learning rate for the clock, in environment steps, of a run of so many steps."""
+        last, cooldown = min(self.config.stop_steps or steps, steps), self.config.cooldown
+        left = max(0, last - clock + 1) / last  # the last update still moves
+        factor = min(1.0, left / cooldown) if cooldown else 1.0
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * factor
 

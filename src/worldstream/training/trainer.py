@@ -153,7 +153,7 @@ class Trainer:
             if fit.due(clock):
                 self._timed("fit", self.fit_tokenizers)
             for learner in learners:
-                learner.schedule((clock - 1) / steps)  # the last update still moves
+                learner.schedule(clock, steps)
             for _ in range(tokenizer_updates.due(clock) if self.models.tokenizers.trainable else 0):
                 self._timed("tokenizers", self.update_tokenizers)
             for _ in range(world_model_updates.due(clock)):
