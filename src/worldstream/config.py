@@ -77,6 +77,9 @@ class CollectionConfig:
     """Probability of a uniformly random action."""
     random_steps: int = 500
     """Environment steps at the beginning with uniformly random actions."""
+    hold_random_actions: bool = False
+    """Whether a random action is held for n steps with a probability proportional to 1 / n^2 (Dabney et al. 2021, arXiv
+    2006.01782) instead of for one, which goes far where single random steps undo each other."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -77,7 +77,7 @@ def same(a: Path, b: Path) -> bool:
     ("environment", "collection"),
     [
         ("clock", {}),
-        ("clock", {"num_environments": 2}),
+        ("clock", {"num_environments": 2, "epsilon": 0.2, "hold_random_actions": True}),
         ("keys", {}),
         ("cameras", {}),
         ("CartPole-v1", {}),

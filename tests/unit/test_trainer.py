@@ -227,6 +227,21 @@ def test_the_memory_of_the_collecting_policy_holds_executed_actions(
                 assert not any(x[stream].any() for x in carry.memory)
 
 
+@pytest.mark.parametrize("hold", [False, True])
+def test_random_actions_are_held_when_asked(make: Callable[..., Run], hold: bool) -> None:
+    """Lengths of runs of equal actions; two random draws in a row agree with probability 1/3."""
+    collection = CollectionConfig(num_environments=1, random_steps=10_000, hold_random_actions=hold)
+    environment = EnvironmentConfig(kwargs={"episode_length": 4000})
+    collector = make(dataclasses.replace(CONFIG, environment=environment, collection=collection)).trainer.collector
+    chosen = [int(collector._choose()[0, 0]) for _ in range(4000)]
+    changes = [0, *(t for t in range(1, 4000) if chosen[t] != chosen[t - 1])]
+    lengths = np.diff(changes)
+    # Without holding a run is geometric, and one of 14 or longer a matter of one in a million.
+    assert (lengths.max() >= 20) == hold
+    if hold:
+        assert 0.3 < (lengths == 1).mean() < 0.5  # 6 / pi^2 of the draws, two thirds of which are followed by another
+
+
 # Reproducibility and trouble.
 
 

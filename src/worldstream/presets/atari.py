@@ -113,7 +113,7 @@ def atari_small() -> Config:
         actor_critic=ActorCriticConfig(hidden=(256,), grid_channels=(64,)),
         losses=replace(base.losses, entropy_weight=0.003),
         imagination=ImaginationConfig(horizon=9, context_length=4, burn_in=8),
-        collection=CollectionConfig(epsilon=0.01, random_steps=2000),
+        collection=CollectionConfig(epsilon=0.01, random_steps=2000, hold_random_actions=True),
         evaluation=replace(base.evaluation, every_steps=20_000, episodes=8),
         tokenizer_learner=LearnerConfig(
             batch_size=32, learning_rate=1e-3, cooldown=0.5, clip_norm=10.0, updates_per_step=0.25, start_steps=0,

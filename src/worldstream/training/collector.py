@@ -51,6 +51,8 @@ class Collector:
         self._returns = np.zeros(num)
         self._lengths = np.zeros(num, dtype=np.int64)
         self._carry = actor_critic.initial_carry(num)
+        self._held = np.zeros((num, len(environments.action_spec.sizes)), dtype=np.int64)
+        self._hold = np.zeros(num, dtype=np.int64)  # steps for which the held random action goes on
         self._observations = environments.reset()
         store.start(self._observations, np.ones(num, dtype=bool))
 
@@ -75,18 +77,26 @@ class Collector:
 
     def _choose(self) -> np.ndarray:
         """(N, M) actions to execute; the carry is told about those that exploration replaced (C8)."""
-        num = self._environments.num_envs
-        sizes = self._environments.action_spec.sizes
         actions, self._carry = act(
             self._tokenizers, self._policy, self._observations, self._carry, self._generator
         )
-        share = 1.0 if self.steps < self._config.random_steps else self._config.epsilon
-        explore = self._rng.random(num) < share
+        explore = self._explore()
         if explore.any():
-            random = self._rng.integers(0, sizes, size=(num, len(sizes)))
-            actions = np.where(explore[:, None], random, actions)
+            actions = np.where(explore[:, None], self._held, actions)
             self._carry = self._carry.with_action(torch.as_tensor(actions).to(self._carry.action))
         return actions
+
+    def _explore(self) -> np.ndarray:
+        """(N,) bool: whose action is the held random one in this step."""
+        num, sizes = self._environments.num_envs, self._environments.action_spec.sizes
+        share = 1.0 if self.steps < self._config.random_steps else self._config.epsilon
+        begins = (self._hold == 0) & (self._rng.random(num) < share)
+        if begins.any():
+            self._held[begins] = self._rng.integers(0, sizes, size=(num, len(sizes)))[begins]
+            self._hold[begins] = self._rng.zipf(2.0, num)[begins] if self._config.hold_random_actions else 1
+        explores = self._hold > 0
+        self._hold -= explores
+        return explores
 
     def _restart(self, ended: np.ndarray) -> list[dict[str, float]]:
         episodes = [
@@ -108,6 +118,8 @@ class Collector:
             },
             "returns": self._returns.copy(),
             "lengths": self._lengths.copy(),
+            "held": self._held.copy(),
+            "hold": self._hold.copy(),
             "environments": self._environments.state_dict(),
         }
 
@@ -120,6 +132,7 @@ class Collector:
         self.steps = int(state["steps"])
         self._rng.bit_generator.state = state["rng"]
         self._returns, self._lengths = state["returns"].copy(), state["lengths"].copy()
+        self._held, self._hold = state["held"].copy(), state["hold"].copy()
         device = self._carry.acted.device
         carry = state["carry"]
         self._carry = Carry(
@@ -135,7 +148,7 @@ class Collector:
 
     def _begin(self, where: np.ndarray) -> None:
         """The environments ``where`` (N,) are at the beginning of an episode, which ``_observations`` shows."""
-        self._returns[where], self._lengths[where] = 0.0, 0
+        self._returns[where], self._lengths[where], self._hold[where] = 0.0, 0, 0
         self._store.start(self._observations, where)
         mask = torch.as_tensor(where).to(self._carry.acted.device)
         self._carry = self._actor_critic.initial_carry(len(where)).where(mask, self._carry)
