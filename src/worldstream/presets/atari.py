@@ -102,27 +102,36 @@ def atari_small() -> Config:
             base.tokenizers,
             choice={**base.tokenizers.choice, "image": "image_fsq"},
             image=ImageTokenizerConfig(
-                patch=4, channels=(64, 128, 128), code_size=64, fsq_levels=(8, 8), fsq_channels=4, rarity=0.5
+                patch=4, channels=(64, 128, 128), code_size=128, fsq_levels=(8, 8), fsq_channels=2, rarity=0.5
             ),
         ),
         world_model=replace(
             base.world_model,
             sequence=SequenceConfig(num_layers=3, width=128, num_heads=4, decay_blocks=(4.0, 16.0)),
             slot_embedding=True,
+            reward_scale=10.0,
+            loss_weights={**base.world_model.loss_weights, "reward": 3.0},
+            priority_weights={"reward": 1.0},
         ),
         actor_critic=ActorCriticConfig(hidden=(256,), grid_channels=(64,)),
-        losses=replace(base.losses, entropy_weight=0.003),
+        losses=replace(base.losses, entropy_weight=0.003, intrinsic_weight=0.2),
+        replay=replace(
+            base.replay,
+            sampler_options={"uniform_fraction": 0.5, "initial_priority": 1.25, "temperature": 0.1},
+            start_sampler="prioritized",
+            start_sampler_options={"uniform_fraction": 0.5, "initial_priority": 1.0},
+        ),
         imagination=ImaginationConfig(horizon=9, context_length=4, burn_in=8),
-        collection=CollectionConfig(epsilon=0.01, random_steps=2000, hold_random_actions=True),
+        collection=CollectionConfig(epsilon=0.01, random_steps=4000, hold_random_actions=True),
         evaluation=replace(base.evaluation, every_steps=20_000, episodes=8),
         tokenizer_learner=LearnerConfig(
-            batch_size=32, learning_rate=1e-3, cooldown=0.5, clip_norm=10.0, updates_per_step=0.25, start_steps=0,
+            batch_size=32, learning_rate=2e-3, cooldown=0.5, clip_norm=10.0, updates_per_step=0.25, start_steps=0,
             every_steps=1000, stop_steps=24_000,
         ),
         world_model_learner=LearnerConfig(
-            batch_size=8, learning_rate=6e-4, cooldown=0.4, weight_decay=0.05, updates_per_step=0.18, start_steps=4000
+            batch_size=8, learning_rate=6e-4, cooldown=0.4, weight_decay=0.05, updates_per_step=0.2, start_steps=4000
         ),
         actor_critic_learner=LearnerConfig(
-            batch_size=32, learning_rate=3e-4, cooldown=0.4, updates_per_step=0.07, start_steps=6000
+            batch_size=32, learning_rate=3e-4, cooldown=0.4, updates_per_step=0.1, start_steps=6000
         ),
     )  # fmt: skip
