@@ -35,7 +35,7 @@ import numpy as np
 from worldstream.errors import RunFolderError
 from worldstream.specs import ActionComponent, ActionSpec, KeySpec
 
-FORMAT = 3
+FORMAT = 4
 
 
 @contextmanager

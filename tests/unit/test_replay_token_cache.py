@@ -94,6 +94,27 @@ def test_clear_forgets() -> None:
     assert len(tokenizer.encoded) == 8
 
 
+def test_tokens_survive_a_checkpoint() -> None:
+    """Fresh tokens come back as they were, even where encoding anew would give others; stale ones do not."""
+    store = ReplayStore({"x": ((), np.int64)}, 1, np.uint8, 2, 12)
+    cache, tokenizer = TokenCache(store, SPECS), CountingTokenizer()
+    clock = extend(store, 4, 0)
+    cache.tokens(store.ring.rows(store.ids_of_all()), 0, tokenizer)
+    extend(store, 5, clock)  # the ring wraps: some tokens are of observations that are gone
+    tokenizer.version = 1
+    fresh = store.ring.rows(store.ids_of_all()[::2])
+    tokens = cache.tokens(fresh, 1, tokenizer)
+    saved = cache.state_dict(1)
+    again, other = TokenCache(store, SPECS), CountingTokenizer()
+    again.load_state_dict(saved, 1)
+    restored = again.tokens(fresh, 1, other)
+    assert other.encoded == [] and saved.keys() == {"ids", "tokens"}
+    for key in SPECS:
+        np.testing.assert_array_equal(restored[key], tokens[key])
+    again.tokens(store.ring.rows(store.ids_of_all()), 1, other)
+    assert len(other.encoded) == len(store.ids_of_all()) - len(fresh)
+
+
 @pytest.mark.parametrize("fault", ["key", "shape", "vocabulary"])
 def test_wrong_tokens_are_refused(fault: str) -> None:
     store = ReplayStore({"x": ((), np.int64)}, 1, np.uint8, 1, 100)

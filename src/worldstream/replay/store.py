@@ -14,7 +14,7 @@ Old rows are overwritten one by one, so an episode that is partly evicted stays 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -185,9 +185,9 @@ class ReplayStore:
             acted=acted,
         )
 
-    def observations(self, rows: np.ndarray) -> Observations:
-        """Observations at physical rows of any shape (...): key -> (..., *shape of one item). Copies."""
-        return {key: self._observations[key].take(rows, axis=0) for key in self.format.observations}
+    def observations(self, rows: np.ndarray, keys: Collection[str] | None = None) -> Observations:
+        """Observations at physical rows of any shape (...): key -> (..., *shape of an item). Copies. None: all keys."""
+        return {key: self._observations[key].take(rows, axis=0) for key in keys or self.format.observations}
 
     def ids_of_all(self) -> np.ndarray:
         """(n,) ids of all stored rows, increasing."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -51,6 +52,21 @@ class TokenCache:
         """Forget all tokens. Needed only after the store was loaded from a checkpoint: its ids may repeat."""
         self._encoded["stamp"][:] = 0
 
+    def state_dict(self, version: int) -> dict[str, Any]:
+        """Tokens of the stored observations that are encoded by ``version``, with the ids of their rows."""
+        ids = self._store.ids_of_all()
+        rows = self._store.ring.rows(ids)
+        allocated = rows < self._encoded.num_rows
+        ids, rows = ids[allocated], rows[allocated]
+        fresh = self._is_fresh(rows, version)
+        return {"ids": ids[fresh], "tokens": {key: self._tokens[key][rows[fresh]] for key in self._specs}}
+
+    def load_state_dict(self, state: dict[str, Any], version: int) -> None:
+        """Continue from ``state_dict``; load the store first."""
+        self.clear()
+        self._allocate()
+        self._put(self._store.ring.rows(state["ids"]), state["tokens"], version)
+
     def tokens(self, rows: np.ndarray, version: int, encode: Encode) -> dict[str, np.ndarray]:
         """Tokens at physical rows, encoding those that are not fresh.
 
@@ -65,13 +81,26 @@ class TokenCache:
         Raises:
             ValueError: ``encode`` returned other keys or shapes, or ids outside of the vocabulary.
         """
-        self._tokens.ensure(self._store.num_allocated_rows)
-        self._encoded.ensure(self._store.num_allocated_rows)
-        stamps = self._store.ring.ids(rows) + 1
-        fresh = (self._encoded["stamp"][rows] == stamps) & (self._encoded["version"][rows] == version)
+        self._allocate()
+        fresh = self._is_fresh(rows, version)
         if not fresh.all():
             self._encode(np.unique(rows[~fresh]), version, encode)
         return {key: self._tokens[key].take(rows, axis=0) for key in self._specs}
+
+    def _allocate(self) -> None:
+        self._tokens.ensure(self._store.num_allocated_rows)
+        self._encoded.ensure(self._store.num_allocated_rows)
+
+    def _is_fresh(self, rows: np.ndarray, version: int) -> np.ndarray:
+        stamps = self._store.ring.ids(rows) + 1
+        fresh: np.ndarray = (self._encoded["stamp"][rows] == stamps) & (self._encoded["version"][rows] == version)
+        return fresh
+
+    def _put(self, rows: np.ndarray, tokens: dict[str, np.ndarray], version: int) -> None:
+        for key, values in tokens.items():
+            self._tokens[key][rows] = values
+        self._encoded["stamp"][rows] = self._store.ring.ids(rows) + 1
+        self._encoded["version"][rows] = version
 
     def _encode(self, rows: np.ndarray, version: int, encode: Encode) -> None:
         encoded = encode(self._store.observations(rows))
@@ -84,7 +113,4 @@ class TokenCache:
                 raise ValueError(f"tokens of '{key}' have shape {values.shape}; expected {expected}")
             if math.prod(expected) and ((values < 0) | (values >= np.array(spec.vocabulary))).any():
                 raise ValueError(f"tokens of '{key}' are outside of the vocabulary {spec.vocabulary}")
-        for key, values in encoded.items():
-            self._tokens[key][rows] = values
-        self._encoded["stamp"][rows] = self._store.ring.ids(rows) + 1
-        self._encoded["version"][rows] = version
+        self._put(rows, encoded, version)

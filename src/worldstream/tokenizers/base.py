@@ -47,6 +47,8 @@ class Tokenizer(nn.Module, ABC):
     spec: TokenSpec
     loss_names: tuple[str, ...] = ()
     """Names of what ``losses`` returns; fixed and fitted tokenizers have none."""
+    adaptive: bool = False
+    """Whether ``fit`` adapts to data."""
 
     @property
     def trainable(self) -> bool:
@@ -83,5 +85,5 @@ class Tokenizer(nn.Module, ABC):
         """
 
     def fit(self, x: Tensor) -> bool:
-        """Adapt to data (N, *shape) without gradients; True when ids changed their meaning."""
+        """Adapt to data (N, *shape) without gradients, when ``adaptive``; True when ids changed their meaning."""
         return False

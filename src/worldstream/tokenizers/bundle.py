@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -66,10 +68,10 @@ class TokenizerBundle(nn.Module):
         """Token specs by key, in block order."""
         return {key: tokenizer.spec for key, tokenizer in self.by_key.items()}
 
-    def load(self, observations: Observations) -> dict[str, Tensor]:
-        """Stored arrays (..., *shape) -> modality tensors on the bundle's device."""
-        device = self.version.device
-        return {key: modality.load(observations[key]).to(device) for key, modality in self.modalities.items()}
+    def load(self, observations: Observations, keys: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """Stored arrays (..., *shape) -> modality tensors on the bundle's device. None: of all keys."""
+        device, keys = self.version.device, self.modalities if keys is None else keys
+        return {key: self.modalities[key].load(observations[key]).to(device) for key in keys}
 
     @torch.no_grad()
     def encode(self, observations: Observations) -> Tokens:
@@ -92,10 +94,16 @@ class TokenizerBundle(nn.Module):
         by_key = self.by_key
         return {key: by_key[key].features(ids) for key, ids in tokens.items()}
 
+    @property
+    def adaptive_keys(self) -> list[str]:
+        """Keys whose tokenizers are fitted to data."""
+        return [key for key, tokenizer in self.by_key.items() if tokenizer.adaptive]
+
     def fit(self, observations: Observations) -> bool:
-        """Let every tokenizer adapt to stored arrays (N, *shape); counts ``version`` up when any id changed meaning."""
-        tensors = self.load(observations)
-        changed = [tokenizer.fit(tensors[key]) for key, tokenizer in self.by_key.items()]
+        """Let tokenizers adapt to stored arrays (N, *shape) of all ``adaptive_keys``; counts ``version`` up when any id
+        changed its meaning."""
+        tensors = self.load(observations, self.adaptive_keys)
+        changed = [self.by_key[key].fit(x) for key, x in tensors.items()]
         self.version += any(changed)
         return any(changed)
 

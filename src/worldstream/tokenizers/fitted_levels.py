@@ -26,6 +26,7 @@ RANGE_MARGIN = 0.25
 class FittedLevels(Tokenizer):
     """D features, one token each, V levels per feature. Before the first ``fit``: evenly spread over +-6 symlog."""
 
+    adaptive = True
     location: Tensor
     scale: Tensor
 

@@ -116,9 +116,9 @@ def code_grid(spec: KeySpec, config: ImageTokenizerConfig) -> tuple[int, int]:
     if height % factor or width % factor:
         patches = f"cut into patches of {config.patch} and " if config.patch > 1 else ""
         raise ConfigError(
-            f"key '{spec.key}': {height} x {width} pixels cannot be {patches}halved {num_halvings} times. Give it sides "
-            f"that are multiples of {factor} (--modality {spec.key}=image:H,W), or tokenizers.image.channels fewer "
-            "entries."
+            f"key '{spec.key}': {height} x {width} pixels cannot be {patches}halved {num_halvings} times. Give it "
+            f"sides that are multiples of {factor} (--modality {spec.key}=image:H,W), or tokenizers.image.channels "
+            "fewer entries."
         )
     sizes = (*config.channels, config.code_size)
     if not config.channels or any(size < 1 or size % NUM_GROUPS for size in sizes):

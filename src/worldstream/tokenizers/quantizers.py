@@ -123,8 +123,8 @@ class VectorQuantizer(Quantizer):
 
     @torch.no_grad()
     def encode(self, rows: Tensor) -> Tensor:
-        squares = self.codebook.square().sum(-1)
-        return torch.addmm(squares, rows, self.codebook.t(), alpha=-2.0).argmin(-1, keepdim=True)  # |z|^2 is the same for all
+        squares = self.codebook.square().sum(-1)  # |z|^2 is the same for all codes
+        return torch.addmm(squares, rows, self.codebook.t(), alpha=-2.0).argmin(-1, keepdim=True)
 
     def codes(self, ids: Tensor) -> Tensor:
         return self.codebook[ids.squeeze(-1)]

@@ -168,13 +168,19 @@ class Trainer:
                 return
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that decides how the run goes on, beside the rows of replay; from within ``after_step``."""
+        """Everything that decides how the run goes on, beside the rows of replay; from within ``after_step``.
+
+        Tokens by networks are part of it: batched differently, the same observation may round to another id.
+        """
+        tokenizers = self.models.tokenizers
+        version = int(tokenizers.version)
         return {
             "models": dict(self.models.state_dict()),
             "tokenizer_learner": self.tokenizer_learner.state_dict(),
             "world_model_learner": self.world_model_learner.state_dict(),
             "actor_critic_learner": self.actor_critic_learner.state_dict(),
             "replay": self.store.state_dict(),
+            "tokens": self.cache.state_dict(version) if tokenizers.trainable else None,
             "segment_starts": self.segment_starts.state_dict(),
             "segment_ends": self.segment_ends.state_dict(),
             "collector": self.collector.state_dict(),
@@ -200,6 +206,8 @@ class Trainer:
         self.actor_critic_learner.load_state_dict(state["actor_critic_learner"])
         self.store.load_state_dict(state["replay"], replay)
         self.cache.clear()
+        if state["tokens"] is not None:
+            self.cache.load_state_dict(state["tokens"], int(self.models.tokenizers.version))
         self.segment_starts.load_state_dict(state["segment_starts"])
         self.segment_ends.load_state_dict(state["segment_ends"])
         closed = self.collector.load_state_dict(state["collector"])
@@ -213,10 +221,13 @@ class Trainer:
 
     def fit_tokenizers(self) -> None:
         """Show stored observations to the tokenizers that adapt to data."""
+        keys = self.models.tokenizers.adaptive_keys
+        if not keys:
+            return
         rows = self.store.ring.rows(self.store.ids_of_all())
         if len(rows) > FIT_ROWS:
             rows = self._fit_rng.choice(rows, FIT_ROWS, replace=False)
-        self.models.tokenizers.fit(self.store.observations(rows))
+        self.models.tokenizers.fit(self.store.observations(rows, keys))
 
     def tokenized(self, segments: Segments) -> Batch:
         """Segments with their tokens, on the device."""
