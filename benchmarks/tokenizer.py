@@ -1,15 +1,15 @@
 """Do small moving things survive the image tokenizer? The ball of Pong and Breakout, after equal training time.
 
     python benchmarks/tokenizer.py --games Pong Breakout --sizes small --seconds 600
-    python benchmarks/tokenizer.py --games Pong --sizes full small --variants even rarity --updates 2000
+    python benchmarks/tokenizer.py --sizes full --tokenizer image_fsq --variants rarity --batch-size 32 --updates 2000
 
-Frames come from random play under the protocol of the preset; the last tenth is held out. How the ball is counted: its
-pixels on the raw screen are those of its colour in the part of the field where nothing else has it (Breakout: between
-bricks and paddle). They are resized like the frame and weigh its pixels there. The ball's contrast is the weighted
-mean difference of brightness to the median of all frames. A held-out frame contains the ball when this contrast is at
-least 10 of 255, and its reconstruction shows the ball when it has between half and twice of that contrast, with the
-same sign, at the same place. ``chance_share`` is the share that the reconstructions of other frames reach at that
-place: a ``ball_share`` means nothing where it is not far above that.
+The learning rate cools down over the second half. Frames come from random play under the protocol of the preset; the
+last tenth is held out. How the ball is counted: its pixels on the raw screen are those of its colour in the part of the
+field where nothing else has it (Breakout: between bricks and paddle). They are resized like the frame and weigh its
+pixels there. The ball's contrast is the weighted mean difference of brightness to the median of all frames. A held-out
+frame contains the ball when this contrast is at least 10 of 255, and its reconstruction shows the ball when it has
+between half and twice of that contrast, with the same sign, at the same place. ``chance_share`` is the share that the
+reconstructions of other frames reach at that place: a ``ball_share`` means nothing where it is not far above that.
 """
 
 from __future__ import annotations
@@ -121,10 +121,12 @@ def train(
 ) -> Iterator[dict[str, float]]:
     """Train for so many seconds, or updates where these are given; yields metrics now and then, and at the end."""
     tokenizers.prepare_training()
-    learner = Learner(tokenizers, config.tokenizer_learner)
+    learner = Learner(tokenizers, replace(config.tokenizer_learner, cooldown=0.5, stop_steps=0))
     rng = np.random.default_rng(seed)
     began, done = time.monotonic(), 0
     while True:
+        progress = done / updates if updates else (time.monotonic() - began) / seconds
+        learner.schedule(1 + int(1000 * progress), 1000)
         rows = rng.integers(len(pictures), size=config.tokenizer_learner.batch_size)
         metrics = update_tokenizers(tokenizers, learner, {"observation": pictures[rows][:, None]})
         done += 1
@@ -150,7 +152,14 @@ def measure(game: str, size: str, variant: str, options: argparse.Namespace) -> 
     config: Config = PRESETS[PRESET_OF[size]]()
     image = replace(config.tokenizers.image, **VARIANTS[variant])
     choice = config.tokenizers.choice if options.tokenizer is None else {"image": options.tokenizer}
-    config = replace(config, tokenizers=replace(config.tokenizers, image=image, choice=choice))
+    learner = config.tokenizer_learner
+    learner = replace(
+        learner,
+        batch_size=options.batch_size or learner.batch_size,
+        learning_rate=options.learning_rate or learner.learning_rate,
+    )
+    tokenizers_config = replace(config.tokenizers, image=image, choice=choice)
+    config = replace(config, tokenizers=tokenizers_config, tokenizer_learner=learner)
     frames = play(game, config, options.frames, options.seed)
     held_out = int(options.frames * (1 - HELD_OUT))
     background = np.median(frames.pictures[:: max(1, options.frames // 1000)].mean(-1), axis=0)
@@ -174,6 +183,7 @@ def measure(game: str, size: str, variant: str, options: argparse.Namespace) -> 
         "squared_error": error,
         "perplexity": last["perplexity"],
         "updates": last["updates"],
+        "pictures": last["updates"] * learner.batch_size,
         "training_seconds": last["seconds"],
         "seconds_per_1000_updates": 1000 * last["seconds"] / last["updates"],
     }
@@ -194,6 +204,8 @@ def main() -> None:
     parser.add_argument("--sizes", choices=PRESET_OF, nargs="+", default=list(PRESET_OF))
     parser.add_argument("--variants", choices=VARIANTS, nargs="+", default=["even", "rarity", "efficientnet_lite0"])
     parser.add_argument("--tokenizer", choices=("image_vq", "image_fsq"), help="instead of the preset's")
+    parser.add_argument("--batch-size", type=int, help="instead of the preset's")
+    parser.add_argument("--learning-rate", type=float, help="instead of the preset's")
     parser.add_argument("--frames", type=int, default=20_000)
     parser.add_argument("--seconds", type=float, default=600.0, help="of training, for each")
     parser.add_argument("--updates", type=int, default=0, help="train for so many updates instead")
@@ -220,10 +232,14 @@ def described(
     game: str, size: str, variant: str, options: argparse.Namespace, values: dict[str, float]
 ) -> list[dict[str, Any]]:
     """One record for each value, in the schema of the other benchmarks."""
-    amount = f"--updates {options.updates}" if options.updates else f"--seconds {options.seconds:g}"
-    label = variant
-    if options.tokenizer is not None:
-        amount, label = f"{amount} --tokenizer {options.tokenizer}", f"{options.tokenizer}, {variant}"
+    given = {
+        "updates" if options.updates else "seconds": options.updates or options.seconds,
+        "tokenizer": options.tokenizer,
+        "batch-size": options.batch_size,
+        "learning-rate": options.learning_rate,
+    }
+    changed = " ".join(f"--{name} {value}" for name, value in given.items() if value is not None)
+    label = variant if options.tokenizer is None else f"{options.tokenizer}, {variant}"
     return [
         {
             "benchmark": "tokenizer",
@@ -238,7 +254,7 @@ def described(
             "training_seconds": values["training_seconds"],
             "peak_memory_bytes": peak_bytes(choose_device(options.device)),
             "command": f"python benchmarks/tokenizer.py --games {game} --sizes {size} --variants {variant}"
-            f" --frames {options.frames} {amount} --seed {options.seed} --threads {options.threads}",
+            f" --frames {options.frames} {changed} --seed {options.seed} --threads {options.threads}",
             **provenance(),
         }
         for metric, value in values.items()

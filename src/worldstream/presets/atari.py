@@ -114,7 +114,7 @@ def atari_small() -> Config:
             priority_weights={"reward": 1.0},
         ),
         actor_critic=ActorCriticConfig(hidden=(256,), grid_channels=(64,)),
-        losses=replace(base.losses, entropy_weight=0.003, intrinsic_weight=0.2),
+        losses=replace(base.losses, entropy_weight=0.01, extrinsic_weight=10.0),
         replay=replace(
             base.replay,
             sampler_options={"uniform_fraction": 0.5, "initial_priority": 1.25, "temperature": 0.1},
@@ -129,9 +129,9 @@ def atari_small() -> Config:
             every_steps=1000, stop_steps=24_000,
         ),
         world_model_learner=LearnerConfig(
-            batch_size=8, learning_rate=6e-4, cooldown=0.4, weight_decay=0.05, updates_per_step=0.2, start_steps=4000
+            batch_size=8, learning_rate=6e-4, cooldown=0.4, weight_decay=0.05, updates_per_step=0.25, start_steps=4000
         ),
         actor_critic_learner=LearnerConfig(
-            batch_size=32, learning_rate=3e-4, cooldown=0.4, updates_per_step=0.1, start_steps=6000
+            batch_size=32, learning_rate=3e-4, cooldown=0.4, updates_per_step=0.08, start_steps=6000
         ),
     )  # fmt: skip
