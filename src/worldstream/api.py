@@ -258,7 +258,7 @@ def _run(session: Session, begin: Callable[[], str], out: Console) -> TrainingRe
     except BaseException:
         session.trainer.close()
         raise
-    display = ProgressDisplay(session.steps, out)
+    display = ProgressDisplay(session.last_step, out)
     try:
         result = session.run(display.update, out.print)
     finally:
@@ -316,7 +316,7 @@ def _notes(session: Session) -> list[str]:
     notes = [f"replay will hold {rows} steps, {rows * (stored + tokens) / 1e6:.1f} MB"]
     late = {"world model": config.world_model_learner, "actor-critic": config.actor_critic_learner}
     for part, learner in late.items():
-        if learner.start_steps >= steps:
+        if learner.start_steps >= session.last_step:
             notes.append(f"note: the {part} begins to learn at step {learner.start_steps}, after the end of this run")
     return notes
 

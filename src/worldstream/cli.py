@@ -264,7 +264,7 @@ def print_estimate(result: Any, command: Info) -> None:
             "peak memory of an update, with the libraries": f"{result.peak_bytes / megabyte:.0f} MB",
             **{f"{part}, per 1000 steps": f"{seconds:.2f} s" for part, seconds in result.seconds.items()},
             "all, per 1000 steps": f"{sum(result.seconds.values()):.1f} s",
-            f"all, {command.steps} steps": f"{sum(result.seconds.values()) * command.steps / 60_000:.0f} min",
+            f"all, {command.steps} steps": f"{result.total_seconds / 60:.0f} min",
         },
     )
     if result.extrapolated:

@@ -146,6 +146,8 @@ class Config:
     """Data-fitted tokenizers are fitted when learning starts and at each doubling of the steps, up to here."""
     max_skipped_updates: int = 10
     """Updates whose loss or gradient is not finite that a run survives; each is skipped and kept to be looked at."""
+    tail_steps: int = 0
+    """After the last environment step, learners go on for so many steps of the clock as if there were new ones."""
     log_every_steps: int = 250
     """Environment steps between lines of metrics."""
     num_threads: int = 1
@@ -205,6 +207,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "segment_length": (1, inf),
     "max_skipped_updates": (0, inf),
     "log_every_steps": (1, inf),
+    "tail_steps": (0, inf),
     "num_threads": (1, inf),
     "tokenizers.num_levels": (2, inf),
     "tokenizers.uniform_levels": (0, 1),

@@ -73,6 +73,18 @@ def same(a: Path, b: Path) -> bool:
     return facts(a) == facts(b) and all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def test_a_run_stopped_after_its_last_environment_step_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(tiny(), tail_steps=60)
+    worldstream.train("clock", steps=100, config=config, output=tmp_path / "whole", quiet=True)
+    stop_after(monkeypatch, 93, 131)
+    with pytest.raises(Interrupted, match="93 of 160 steps"):
+        worldstream.train("clock", steps=100, config=config, output=tmp_path / "parts", quiet=True)
+    with pytest.raises(Interrupted, match="131 of 160 steps"):
+        worldstream.resume(tmp_path / "parts", quiet=True)
+    worldstream.resume(tmp_path / "parts", quiet=True)
+    assert same(tmp_path / "whole", tmp_path / "parts")
+
+
 @pytest.mark.parametrize(
     ("environment", "collection"),
     [

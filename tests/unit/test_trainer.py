@@ -242,6 +242,21 @@ def test_random_actions_are_held_when_asked(make: Callable[..., Run], hold: bool
         assert 0.3 < (lengths == 1).mean() < 0.5  # 6 / pi^2 of the draws, two thirds of which are followed by another
 
 
+def test_learning_goes_on_after_the_last_environment_step(make: Callable[..., Run]) -> None:
+    """As many updates as that many more steps would have brought, and no step."""
+    updates = {}
+    for tail in (0, 80):
+        run = make(dataclasses.replace(CONFIG, tail_steps=tail))
+        run.trainer.run(200)
+        run.trainer.log(run.trainer.clock)
+        updates[tail] = [cadence.state_dict() for cadence in run.trainer._cadences[1:3]]
+        assert (run.trainer.clock, run.trainer.collector.steps, run.trainer.store.num_steps) == (200 + tail, 200, 200)
+        assert run.records[-1]["steps"] == 200 + tail and run.records[-1]["frames"] == 200
+    # 0.2 updates of the world model a step, 0.1 of the actor-critic
+    assert [more - fewer for more, fewer in zip(updates[80], updates[0], strict=True)] == [16, 8]
+    assert run.evaluations == [120, 240]
+
+
 # Reproducibility and trouble.
 
 

@@ -52,6 +52,8 @@ class Estimate:
     model_bytes: int
     peak_bytes: int
     seconds: dict[str, float]
+    total_seconds: float
+    """Of the whole run, updates after the last environment step included."""
     extrapolated: bool
     """Whether an update would have taken so long that it was measured on a smaller batch; its time is scaled up, the
     peak memory is that of the smaller batch."""
@@ -148,6 +150,9 @@ def estimate(name: Any, config: Config, *, steps: int, device: torch.device) -> 
         model_bytes=TRAINING_BYTES * sum(parameters.values()),
         peak_bytes=peak_bytes(device),
         seconds=seconds,
+        total_seconds=(
+            steps * sum(seconds.values()) + config.tail_steps * sum(seconds[part] for part in learned)
+        ) / 1000,
         extrapolated=any(scaled for _, scaled in measured.values()),
     )
 

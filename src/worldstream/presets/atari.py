@@ -32,8 +32,9 @@ def atari100k() -> Config:
     """Every hyper-parameter of method.md 9.1 for Atari, version M3 (retention, VQ by gradient, LPIPS).
 
     Rates are updates for each decision: 1 of the tokenizer from 1000 decisions on, 1 of the world model from 5000, 0.4
-    of the actor-critic from 10,000, the tokenizer in bursts of 200 as in the published epochs. The published run adds
-    20,000 updates of tokenizer and world model and 8000 of the actor-critic after the last decision; this one ends.
+    of the actor-critic from 10,000, the tokenizer in bursts of 200 as in the published epochs. After the last decision
+    learning goes on for the published 100 epochs: 20,000 updates of tokenizer and world model, 8000 of the
+    actor-critic.
     """
     return Config(
         environment=EnvironmentConfig(action_repeat=4, kwargs=TRAINED, evaluation_kwargs=EVALUATED),
@@ -69,6 +70,7 @@ def atari100k() -> Config:
             batch_size=128, learning_rate=2e-4, updates_per_step=0.4, start_steps=10_000
         ),
         segment_length=10,
+        tail_steps=20_000,
     )
 
 
@@ -124,6 +126,7 @@ def atari_small() -> Config:
         imagination=ImaginationConfig(horizon=9, context_length=4, burn_in=8),
         collection=CollectionConfig(epsilon=0.01, random_steps=4000, hold_random_actions=True),
         evaluation=replace(base.evaluation, every_steps=20_000, episodes=8),
+        tail_steps=0,
         tokenizer_learner=LearnerConfig(
             batch_size=32, learning_rate=2e-3, cooldown=0.5, clip_norm=10.0, updates_per_step=0.25, start_steps=0,
             every_steps=1000, stop_steps=24_000,

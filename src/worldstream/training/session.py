@@ -49,7 +49,7 @@ class Session:
         environment: name or factory.
         config: of the run.
         seed: of the run.
-        steps: environment steps at which the run is finished.
+        steps: environment steps of the run.
         device: where networks live.
         time_limit: seconds of wall time after which this sitting ends; None: no limit.
     """
@@ -91,6 +91,11 @@ class Session:
             on_skipped=self._on_skipped,
             after_step=self._after_step,
         )
+
+    @property
+    def last_step(self) -> int:
+        """Of the clock, at which training is finished: the last environment step, and the updates after it."""
+        return self.steps + self.config.tail_steps
 
     @property
     def seconds(self) -> float:
@@ -148,7 +153,7 @@ class Session:
         with self._request.listening():
             try:
                 self._metric_log = MetricLog(
-                    self._metrics, self.folder.events, [display], from_steps=self.trainer.collector.steps
+                    self._metrics, self.folder.events, [display], from_steps=self.trainer.clock
                 )
                 self._train()
             finally:
@@ -168,14 +173,14 @@ class Session:
         trainer = self.trainer
         try:
             if self._pending_evaluation:
-                self._on_evaluation(trainer.collector.steps)
+                self._on_evaluation(trainer.clock)
             if self._request.reason is None:
                 trainer.run(self.steps)
         except (EnvironmentFault, DivergedError, OutOfMemoryError):
             with contextlib.suppress(RunFolderError):  # what went wrong first is more important
                 save_weights(self.folder.weights, trainer.models)
             raise
-        self._save(trainer.collector.steps)
+        self._save(trainer.clock)
 
     def _finish(self) -> Evaluation:
         """Evaluate and record episodes. The evaluation is noted last: then the run is finished."""
@@ -192,16 +197,16 @@ class Session:
             )
         )
         save_episodes(self.folder, recorded)
-        self._note_evaluation(self.steps, result, seconds, final=True)
+        self._note_evaluation(self.last_step, result, seconds, final=True)
         for log in (self._metrics, self._evaluations, self._sittings):
             log.flush()
         return result
 
     def _interrupted(self) -> Interrupted:
-        steps, reason = self.trainer.collector.steps, self._request.reason
+        steps, reason = self.trainer.clock, self._request.reason
         self._record("stopped", reason=reason)
         return Interrupted(
-            f"stopped by {reason} after {steps} of {self.steps} steps, and saved. "
+            f"stopped by {reason} after {steps} of {self.last_step} steps, and saved. "
             f"Go on with: worldstream train --resume {self.folder.path}"
         )
 
@@ -267,7 +272,7 @@ class Session:
 
     def _record(self, event: str, **details: Any) -> None:
         """Note something out of the ordinary. Environments may fail before the trainer is complete."""
-        steps = self.trainer.collector.steps if hasattr(self, "trainer") else 0
+        steps = self.trainer.clock if hasattr(self, "trainer") else 0
         record = {"event": event, "steps": steps, **details}
         if self._early is None:
             self._sittings.append(record)

@@ -80,6 +80,7 @@ class Trainer:
             max_restarts=collection.max_restarts,
             on_fault=on_fault,
         )
+        self.clock = 0
         self.num_skipped = 0
         self._metrics = MetricMeans()
         self._on_metrics = on_metrics
@@ -133,8 +134,9 @@ class Trainer:
         self.actor_critic_learner = Learner(self.models.actor_critic, config.actor_critic_learner)
 
     def run(self, steps: int) -> None:
-        """Train until the clock shows ``steps`` environment steps."""
+        """Train until the clock shows ``steps`` environment steps, and then without new ones for ``tail_steps``."""
         config = self.config
+        last = steps + config.tail_steps
         learners = (self.tokenizer_learner, self.world_model_learner, self.actor_critic_learner)
         tokenizer_updates, world_model_updates, actor_critic_updates = (
             learner.config.cadence() for learner in learners
@@ -146,26 +148,34 @@ class Trainer:
         self._cadences: list[Cadence] = [*updates, fit, log, evaluation]
         for cadence, saved in zip(self._cadences, self._saved_cadences, strict=False):
             cadence.load_state_dict(saved)
-        while self.collector.steps < steps:
-            for episode in self._timed("collect", self.collector.step):
-                self._metrics.add("episode", episode)
-            clock = self.collector.steps
+        while self.clock < last:
+            self._advance(steps)
+            clock = self.clock
             if fit.due(clock):
                 self._timed("fit", self.fit_tokenizers)
             for learner in learners:
-                learner.schedule(clock, steps)
+                learner.schedule(clock, last)
             for _ in range(tokenizer_updates.due(clock) if self.models.tokenizers.trainable else 0):
                 self._timed("tokenizers", self.update_tokenizers)
             for _ in range(world_model_updates.due(clock)):
                 self._timed("world_model", self.update_world_model)
             for _ in range(actor_critic_updates.due(clock)):
                 self._timed("actor_critic", self.update_actor_critic)
-            if log.due(clock) or clock >= steps:
+            if log.due(clock) or clock >= last:
                 self.log(clock)
             if evaluation.due(clock):
                 self._on_evaluation(clock)
             if self._after_step(clock):
                 return
+
+    def _advance(self, steps: int) -> None:
+        """Step the environments and the clock; after the last environment step, the clock alone."""
+        if self.collector.steps >= steps:
+            self.clock += 1
+            return
+        for episode in self._timed("collect", self.collector.step):
+            self._metrics.add("episode", episode)
+        self.clock = self.collector.steps
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that decides how the run goes on, beside the rows of replay; from within ``after_step``.
@@ -175,6 +185,7 @@ class Trainer:
         tokenizers = self.models.tokenizers
         version = int(tokenizers.version)
         return {
+            "clock": self.clock,
             "models": dict(self.models.state_dict()),
             "tokenizer_learner": self.tokenizer_learner.state_dict(),
             "world_model_learner": self.world_model_learner.state_dict(),
@@ -200,6 +211,7 @@ class Trainer:
 
         Raises ConfigError for the replay of another environment.
         """
+        self.clock = int(state["clock"])
         self.models.load_state_dict(state["models"])
         self.tokenizer_learner.load_state_dict(state["tokenizer_learner"])
         self.world_model_learner.load_state_dict(state["world_model_learner"])
@@ -285,7 +297,7 @@ class Trainer:
             return True
         self.num_skipped += 1
         values = {name: float(value) for name, value in metrics.items()}
-        steps = self.collector.steps
+        steps = self.clock
         self._on_skipped(SkippedUpdate(component, steps, self.num_skipped, batch, random, values))
         if self.num_skipped > self.config.max_skipped_updates:
             raise DivergedError(
@@ -322,7 +334,7 @@ class Trainer:
             "faults/restarted_environments": self.environments.num_restarts,
             "faults/skipped_updates": self.num_skipped,
         }
-        frames = clock * self.config.environment.action_repeat
+        frames = self.collector.steps * self.config.environment.action_repeat
         self._on_metrics({"steps": clock, "frames": frames, **self._metrics.pop(), **totals})
 
     def close(self) -> None:
