@@ -146,8 +146,9 @@ class Config:
     """Data-fitted tokenizers are fitted when learning starts and at each doubling of the steps, up to here."""
     max_skipped_updates: int = 10
     """Updates whose loss or gradient is not finite that a run survives; each is skipped and kept to be looked at."""
-    tail_steps: int = 0
-    """After the last environment step, learners go on for so many steps of the clock as if there were new ones."""
+    tail_share: float = 0.0
+    """After the last environment step the clock and the learners go on for this share of the steps, as if there were
+    new ones."""
     log_every_steps: int = 250
     """Environment steps between lines of metrics."""
     num_threads: int = 1
@@ -193,6 +194,10 @@ class Config:
         """Blocks that the world model has to remember at most: a segment, and then a whole imagined trajectory."""
         return self.segment_length + self.imagination.context_length + self.imagination.horizon
 
+    def last_step(self, steps: int) -> int:
+        """What the clock shows at the end of a run of so many environment steps."""
+        return steps + round(self.tail_share * steps)
+
     def to_json(self) -> dict[str, Any]:
         """Nested dictionaries of plain values."""
         return dataclasses.asdict(self)
@@ -207,7 +212,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "segment_length": (1, inf),
     "max_skipped_updates": (0, inf),
     "log_every_steps": (1, inf),
-    "tail_steps": (0, inf),
+    "tail_share": (0, inf),
     "num_threads": (1, inf),
     "tokenizers.num_levels": (2, inf),
     "tokenizers.uniform_levels": (0, 1),

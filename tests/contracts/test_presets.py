@@ -24,6 +24,7 @@ def test_a_preset_survives_json_and_learns(name: str) -> None:
         environment=replace(config.environment, kwargs={}),  # those of another environment
         world_model_learner=replace(config.world_model_learner, **once),
         actor_critic_learner=replace(config.actor_critic_learner, **once),
+        tail_share=0.0,
         log_every_steps=1,
     )
     records: list[dict[str, Any]] = []

@@ -205,7 +205,6 @@ def shrunken(name: str) -> worldstream.Config:
         ),
         world_model_learner=replace(config.world_model_learner, batch_size=4, updates_per_step=0.05, start_steps=100),
         actor_critic_learner=replace(config.actor_critic_learner, batch_size=4, updates_per_step=0.05, start_steps=150),
-        tail_steps=config.tail_steps // 1000,
     )
 
 
@@ -216,7 +215,7 @@ def test_presets_run_from_end_to_end(preset: str, steps: int, tmp_path: Path) ->
     result = worldstream.train("Breakout", steps=steps, preset=preset, config=config, output=output, quiet=True)
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     last = lines[-1]
-    assert (last["steps"], last["frames"]) == (steps + config.tail_steps, 4 * steps)
+    assert (last["steps"], last["frames"]) == (config.last_step(steps), 4 * steps)
     seen = set().union(*lines)
     assert {"tokenizers/reconstruction", "world_model/observation", "actor_critic/critic_loss"} <= seen
     card = json.loads((output / "run.json").read_text())["protocol"]

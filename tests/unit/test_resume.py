@@ -74,7 +74,7 @@ def same(a: Path, b: Path) -> bool:
 
 
 def test_a_run_stopped_after_its_last_environment_step_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = replace(tiny(), tail_steps=60)
+    config = replace(tiny(), tail_share=0.6)
     worldstream.train("clock", steps=100, config=config, output=tmp_path / "whole", quiet=True)
     stop_after(monkeypatch, 93, 131)
     with pytest.raises(Interrupted, match="93 of 160 steps"):

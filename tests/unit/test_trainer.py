@@ -246,7 +246,7 @@ def test_learning_goes_on_after_the_last_environment_step(make: Callable[..., Ru
     """As many updates as that many more steps would have brought, and no step."""
     updates = {}
     for tail in (0, 80):
-        run = make(dataclasses.replace(CONFIG, tail_steps=tail))
+        run = make(dataclasses.replace(CONFIG, tail_share=tail / 200))
         run.trainer.run(200)
         run.trainer.log(run.trainer.clock)
         updates[tail] = [cadence.state_dict() for cadence in run.trainer._cadences[1:3]]

@@ -151,8 +151,10 @@ def estimate(name: Any, config: Config, *, steps: int, device: torch.device) -> 
         peak_bytes=peak_bytes(device),
         seconds=seconds,
         total_seconds=(
-            steps * sum(seconds.values()) + config.tail_steps * sum(seconds[part] for part in learned)
-        ) / 1000,
+            steps * sum(seconds.values())
+            + (config.last_step(steps) - steps) * sum(seconds[part] for part in learned)
+        )
+        / 1000,
         extrapolated=any(scaled for _, scaled in measured.values()),
     )
 

@@ -70,7 +70,7 @@ def atari100k() -> Config:
             batch_size=128, learning_rate=2e-4, updates_per_step=0.4, start_steps=10_000
         ),
         segment_length=10,
-        tail_steps=20_000,
+        tail_share=0.2,
     )
 
 
@@ -126,7 +126,7 @@ def atari_small() -> Config:
         imagination=ImaginationConfig(horizon=9, context_length=4, burn_in=8),
         collection=CollectionConfig(epsilon=0.01, random_steps=4000, hold_random_actions=True),
         evaluation=replace(base.evaluation, every_steps=20_000, episodes=8),
-        tail_steps=0,
+        tail_share=0.0,
         tokenizer_learner=LearnerConfig(
             batch_size=32, learning_rate=2e-3, cooldown=0.5, clip_norm=10.0, updates_per_step=0.25, start_steps=0,
             every_steps=1000, stop_steps=24_000,

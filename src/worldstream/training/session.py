@@ -94,8 +94,8 @@ class Session:
 
     @property
     def last_step(self) -> int:
-        """Of the clock, at which training is finished: the last environment step, and the updates after it."""
-        return self.steps + self.config.tail_steps
+        """What the clock shows at the end of training."""
+        return self.config.last_step(self.steps)
 
     @property
     def seconds(self) -> float:

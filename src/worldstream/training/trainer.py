@@ -134,9 +134,9 @@ class Trainer:
         self.actor_critic_learner = Learner(self.models.actor_critic, config.actor_critic_learner)
 
     def run(self, steps: int) -> None:
-        """Train until the clock shows ``steps`` environment steps, and then without new ones for ``tail_steps``."""
+        """Train until the clock shows ``steps`` environment steps, and then, without new ones, ``Config.last_step``."""
         config = self.config
-        last = steps + config.tail_steps
+        last = config.last_step(steps)
         learners = (self.tokenizer_learner, self.world_model_learner, self.actor_critic_learner)
         tokenizer_updates, world_model_updates, actor_critic_updates = (
             learner.config.cadence() for learner in learners
