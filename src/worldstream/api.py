@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from worldstream.acting import act
 from worldstream.actions.composite import decode
 from worldstream.compat.checkpoint import published_agent, read_checkpoint
 from worldstream.config import Config
+from worldstream.environments import resolve
 from worldstream.errors import ConfigError, RunFolderError
 from worldstream.evaluation.evaluate import Evaluation, protocol_card
 from worldstream.line_log import read_lines
@@ -179,6 +180,7 @@ def train(
     check_seed(seed)
     _check_time_limit(time_limit)
     config = PRESETS[preset]() if config is None else config
+    config = replace(config, environment=resolve(environment, config.environment))
     chosen = choose_device(device)
     folder = RunFolder(Path(output) if output is not None else default_output(environment, preset, seed))
     folder.require_unused()

@@ -264,9 +264,11 @@ def print_estimate(result: Any, command: Info) -> None:
             "peak memory of an update, with the libraries": f"{result.peak_bytes / megabyte:.0f} MB",
             **{f"{part}, per 1000 steps": f"{seconds:.2f} s" for part, seconds in result.seconds.items()},
             "all, per 1000 steps": f"{sum(result.seconds.values()):.1f} s",
-            f"all, {command.steps} steps": f"{result.total_seconds / 60:.0f} min",
+            f"all, {command.steps} steps and what follows them": f"{result.total_seconds / 60:.0f} min",
         },
     )
+    if result.missing:
+        out.print(f"note: training would not begin: {result.missing}")
     if result.extrapolated:
         out.print("Long updates were measured on smaller batches; the peak memory is that of these.")
 

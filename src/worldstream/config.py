@@ -74,12 +74,13 @@ class CollectionConfig:
     timeout: float = 300.0
     """Seconds after which an environment in a process of its own is taken to hang."""
     epsilon: float = 0.01
-    """Probability of a uniformly random action."""
+    """Probability of a uniformly random action, or with ``hold_random_actions`` of beginning to hold one."""
     random_steps: int = 500
     """Environment steps at the beginning with uniformly random actions."""
     hold_random_actions: bool = False
     """Whether a random action is held for n steps with a probability proportional to 1 / n^2 (Dabney et al. 2021, arXiv
-    2006.01782) instead of for one, which goes far where single random steps undo each other."""
+    2006.01782) instead of for one, which goes far where single random steps undo each other. A step is then random
+    about five times as often as ``epsilon`` says."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -217,7 +218,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "tokenizers.num_levels": (2, inf),
     "tokenizers.uniform_levels": (0, 1),
     "tokenizers.cells_per_token": (0, inf),
-    "tokenizers.image.codebook_size": (2, inf),
+    "tokenizers.image.codebook_size": (2, 65_536),
     "tokenizers.image.ema_decay": (0, 1),
     "tokenizers.image.revive_below": (0, 1),
     "tokenizers.image.rarity": (0, 1),

@@ -99,12 +99,15 @@ class ActionEmbedding(nn.Module):
         self.tables = ChannelTables(sizes, width, ordered=spec.ordinal)
         self.register_buffer("ordinal", torch.tensor(spec.ordinal), persistent=False)
         self.register_buffer("half_range", torch.tensor([(size - 1) / 2 or 1.0 for size in sizes]), persistent=False)
-        self.linear = nn.Linear(len(sizes), width)
+        self.linear = nn.Linear(len(sizes), width) if any(spec.ordinal) else None
 
     def forward(self, action: Tensor) -> Tensor:
         looked_up = self.tables(action) * (~self.ordinal).unsqueeze(-1)
+        summed: Tensor = looked_up.sum(-2)
+        if self.linear is None:
+            return summed
         values = (action / self.half_range - 1.0) * self.ordinal  # ordered levels are equally spaced on [-1, 1]
-        return looked_up.sum(-2) + self.linear(values)
+        return summed + self.linear(values)
 
 
 class ActorCritic(nn.Module):

@@ -223,5 +223,5 @@ def _as_published(logits: Tensor, vocabulary: tuple[int, ...]) -> Tensor:
 def _embedded(trunk: Trunk, ids: Tensor, raw: Tensor) -> Tensor:
     """(B, T, width) embeddings of executed actions; continuous ones as they are, not only the levels of ours."""
     embed = trunk.action_embed
-    embedded: Tensor = embed.linear(raw) if bool(embed.ordinal.all()) else embed(ids)
+    embedded: Tensor = embed(ids) if embed.linear is None else embed.linear(raw)
     return embedded

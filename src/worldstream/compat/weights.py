@@ -188,14 +188,12 @@ def _load_actor_critic(agent: ActorCritic, tensors: ForeignTensors, kinds: dict[
         tensors.fill(f"{prefix}{fuser}.", trunk.encoder.fuse)
         tensors.fill(f"{prefix}{part}.lstm.", trunk.cell, rename=lambda name: f"{name}_l0")
         embed = trunk.action_embed
-        if continuous:
+        if embed.linear is not None:
             embed.tables.table.weight.zero_()  # levels are read as numbers
             tensors.fill(f"{prefix}{part}_action_projection.", embed.linear)
         else:
             name = f"{prefix}{part}_actions_embeddings.weight"
             embed.tables.table.weight.copy_(tensors.take(name, tuple(embed.tables.table.weight.shape)))
-            embed.linear.weight.zero_()
-            embed.linear.bias.zero_()
     tensors.fill(f"{prefix}actor_linear.{'0.' if continuous else ''}", agent.actor)
     _reorder(agent.actor, logit_order(agent.sizes))
     tensors.fill(f"{prefix}critic_v_head.", agent.critic)

@@ -2,7 +2,7 @@
 
 from worldstream.environments.base import FlatEnvironment, check
 from worldstream.environments.config import EnvironmentConfig
-from worldstream.environments.suites import ENVIRONMENTS, Suite, make_environment
+from worldstream.environments.suites import ENVIRONMENTS, Suite, make_environment, resolve
 from worldstream.environments.vector import StepResult, VectorEnvironment, make_vector
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "check",
     "make_environment",
     "make_vector",
+    "resolve",
 ]

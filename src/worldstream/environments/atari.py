@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -28,6 +28,7 @@ from worldstream.environments.base import FlatEnvironment
 from worldstream.environments.config import EnvironmentConfig
 from worldstream.environments.suites import EnvironmentName, Suite
 from worldstream.errors import EnvironmentFault
+from worldstream.modalities.observation import ROOT_KEY, parse_override
 
 ATARI_100K = (
     "Alien", "Amidar", "Assault", "Asterix", "BankHeist", "BattleZone", "Boxing", "Breakout", "ChopperCommand",
@@ -40,7 +41,24 @@ RESIZES = {
     "bilinear": "the last two frames are resized (Pillow, bilinear), then their maximum is taken",
     "area": "the maximum of the last two frames is taken, then resized by area averaging",
 }
-_NAME = re.compile(r"(?P<space>ALE/)?(?P<game>[A-Za-z0-9]+?)(?P<kind>NoFrameskip|Deterministic)?(?P<version>-v[045])?")
+_NAME = re.compile(
+    r"(?P<space>ALE/)?(?P<game>[A-Za-z0-9]+?)(?P<ram>-ram)?(?P<kind>NoFrameskip|Deterministic)?(?P<version>-v[045])?"
+)
+_SET_ELSEWHERE = {
+    "frame_skip": "environment.action_repeat",
+    "size": "environment.sizes or --modality observation=image:HEIGHT,WIDTH",
+    "game": "the environment's name",
+}
+"""Arguments of a game that are no keyword arguments, and what sets them."""
+
+
+class _Frames(NamedTuple):
+    """What a repeated action brought."""
+
+    picture: np.ndarray
+    reward: float
+    over: bool
+    truncated: bool
 
 
 class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
@@ -55,11 +73,12 @@ class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
         sticky: probability that a frame repeats the action of the frame before instead.
         full_action_space: all 18 actions instead of those the game uses.
         noops: fewest and most frames, drawn uniformly, that pass without an action when a game begins.
-        life_loss: whether a lost life ends the episode; the next one then goes on in the same game after one frame.
+        life_loss: whether a lost life ends the episode; the next one then goes on in the same game, after one step
+            without an action.
         clip_rewards: whether the reward of each frame is replaced by its sign.
         max_frames: frames of a game after which it is truncated, those without an action included.
         resize: a key of ``RESIZES``.
-        size: (height, width) for "bilinear".
+        size: (height, width) for "bilinear"; None leaves the screen as it is.
         render_mode: None or "rgb_array".
 
     Raises EnvironmentFault for a resize that is none, and ranges that make no sense.
@@ -79,7 +98,7 @@ class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
         clip_rewards: bool = False,
         max_frames: int = 108_000,
         resize: str = "area",
-        size: Sequence[int] = (64, 64),
+        size: Sequence[int] | None = (64, 64),
         render_mode: str | None = None,
     ) -> None:
         if resize not in RESIZES:
@@ -103,7 +122,7 @@ class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
         self._actions = self._ale.getLegalActionSet() if full_action_space else self._ale.getMinimalActionSet()
         self._frame_skip, self._noops, self._max_frames = frame_skip, (int(noops[0]), int(noops[1])), max_frames
         self._life_loss, self._clip_rewards = life_loss, clip_rewards
-        self._size = (int(size[0]), int(size[1])) if resize == "bilinear" else None
+        self._size = (int(size[0]), int(size[1])) if resize == "bilinear" and size is not None else None
         self.render_mode = render_mode
         shape = (*(self._size or self._ale.getScreenDims()), 3)
         self.observation_space = spaces.Box(0, 255, shape, np.uint8)
@@ -122,7 +141,8 @@ class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
             "life_loss_ends_episode": life_loss,
             "rewards": "sign of each frame's" if clip_rewards else "as the game gives them",
             "max_frames": max_frames,
-            "resize": RESIZES[resize],
+            "resize": RESIZES[resize] if self._size or resize == "area" else "none",
+            "pillow": metadata.version("pillow"),
         }
 
     def reset(
@@ -132,13 +152,16 @@ class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
         if seed is not None:
             self._ale.setInt("random_seed", seed & 0x7FFFFFFF)
             self._ale.loadROM(self._rom)  # the seed counts from here on
-        elif self._goes_on:
-            self._act(0)
-        if seed is not None or not self._goes_on or self._ale.game_over():
-            self._begin()
+            self._goes_on = False
+        frames = self._repeat(0) if self._goes_on else None
         self._goes_on = False
+        if frames is None or frames.over or frames.truncated:
+            self._begin()
+            picture = self._picture()
+        else:
+            picture = frames.picture
         self._lives = self._ale.lives()
-        return self._picture(), {"lives": self._lives}
+        return picture, {"lives": self._lives}
 
     def _begin(self) -> None:
         self._ale.reset_game()
@@ -149,21 +172,26 @@ class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
                 self._ale.reset_game()
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        picture, reward, over, truncated = self._repeat(int(action))
+        lives = self._ale.lives()
+        lost = self._life_loss and 0 < lives < self._lives
+        self._lives = lives
+        self._goes_on = lost and not over and not truncated
+        return picture, reward, over or lost, truncated and not (over or lost), {"lives": lives}
+
+    def _repeat(self, index: int) -> _Frames:
+        """The frames of one step, fewer where the game ends."""
         reward, pictures = 0.0, []
         over = truncated = False
         for i in range(self._frame_skip):
-            reward += self._act(int(action))
+            reward += self._act(index)
             over, truncated = self._ale.game_over(), self._frames >= self._max_frames
             if i >= self._frame_skip - 2 or over or truncated:
                 pictures.append(self._picture())
             if over or truncated:
                 break
-        lives = self._ale.lives()
-        lost = self._life_loss and 0 < lives < self._lives
-        self._lives = lives
-        self._goes_on = lost and not over and not truncated
         picture = pictures[0] if len(pictures) == 1 else np.maximum(*pictures)
-        return picture, reward, over or lost, truncated and not (over or lost), {"lives": lives}
+        return _Frames(picture, reward, over, truncated)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything about the game, its random numbers included (see ``worldstream.environments.state``)."""
@@ -216,7 +244,7 @@ def known_games() -> dict[str, str]:
 
 
 def _claims(name: EnvironmentName) -> bool:
-    """Names in the manner of Atari, known games, and bare names that are nearly one."""
+    """Names in the manner of Atari, known games, and names that nobody has registered but are nearly one."""
     match = _NAME.fullmatch(name) if isinstance(name, str) else None
     if match is None:
         return False
@@ -226,8 +254,8 @@ def _claims(name: EnvironmentName) -> bool:
     if match["game"].lower() in games:
         return True
     registered = {entry.rpartition("-v")[0] for entry in gymnasium.registry}
-    bare = not match["version"] and match["game"] not in registered
-    return bare and bool(difflib.get_close_matches(match["game"].lower(), games, cutoff=0.75))
+    near = difflib.get_close_matches(match["game"].lower(), games, cutoff=0.75)
+    return match["game"] not in registered and bool(near)
 
 
 def make(name: EnvironmentName, config: EnvironmentConfig, render_mode: str | None = None) -> FlatEnvironment:
@@ -244,14 +272,19 @@ def make(name: EnvironmentName, config: EnvironmentConfig, render_mode: str | No
             f"environment '{name}' is taken for an Atari game, which needs ale-py. Run: pip install worldstream[atari]"
         ) from error
     match, games = _NAME.fullmatch(name), known_games()
-    assert match is not None
+    assert match is not None and config.action_repeat is not None
+    if match["ram"]:
+        raise EnvironmentFault(f"environment '{name}': games are played from pictures, not from the console's memory.")
+    if wrong := [argument for argument in _SET_ELSEWHERE if argument in config.kwargs]:
+        raise EnvironmentFault(f"environment.kwargs.{wrong[0]}: of a game this is set by {_SET_ELSEWHERE[wrong[0]]}.")
     game = games.get(match["game"].lower())
     if game is None:
         near = difflib.get_close_matches(match["game"].lower(), games, n=4, cutoff=0.5)
         titles = [_title(games[key]) for key in near] or list(ATARI_100K)
         raise EnvironmentFault(f"unknown Atari game '{match['game']}'. The nearest names are: {', '.join(titles)}.")
-    size = config.sizes.get("image", (64, 64))
-    factory = functools.partial(AtariGame, game, frame_skip=config.action_repeat, size=(size * 2)[:2])
+    sizes = parse_override(ROOT_KEY, config.modality.get(ROOT_KEY, ""))[1] or config.sizes.get("image", ())
+    size = (sizes * 2)[:2] or None
+    factory = functools.partial(AtariGame, game, frame_skip=config.action_repeat, size=size)
     raw = gym.call(name, factory, config, render_mode)
     if config.max_episode_steps is not None:
         raw = TimeLimit(raw, ceil(config.max_episode_steps / config.action_repeat))
@@ -262,4 +295,4 @@ def _title(rom: str) -> str:
     return "".join(part.capitalize() for part in rom.split("_"))
 
 
-SUITE = Suite(claims=_claims, make=make, example="ALE/Breakout-v5", package="ale_py")
+SUITE = Suite(claims=_claims, make=make, example="ALE/Breakout-v5", package="ale_py", action_repeat=4)

@@ -25,13 +25,14 @@ class EnvironmentConfig:
     """Frames after which an episode is truncated. None: as the environment is registered."""
     num_action_levels: int = 51
     """Levels into which each dimension of a continuous action is cut."""
-    action_repeat: int = 1
-    """Frames for which each action is repeated; frames = environment steps x action_repeat."""
+    action_repeat: int | None = None
+    """Frames for which each action is repeated; frames = environment steps x action_repeat. None: as is usual for the
+    suite, 4 in Atari games and 1 elsewhere."""
 
     def __post_init__(self) -> None:
         if self.num_action_levels < 2:
             raise ConfigError(f"num_action_levels must be at least 2, not {self.num_action_levels}.")
-        if self.action_repeat < 1:
+        if self.action_repeat is not None and self.action_repeat < 1:
             raise ConfigError(f"action_repeat must be at least 1, not {self.action_repeat}.")
         if self.max_episode_steps is not None and self.max_episode_steps < 1:
             raise ConfigError(f"max_episode_steps must be at least 1, not {self.max_episode_steps}.")

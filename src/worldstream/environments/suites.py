@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from worldstream.environments.base import FlatEnvironment
@@ -26,6 +26,8 @@ class Suite:
     """A small environment of the suite, for tests and documentation."""
     package: str | None = None
     """Package that an optional extra must install; None when the core suffices."""
+    action_repeat: int = 1
+    """Frames for which an action is repeated where ``EnvironmentConfig`` does not say it."""
 
 
 # Asked in this order; the last one claims whatever the others do not.
@@ -40,6 +42,16 @@ ENVIRONMENTS = Registry(
         "gym": "worldstream.environments.gym:SUITE",
     },
 )
+
+
+def resolve(name: EnvironmentName, config: EnvironmentConfig) -> EnvironmentConfig:
+    """The same options with what the suite of an environment decides filled in."""
+    return config if config.action_repeat is not None else replace(config, action_repeat=_suite(name).action_repeat)
+
+
+def _suite(name: EnvironmentName) -> Suite:
+    suite: Suite = next(suite for suite in ENVIRONMENTS.values() if suite.claims(name))
+    return suite
 
 
 def make_environment(
@@ -57,5 +69,4 @@ def make_environment(
         EnvironmentFault: it cannot be made.
         SpaceError: one of its spaces is not supported.
     """
-    suite: Suite = next(suite for suite in ENVIRONMENTS.values() if suite.claims(name))
-    return suite.make(name, config or EnvironmentConfig(), render_mode)
+    return _suite(name).make(name, resolve(name, config or EnvironmentConfig()), render_mode)

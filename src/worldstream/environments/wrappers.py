@@ -43,6 +43,7 @@ def wrap(environment: Any, config: EnvironmentConfig, time_limit: bool = True) -
         return environment
     if time_limit and config.max_episode_steps is not None:
         environment = TimeLimit(environment, config.max_episode_steps)
-    if config.action_repeat > 1:
-        environment = ActionRepeat(environment, config.action_repeat)
+    num_frames = config.action_repeat or 1
+    if num_frames > 1:
+        environment = ActionRepeat(environment, num_frames)
     return environment

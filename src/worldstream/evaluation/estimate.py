@@ -15,6 +15,7 @@ import torch
 from worldstream.acting import act
 from worldstream.config import Config
 from worldstream.environments.suites import make_environment
+from worldstream.errors import ConfigError
 from worldstream.models import Models, num_parameters
 from worldstream.specs import ActionSpec, KeySpec, TokenSpec
 from worldstream.training.learner import Learner
@@ -54,6 +55,8 @@ class Estimate:
     seconds: dict[str, float]
     total_seconds: float
     """Of the whole run, updates after the last environment step included."""
+    missing: str
+    """What training would need beside the packages and could not find, with the remedy; empty when there is nothing."""
     extrapolated: bool
     """Whether an update would have taken so long that it was measured on a smaller batch; its time is scaled up, the
     peak memory is that of the smaller batch."""
@@ -130,6 +133,7 @@ def estimate(name: Any, config: Config, *, steps: int, device: torch.device) -> 
     ]
     row_bytes, cached_bytes = replay_row_bytes(config, key_specs, token_specs, action_spec)
     rows = replay_rows(config, steps, row_bytes)
+    missing = _missing(models, config)
     models.tokenizers.prepare_training(pretrained=False)
     learned = {"world model": models.world_model, "actor-critic": models.actor_critic}
     if models.tokenizers.trainable:
@@ -156,7 +160,19 @@ def estimate(name: Any, config: Config, *, steps: int, device: torch.device) -> 
         )
         / 1000,
         extrapolated=any(scaled for _, scaled in measured.values()),
+        missing=missing,
     )
+
+
+def _missing(models: Models, config: Config) -> str:
+    """What training would refuse to begin without, as its message says it; empty when nothing is missing."""
+    if config.tokenizers.image.perceptual_weights == "download":
+        return ""  # not before a run is asked for
+    try:
+        models.tokenizers.prepare_training()
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
 def _parts(models: Models, config: Config, steps: int, device: torch.device) -> dict[str, _Part]:

@@ -93,6 +93,17 @@ class Image(Modality):
         return np.ascontiguousarray(picture.repeat(scale, axis=0).repeat(scale, axis=1))
 
 
+def looks_like_an_image(space: Space[Any]) -> bool:
+    """Whether a Box of another type than bytes has the shape of an image with channels, and bounds of its pixels."""
+    if not isinstance(space, spaces.Box) or space.dtype == np.uint8 or len(space.shape) != 3:
+        return False
+    axis = _channel_axis(space.shape)
+    if axis is None or min(_sides(space.shape, axis)) < SMALLEST_SIDE:
+        return False
+    brightest = (1.0, 255.0) if np.dtype(space.dtype).kind == "f" else (255.0,)
+    return float(space.high.max()) in brightest and float(space.low.min()) >= -1.0
+
+
 def resize(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     """Area averaging of uint8 (height, width, channels) to ``size`` (height, width), a new array."""
     height, width, channels = image.shape

@@ -15,6 +15,7 @@ from gymnasium import Space, spaces
 
 from worldstream.errors import EnvironmentFault, SpaceError
 from worldstream.modalities.base import Modality
+from worldstream.modalities.image import looks_like_an_image
 from worldstream.modalities.registry import MODALITIES, build
 from worldstream.specs import KeySpec
 
@@ -61,7 +62,7 @@ class ObservationAdapter:
             )
         modalities = {}
         for key, leaf in leaves.items():
-            kind, options = _parse(key, overrides.get(key, ""))
+            kind, options = parse_override(key, overrides.get(key, ""))
             if kind != _IGNORE:
                 modalities[key] = _modality(key, leaf, kind, options, sizes or {})
         if not modalities:
@@ -139,7 +140,7 @@ def _join(path: str, name: object) -> str:
     return f"{path}/{name}" if path else str(name)
 
 
-def _parse(key: str, override: str) -> tuple[str, tuple[int, ...]]:
+def parse_override(key: str, override: str) -> tuple[str, tuple[int, ...]]:
     """Split "kind:1,2" into ("kind", (1, 2)); "" means that the modality follows from the space."""
     kind, colon, numbers = override.partition(":")
     if override and kind != _IGNORE and kind not in MODALITIES:
@@ -163,6 +164,12 @@ def _modality(
     if space.shape is not None and math.prod(space.shape) == 0:
         raise SpaceError(f"observation key '{key}': {space} is empty. Leave it out: --modality {key}={_IGNORE}.")
     if not kind:
+        if looks_like_an_image(space):
+            raise SpaceError(
+                f"observation key '{key}': {space} has the shape of an image, but an image is a Box of uint8 from 0 to "
+                f"255. Convert it in a wrapper (floats from 0 to 1: multiply by 255 and round), or say what else it "
+                f"is: --modality {key}=vector."
+            )
         kind = next((name for name, modality in MODALITIES.items() if modality.matches(space)), "")
     if not kind:
         raise SpaceError(

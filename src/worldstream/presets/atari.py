@@ -52,6 +52,7 @@ def atari100k() -> Config:
         world_model=WorldModelConfig(
             sequence=SequenceConfig(num_layers=10, width=256, num_heads=4, dropout=0.1, decay_blocks=(4.0, 16.0)),
             context_length=2,
+            termination_logits=2,
             slot_embedding=False,
         ),
         actor_critic=ActorCriticConfig(hidden=(512,), grid_channels=(128, 64)),
@@ -90,8 +91,8 @@ def atari_sticky() -> Config:
 
 
 def atari_small() -> Config:
-    """Two CPU cores, 100,000 decisions in about three hours: 4 x 4 tokens a frame, three narrow layers, a fifth of the
-    updates of much smaller batches.
+    """Two CPU cores, 100,000 decisions in about three hours: 4 x 4 tokens a frame, three narrow layers, a quarter
+    of the updates of much smaller batches.
 
     The tokenizer learns on the first 24,000 decisions and then rests, so that every later frame is encoded once. Half
     of the weight of its pixels goes by rarity, which is meant to keep small moving things in the picture. FSQ, because

@@ -44,6 +44,15 @@ class Ring:
         self.next_numbers[streams] += 1
         return ids
 
+    def draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """(count,) ids of stored rows, each drawn uniformly."""
+        ends = np.cumsum(self.next_numbers - self.oldest_numbers)
+        places = rng.integers(ends[-1], size=count)
+        streams = np.searchsorted(ends, places, side="right")
+        numbers = self.next_numbers[streams] - (ends[streams] - places)
+        ids: np.ndarray = numbers * self.num_streams + streams
+        return ids
+
     def newest_ids(self) -> np.ndarray:
         """(N,) id of the newest row of each stream; negative where the stream has none."""
         return (self.next_numbers - 1) * self.num_streams + np.arange(self.num_streams)

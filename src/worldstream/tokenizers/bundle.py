@@ -95,6 +95,11 @@ class TokenizerBundle(nn.Module):
         return {key: by_key[key].features(ids) for key, ids in tokens.items()}
 
     @property
+    def trained_keys(self) -> list[str]:
+        """Keys whose tokenizers are trained."""
+        return [key for key, tokenizer in self.by_key.items() if tokenizer.trainable]
+
+    @property
     def adaptive_keys(self) -> list[str]:
         """Keys whose tokenizers are fitted to data."""
         return [key for key, tokenizer in self.by_key.items() if tokenizer.adaptive]
@@ -113,15 +118,14 @@ class TokenizerBundle(nn.Module):
             tokenizer.prepare_training(pretrained=pretrained)
 
     def losses(self, observations: Observations) -> tuple[Tensor, dict[str, Tensor]]:
-        """Losses of the trained tokenizers for stored arrays (B, T, *shape).
+        """Losses of the trained tokenizers for stored arrays (B, T, *shape) of all ``trained_keys``.
 
         Returns:
             the weighted sum (), and the mean of each named loss (), summed over keys.
         """
-        tensors = self.load(observations)
         means: dict[str, Tensor] = {}
-        for key, tokenizer in self.by_key.items():
-            for name, loss in tokenizer.losses(tensors[key]).items():
+        for key, tensor in self.load(observations, self.trained_keys).items():
+            for name, loss in self.by_key[key].losses(tensor).items():
                 means[name] = means.get(name, 0.0) + loss.mean()
         total = torch.stack([self._loss_weights[name] * mean for name, mean in means.items()]).sum()
         return total, {name: mean.detach() for name, mean in means.items()}

@@ -7,6 +7,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from worldstream.errors import ConfigError
 from worldstream.specs import KeySpec, TokenSpec
 from worldstream.tokenizers.base import Tokenizer, TokenizerConfig
 from worldstream.tokenizers.image_networks import ImageDecoder, ImageEncoder, code_grid, pixel_weights
@@ -24,13 +25,18 @@ class ImageTokenizer(Tokenizer):
     ``features`` have no gradient.
 
     Raises ConfigError when the sizes do not fit the key.
+
+    ``error`` () is the even squared error of the last trained batch, in units of half the range of a byte: unlike the
+    loss "reconstruction" it can be compared between settings of ``rarity``.
     """
 
+    error: Tensor
     loss_names = ("reconstruction", "quantization", "perceptual")
 
     def __init__(self, spec: KeySpec, config: TokenizerConfig, quantizer: Quantizer) -> None:
         super().__init__()
         self.config = config.image
+        self._key, self._side = spec.key, min(spec.shape[:2])
         rows, columns = code_grid(spec, config.image)
         self.spec = TokenSpec(
             num_tokens=rows * columns,
@@ -42,6 +48,7 @@ class ImageTokenizer(Tokenizer):
         self.encoder = ImageEncoder(spec.shape[2], config.image)
         self.decoder = ImageDecoder(spec.shape[2], config.image)
         self.quantizer = quantizer
+        self.register_buffer("error", torch.zeros(()), persistent=False)
         self._perceptual: list[PerceptualLoss] = []  # in a list: no part of the weights, needed in training only
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -66,22 +73,27 @@ class ImageTokenizer(Tokenizer):
         pictures = scaled(x.flatten(0, 1))
         quantized = self.quantizer(self._rows(self.encoder(pictures)))
         decoded = self._pictures(quantized.codes.unflatten(0, (len(pictures), -1)))
-        squared = pixel_weights(pictures, self.config.rarity) * (decoded - pictures).square()
+        squared = (decoded - pictures).square()
+        self.error.copy_(squared.detach().mean())
         losses = {
-            "reconstruction": squared.mean((1, 2, 3)),
+            "reconstruction": (pixel_weights(pictures, self.config.rarity) * squared).mean((1, 2, 3)),
             "quantization": quantized.loss.unflatten(0, (len(pictures), -1)).mean(1),
             "perceptual": self._distance(decoded, pictures),
         }
         return {name: loss.unflatten(0, x.shape[:2]) for name, loss in losses.items()}
 
     def prepare_training(self, *, pretrained: bool = True) -> None:
-        device = self.quantizer.usage.device
-        self._perceptual = [
-            make_perceptual(self.config.perceptual, self.config.perceptual_weights, pretrained=pretrained).to(device)
-        ]
+        loss = make_perceptual(self.config.perceptual, self.config.perceptual_weights, pretrained=pretrained)
+        if self._side < loss.smallest_side:
+            raise ConfigError(
+                f"key '{self._key}': the perceptual loss '{self.config.perceptual}' compares pictures from "
+                f"{loss.smallest_side} pixels a side on, and these have {self._side}. Choose another "
+                f"(--tokenizers.image.perceptual none) or larger pictures (--modality {self._key}=image:H,W)."
+            )
+        self._perceptual = [loss.to(self.quantizer.usage.device)]
 
     def statistics(self) -> dict[str, Tensor]:
-        return self.quantizer.statistics()
+        return {**self.quantizer.statistics(), "squared_error": self.error}
 
     def _outputs(self, pictures: Tensor) -> Tensor:
         return self._rows(self.encoder(scaled(pictures)))

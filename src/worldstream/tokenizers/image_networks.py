@@ -129,12 +129,15 @@ def code_grid(spec: KeySpec, config: ImageTokenizerConfig) -> tuple[int, int]:
     return height // factor, width // factor
 
 
+STILL = 1e-6
+"""Mean rarity below which nothing in a batch is rare."""
 TYPICAL = 0.02
 """Deviation, in units of half the range of a byte, that is too small to count as one: 2.5 levels of a byte."""
 
 
 def pixel_weights(pictures: Tensor, rarity: float) -> Tensor:
-    """Weight of every pixel in the squared error, mean 1: even, but for the share ``rarity``.
+    """Weight of every pixel in the squared error, mean 1: even, but for the share ``rarity``; even where all of the
+    batch is still.
 
     That share goes by the deviation of a pixel from the median of its place in the batch, as a multiple of the mean
     deviation there. So what is seldom at a place weighs most, a ball more than a large thing that is somewhere always,
@@ -149,5 +152,6 @@ def pixel_weights(pictures: Tensor, rarity: float) -> Tensor:
     """
     deviation = (pictures - pictures.median(0, keepdim=True).values).abs().mean(1, keepdim=True)
     rare = deviation / (deviation.mean(0, keepdim=True) + TYPICAL)
-    rare = rare / rare.mean().clamp(min=1e-6)
+    mean = rare.mean()
+    rare = torch.where(mean > STILL, rare / mean.clamp(min=STILL), torch.ones_like(rare))
     return torch.lerp(torch.ones_like(rare), rare, rarity)

@@ -7,8 +7,8 @@ people. They are read from a folder, and fetched only when ``tokenizers.image.pe
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
-import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import final
@@ -42,6 +42,7 @@ class Lpips(PerceptualLoss):
     Raises ConfigError when a file is missing, cannot be fetched, or does not hold the weights.
     """
 
+    smallest_side = 2 ** (len(STAGES) - 1)
     shift: Tensor
     scale: Tensor
 
@@ -97,9 +98,8 @@ def _folder(weights: str) -> Path:
     """The folder with both files; they are fetched when ``weights`` says so. Raises ConfigError."""
     folder = default_folder() if weights in ("", "download") else Path(weights)
     missing = [name for name in SOURCES if not (folder / name).is_file()]
-    if weights == "download":
-        for name in missing:
-            _fetch(SOURCES[name], folder / name)
+    if missing and weights == "download":
+        _fetch(missing, folder)
     elif missing:
         listed = " and ".join(f"{name} (from {SOURCES[name]})" for name in missing)
         raise ConfigError(
@@ -111,24 +111,34 @@ def _folder(weights: str) -> Path:
     return folder
 
 
-def _fetch(url: str, path: Path) -> None:
-    """Download a file under a temporary name, check VGG's digest, rename. Raises ConfigError."""
-    temporary = path.with_name(f".{path.name}.tmp")
+def _fetch(names: list[str], folder: Path) -> None:
+    """Download files, each whole or not at all. Raises ConfigError."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            _download(SOURCES[name], folder / name)
+    except (OSError, http.client.HTTPException) as error:
+        listed = " and ".join(f"{SOURCES[name]} as {name}" for name in names if not (folder / name).is_file())
+        raise ConfigError(
+            f"the weights of the perceptual loss 'lpips' cannot be fetched: {error}. Fetch {listed} on a machine that "
+            f"can, put them into {folder}, or choose --tokenizers.image.perceptual efficientnet_lite0 or none."
+        ) from error
+
+
+def _download(url: str, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    digest = hashlib.sha256()
+    try:
         with urllib.request.urlopen(url, timeout=60) as source, open(temporary, "wb") as file:
-            digest = hashlib.sha256()
+            announced = source.headers.get("Content-Length")
             while chunk := source.read(1 << 20):
                 digest.update(chunk)
                 file.write(chunk)
+            if announced is not None and file.tell() != int(announced):
+                raise OSError(f"{url} sent {file.tell()} of {announced} bytes")
         if path.name == VGG_FILE and not digest.hexdigest().startswith(VGG_DIGEST):
-            raise ConfigError(f"what {url} sent is not VGG16: its SHA-256 does not begin with {VGG_DIGEST}.")
+            raise OSError(f"what {url} sent is not VGG16, for its SHA-256 does not begin with {VGG_DIGEST}")
         temporary.replace(path)
-    except (OSError, urllib.error.URLError) as error:
-        raise ConfigError(
-            f"{url} cannot be fetched: {error}. Fetch it on a machine that can, put it into {path.parent}, "
-            "or choose --tokenizers.image.perceptual efficientnet_lite0 or none."
-        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -136,6 +146,9 @@ def _fetch(url: str, path: Path) -> None:
 def _read(path: Path) -> dict[str, Tensor]:
     try:
         weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for files that are no weights
-        raise ConfigError(f"{path} does not hold weights: {error}.") from error
+    except Exception as error:  # torch raises many kinds for files that are no weights, and advises to trust them
+        raise ConfigError(
+            f"{path} does not hold weights ({type(error).__name__}). Delete it, and fetch it again with "
+            "--tokenizers.image.perceptual-weights download."
+        ) from error
     return weights

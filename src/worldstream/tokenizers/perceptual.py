@@ -33,6 +33,9 @@ class PerceptualLoss(nn.Module, ABC):
     Constructor: ``(weights: str, *, pretrained: bool)``; see ``make_perceptual``.
     """
 
+    smallest_side: int = 1
+    """Of the pictures that it can compare, in pixels."""
+
     def forward(self, pictures: Tensor, targets: Tensor) -> Tensor:
         """(N,) distance, 0 for equal pictures."""
         with torch.no_grad():  # half of the cost, if one is not careful (P15)

@@ -16,6 +16,8 @@ from worldstream.errors import ConfigError
 
 USAGE_DECAY = 0.99
 """Decay of the exponential average that ``usage`` is."""
+MOST_CODES = 65_536
+"""Ids of a channel; each has a logit."""
 IN_USE = 0.01
 """Codes count as used from this share of the average usage on."""
 
@@ -164,7 +166,7 @@ class FiniteScalarQuantizer(Quantizer):
         width: D; linear maps lead from D to the scalars and back.
         num_channels: C.
 
-    Raises ConfigError for fewer than two levels.
+    Raises ConfigError for fewer than two levels, and more than 65,536 combinations.
     """
 
     levels: Tensor
@@ -173,6 +175,11 @@ class FiniteScalarQuantizer(Quantizer):
     def __init__(self, levels: tuple[int, ...], width: int, num_channels: int = 1) -> None:
         if not levels or min(levels) < 2:
             raise ConfigError(f"tokenizers.image.fsq_levels must be numbers of at least 2, not {levels}.")
+        if prod(levels) > MOST_CODES:
+            raise ConfigError(
+                f"tokenizers.image.fsq_levels {levels} make {prod(levels)} ids, more than {MOST_CODES}: use fewer, and "
+                "more tokenizers.image.fsq_channels."
+            )
         super().__init__(prod(levels), num_channels)
         self.shrink = nn.Linear(width, num_channels * len(levels))
         self.expand = nn.Linear(num_channels * len(levels), width)

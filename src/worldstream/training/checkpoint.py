@@ -30,7 +30,7 @@ from worldstream.errors import RunFolderError, warn
 from worldstream.run_folder import RunFolder, checksummed, read_checksummed, replace_file, writing
 from worldstream.training import tree
 
-FORMAT = 3
+FORMAT = 4
 _MANIFEST, _STATE, _ARRAYS = "manifest.json", "state.json", "arrays.safetensors"
 _TEMPORARY = ".tmp-"
 

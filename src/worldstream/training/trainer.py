@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from worldstream.config import Config
+from worldstream.environments.suites import resolve
 from worldstream.environments.vector import OnFault, make_vector
 from worldstream.errors import ConfigError, DivergedError
 from worldstream.models import Models
@@ -68,6 +69,7 @@ class Trainer:
         torch.manual_seed(seed)
         streams = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(4)]
         self.config = config
+        self._frames_per_step = resolve(environment, config.environment).action_repeat or 1
         self.generator = torch.Generator(device).manual_seed(seed)
         collection = config.collection
         self.environments = make_vector(
@@ -258,9 +260,9 @@ class Trainer:
 
     def update_tokenizers(self) -> None:
         """One gradient step of the tokenizers on observations drawn uniformly from replay."""
-        ids = self.store.ids_of_all()
-        drawn = self._fit_rng.choice(ids, self.config.tokenizer_learner.batch_size)
-        observations = self.store.observations(self.store.ring.rows(drawn)[:, None])
+        ids = self.store.ring.draw(self._fit_rng, self.config.tokenizer_learner.batch_size)
+        rows = self.store.ring.rows(ids)[:, None]
+        observations = self.store.observations(rows, self.models.tokenizers.trained_keys)
         random = randomness.capture(self.generator)
         metrics = update_tokenizers(self.models.tokenizers, self.tokenizer_learner, observations)
         self._succeeded("tokenizers", observations, random, metrics)
@@ -334,7 +336,7 @@ class Trainer:
             "faults/restarted_environments": self.environments.num_restarts,
             "faults/skipped_updates": self.num_skipped,
         }
-        frames = self.collector.steps * self.config.environment.action_repeat
+        frames = self.collector.steps * self._frames_per_step
         self._on_metrics({"steps": clock, "frames": frames, **self._metrics.pop(), **totals})
 
     def close(self) -> None:

@@ -17,13 +17,19 @@ from worldstream.types import Batch, Observations
 def update_tokenizers(tokenizers: TokenizerBundle, learner: Learner, observations: Observations) -> dict[str, Tensor]:
     """One gradient step of the tokenizers that are trained, on stored arrays (B, T, *shape); ids change their meaning.
 
+    Statistics that the tokenizers keep (codebooks by moving average, batch norms) stay as they were where the loss or
+    its gradient is not finite.
+
     Returns:
         metrics, () each.
     """
+    before = [buffer.clone() for buffer in tokenizers.buffers()]
     tokenizers.train()
     total, means = tokenizers.losses(observations)
     norm = learner.step(total)
     tokenizers.eval()
+    for buffer, old in zip(tokenizers.buffers(), before, strict=True):
+        buffer.copy_(torch.where(norm.isfinite(), buffer, old))
     tokenizers.relearned()
     return {**means, **tokenizers.statistics(), "gradient_norm": norm}
 
