@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,6 +45,10 @@ def test_every_way_to_name_a_game(name: str, game: str) -> None:
         ("Brekout", "unknown Atari game 'Brekout'. The nearest names are: Breakout"),
         ("ALE/MsPackman-v5", "The nearest names are: MsPacman"),
         ("zzzzNoFrameskip-v4", "The nearest names are: .*Boxing"),
+        ("Brekout-v5", "The nearest names are: Breakout"),
+        ("Breakot-v4", "The nearest names are: Breakout"),
+        ("ALE/Breakout-ram-v5", "from pictures, not from the console's memory"),
+        ("Breakout-ram-v4", "from pictures, not from the console's memory"),
     ],
 )
 def test_unknown_games_list_the_nearest_names(name: str, message: str) -> None:
@@ -65,6 +70,34 @@ def test_options_that_make_no_sense() -> None:
         make_environment("Pong", EnvironmentConfig(kwargs={"resize": "nearest"}))
     with pytest.raises(EnvironmentFault, match="noops are the fewest and the most"):
         make_environment("Pong", EnvironmentConfig(kwargs={"noops": [3, 1]}))
+    for argument, elsewhere in (("frame_skip", "environment.action_repeat"), ("size", "environment.sizes")):
+        with pytest.raises(EnvironmentFault, match=f"kwargs.{argument}: of a game this is set by {elsewhere}"):
+            make_environment("Pong", EnvironmentConfig(kwargs={argument: 4}))
+
+
+@pytest.mark.parametrize("resize", ["bilinear", "area"])
+@pytest.mark.parametrize(
+    ("config", "shape"),
+    [
+        (EnvironmentConfig(), (64, 64, 3)),
+        (EnvironmentConfig(modality={"observation": "image:96,80"}), (96, 80, 3)),
+        (EnvironmentConfig(sizes={"image": (48,)}), (48, 48, 3)),
+        (EnvironmentConfig(sizes={"image": ()}), (210, 160, 3)),
+    ],
+)
+def test_pictures_are_resized_once_to_the_size_that_is_asked_for(
+    resize: str, config: EnvironmentConfig, shape: tuple[int, ...]
+) -> None:
+    environment = make_environment("Breakout", replace(config, kwargs={"resize": resize}))
+    observation, _ = environment.reset(seed=0)
+    assert observation["observation"].shape == shape
+    raw = environment.environment.observation_space.shape
+    assert raw == (shape if resize == "bilinear" else (210, 160, 3))
+
+
+def test_a_game_repeats_actions_four_times_unless_told_otherwise() -> None:
+    assert make_environment("Breakout").protocol["frame_skip"] == 4
+    assert make_environment("Breakout", EnvironmentConfig(action_repeat=2)).protocol["frame_skip"] == 2
 
 
 class Recorder:
@@ -134,7 +167,7 @@ def test_a_lost_life_ends_the_episode_but_not_the_game() -> None:
         _, info = game.reset()
         lives.append(info["lives"])
         if info["lives"] < lives[0]:
-            assert game._frames == frames + 1
+            assert game._frames == frames + 4  # one step, as the wrapper of lives lies around that of the repetition
     assert lives == [5, 4, 3, 2, 1, 5]
     whole = AtariGame("breakout", **EVALUATED)
     whole.reset(seed=0)
@@ -229,24 +262,119 @@ def test_presets_run_from_end_to_end(preset: str, steps: int, tmp_path: Path) ->
     assert again.returns == result.evaluation.returns
 
 
+PUBLISHED = {
+    "environment.action_repeat": 4,
+    "environment.kwargs": {
+        "noops": [1, 30], "life_loss": True, "clip_rewards": True, "max_frames": 20_000, "resize": "bilinear",
+    },
+    "environment.evaluation_kwargs": {
+        "noops": [1, 1], "life_loss": False, "clip_rewards": False, "max_frames": 108_000,
+    },
+    "tokenizers.choice.image": "image_vq",
+    "tokenizers.image.channels": [64, 128, 256, 512],
+    "tokenizers.image.patch": 1,
+    "tokenizers.image.code_size": 256,
+    "tokenizers.image.codebook_size": 512,
+    "tokenizers.image.ema_decay": 0.0,
+    "tokenizers.image.revive_below": 0.0,
+    "tokenizers.image.rarity": 0.0,
+    "tokenizers.image.batch_norm": True,
+    "tokenizers.image.perceptual": "lpips",
+    "tokenizers.loss_weights": {"reconstruction": 1.0, "quantization": 1.0, "perceptual": 1.0},
+    "tokenizer_learner.batch_size": 128,
+    "tokenizer_learner.learning_rate": 1e-4,
+    "tokenizer_learner.cooldown": 0.0,
+    "tokenizer_learner.clip_norm": 10.0,
+    "tokenizer_learner.weight_decay": 0.01,
+    "tokenizer_learner.updates_per_step": 1.0,
+    "tokenizer_learner.start_steps": 1000,
+    "tokenizer_learner.every_steps": 200,
+    "tokenizer_learner.stop_steps": 0,
+    "segment_length": 10,
+    "world_model.context_length": 2,
+    "world_model.sequence.model": "retention",
+    "world_model.sequence.num_layers": 10,
+    "world_model.sequence.num_heads": 4,
+    "world_model.sequence.width": 256,
+    "world_model.sequence.dropout": 0.1,
+    "world_model.sequence.decay_blocks": [4.0, 16.0],
+    "world_model.shared_embeddings": True,
+    "world_model.slot_embedding": False,
+    "world_model.termination_logits": 2,
+    "world_model.ensemble_size": 4,
+    "world_model.reward_output": "hl_gauss",
+    "world_model.reward_scale": 1.0,
+    "world_model.loss_weights": {"observation": 1.0, "reward": 1.0, "termination": 1.0, "disagreement": 1.0},
+    "world_model.priority_weights": {"observation": 1.0, "reward": 1.0},
+    "world_model_learner.batch_size": 32,
+    "world_model_learner.learning_rate": 2e-4,
+    "world_model_learner.cooldown": 0.0,
+    "world_model_learner.clip_norm": 3.0,
+    "world_model_learner.weight_decay": 0.05,
+    "world_model_learner.updates_per_step": 1.0,
+    "world_model_learner.start_steps": 5000,
+    "replay.sampler": "prioritized",
+    "replay.sampler_options": {"uniform_fraction": 0.7, "initial_priority": 10.0},
+    "replay.start_sampler": "uniform",
+    "actor_critic.hidden": [512],
+    "actor_critic.grid_channels": [128, 64],
+    "actor_critic.separate_networks": False,
+    "actor_critic.value_output": "hl_gauss",
+    "actor_critic_learner.batch_size": 128,
+    "actor_critic_learner.learning_rate": 2e-4,
+    "actor_critic_learner.cooldown": 0.0,
+    "actor_critic_learner.clip_norm": 3.0,
+    "actor_critic_learner.weight_decay": 0.01,
+    "actor_critic_learner.updates_per_step": 0.4,
+    "actor_critic_learner.start_steps": 10_000,
+    "imagination.horizon": 9,
+    "imagination.burn_in": 20,
+    "imagination.context_length": 2,
+    "losses.discount": 0.99,
+    "losses.lambda_": 0.95,
+    "losses.entropy_weight": 0.001,
+    "losses.extrinsic_weight": 1.0,
+    "losses.intrinsic_weight": 1.0,
+    "collection.num_environments": 1,
+    "collection.epsilon": 0.01,
+    "collection.random_steps": 0,
+    "collection.hold_random_actions": False,
+    "evaluation.every_steps": 4000,
+    "evaluation.episodes": 16,
+    "evaluation.final_episodes": 100,
+    "evaluation.num_environments": 8,
+    "evaluation.temperature": 0.5,
+    "tail_share": 0.2,
+}  # fmt: skip
+"""method.md 9.1, 9.2 and 10.1, where an epoch is 200 decisions, and a phase begins after the epoch that is named."""
+
+
 def test_published_settings_are_those_of_the_paper() -> None:
-    """method.md 9.1 and 11.1: sizes follow from the settings, so counting parameters checks most of them."""
-    from worldstream.environments.suites import make_environment as make
+    plain = json.loads(json.dumps(worldstream.PRESETS["atari100k"]().to_json()))
+
+    def value(path: str) -> Any:
+        found = plain
+        for part in path.split("."):
+            found = found[part]
+        return found
+
+    assert {path: value(path) for path in PUBLISHED} == PUBLISHED
+
+
+def test_published_sizes_are_those_of_the_paper() -> None:
+    """method.md 11.1, for the 4 actions of Breakout."""
     from worldstream.models import Models, num_parameters
 
     config = worldstream.PRESETS["atari100k"]()
-    environment = make("Breakout", config.environment)
+    environment = make_environment("Breakout", config.environment)
     models = Models(config, environment.observation_specs, environment.action_spec)
     assert num_parameters(models.tokenizers) == 5_596_931
     spec = models.tokenizers.specs["observation"]
     assert (spec.num_tokens, spec.vocabulary, spec.feature_size) == (64, (512,), 256)
-    trunk = models.actor_critic.trunks[0]
-    assert num_parameters(trunk.encoder.encoders) == 368_832
-    assert num_parameters(trunk.encoder.fuse) == 2_098_688
-    assert num_parameters(trunk.cell) == 2_101_248
-    assert config.imagination.horizon == 9 and config.environment.action_repeat == 4
-    layers = models.world_model.sequence.layers
-    assert num_parameters(layers) == 8_555_520
+    assert num_parameters(models.actor_critic) == 4_639_045
+    assert num_parameters(models.world_model.sequence.layers) == 8_555_520
+    unused = (65 - 64) * 256  # rows of the published table of prediction tokens, of which there is one a slot
+    assert num_parameters(models.world_model) == 10_814_083 - unused
 
 
 def test_missing_lpips_weights_end_a_run_before_it_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,6 +75,16 @@ def test_info_names_keys_and_cost(capsys: pytest.CaptureFixture[str]) -> None:
         assert text in shown
 
 
+def test_info_says_what_training_would_not_begin_without(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for perceptual, missing in (("lpips", True), ("none", False)):
+        main(["info", "cameras", "--preset", "cameras", "--modality", "left=image:16,16", "--modality",
+              "right=image:16,16", "--tokenizers.image.perceptual", perceptual])  # fmt: skip
+        assert ("training would not begin: the perceptual loss 'lpips' needs" in capsys.readouterr().out) == missing
+
+
 def test_an_output_that_holds_something_is_refused_and_kept(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -163,7 +173,24 @@ def raising(): return Broken("raise")
 def text(): env = Broken(); env.observation_space = gym.spaces.Text(5); return env
 def fails(): raise OSError("no simulator")
 def not_env(): return 3
-def huge(): env = Broken(); env.observation_space = gym.spaces.Box(-1, 1, (84, 84, 3)); return env
+def huge(): env = Broken(); env.observation_space = gym.spaces.Box(-1, 1, (84, 84, 5)); return env
+
+class Camera(Broken):
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, shape=(32, 32, 3), dtype=np.uint8, high=255, late_shape=None):
+        super().__init__()
+        self.observation_space = gym.spaces.Dict({"front": gym.spaces.Box(0, high, shape, dtype)})
+        self.late_shape = late_shape or shape
+
+    def observe(self):
+        space = self.observation_space["front"]
+        return {"front": np.zeros(self.late_shape if self.time >= 5 else space.shape, space.dtype)}
+
+def float_camera(): return Camera(dtype=np.float32, high=1)
+def wide_camera(): return Camera(dtype=np.int64)
+def empty_camera(): return Camera(shape=(0, 32, 3))
+def zooming_camera(): return Camera(late_shape=(16, 32, 3))
 """
 
 
@@ -177,7 +204,11 @@ def huge(): env = Broken(); env.observation_space = gym.spaces.Box(-1, 1, (84, 8
         ("text", ["Text"]),
         ("fails", ["no simulator"]),
         ("not_env", ["not_env", "gymnasium.Env"]),
-        ("huge", ["observation", "21168", "--modality"]),
+        ("huge", ["observation", "35280", "--modality"]),
+        ("float_camera", ["front", "uint8", "multiply by 255", "--modality front=vector"]),
+        ("wide_camera", ["front", "uint8", "--modality front=vector"]),
+        ("empty_camera", ["front", "is empty", "--modality front=ignore"]),
+        ("zooming_camera", ["front", "(16, 32, 3)", "(32, 32, 3)"]),
     ],
 )
 def test_faulty_environments_get_one_message(

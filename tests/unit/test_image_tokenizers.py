@@ -139,7 +139,7 @@ def test_a_revived_code_stays_where_it_was_put(ema_decay: float) -> None:
     assert revived.sum() >= 7
     at = quantizer.codebook.detach().clone()
     elsewhere = at[~revived].mean(0, keepdim=True).expand(64, 2) if (~revived).any() else torch.full((64, 2), 1e4)
-    quantizer.usage.fill_(1.0)
+    quantizer.life.fill_(1.0)  # none is dead any more
     quantizer(elsewhere + torch.zeros(64, 2))
     moved = (quantizer.codebook.detach() - at).abs().amax(-1)
     assert (moved[revived].sort().values[:-1] < 1e-3).all()  # all but the one nearest to these rows
@@ -177,10 +177,10 @@ def test_pixel_weights_have_mean_one_and_follow_what_is_unusual_at_a_place(rarit
     assert (weights >= 0).all()
     if rarity:
         assert weights[3, 0, 3, 6] > 20 * weights[3, 0, 12, 1]
-        still = pixel_weights(torch.zeros(4, 3, 16, 16), rarity)  # nothing differs: nothing to weigh by
-        torch.testing.assert_close(still, torch.full_like(still, 1 - rarity))
     else:
         assert (weights == 1).all()
+    still = pixel_weights(torch.zeros(4, 3, 16, 16), rarity)  # nothing differs: nothing to weigh by
+    torch.testing.assert_close(still, torch.ones_like(still))
 
 
 def test_a_place_weighs_alike_whether_it_changes_seldom_or_always() -> None:
@@ -237,6 +237,34 @@ def test_networks_are_in_evaluation_mode_outside_of_updates() -> None:
     assert all(torch.equal(value, saved[name]) for name, value in tokenizers.state_dict().items())
 
 
+@pytest.mark.parametrize("name", ["image_vq", "image_fsq"])
+def test_a_skipped_update_leaves_no_trace(name: str) -> None:
+    """Codebooks by moving average and batch norms learn in the forward pass, before the loss is known."""
+    tokenizers = bundle(name, replace(SMALL, batch_norm=True))
+    tokenizers.prepare_training()
+    learner = Learner(tokenizers, LearnerConfig(batch_size=8, learning_rate=1e-3, updates_per_step=1, start_steps=0))
+    update_tokenizers(tokenizers, learner, {"front": squares(8)[:, None]})
+    bias = tokenizers.by_key["front"].decoder[0][1].bias
+    bias.data.fill_(torch.nan)
+    saved = {name: value.clone() for name, value in tokenizers.state_dict().items() if name != "version"}
+    metrics = update_tokenizers(tokenizers, learner, {"front": squares(8, seed=1)[:, None]})
+    assert not metrics["gradient_norm"].isfinite()
+    for name, value in saved.items():
+        torch.testing.assert_close(tokenizers.state_dict()[name], value, rtol=0, atol=0, equal_nan=True)
+
+
+def test_the_even_error_is_told_whatever_the_rarity() -> None:
+    found = {}
+    for rarity in (0.0, 0.8):
+        torch.manual_seed(0)
+        tokenizers = bundle("image_fsq", replace(SMALL, rarity=rarity))
+        _, means = tokenizers.losses({"front": squares(16)[:, None]})
+        found[rarity] = (means["reconstruction"], tokenizers.statistics()["squared_error"])
+    torch.testing.assert_close(*found[0.0])
+    torch.testing.assert_close(found[0.8][1], found[0.0][1])
+    assert not torch.isclose(*found[0.8])
+
+
 def test_features_are_codes_without_gradient() -> None:
     tokenizers = bundle("image_fsq", SMALL)
     spec = tokenizers.specs["front"]
@@ -253,6 +281,7 @@ def test_features_are_codes_without_gradient() -> None:
         ((16, 16, 3), replace(SMALL, channels=(12, 8)), "must be multiples of 8"),
         ((16, 16, 3), replace(SMALL, code_size=4), "must be multiples of 8"),
         ((16, 16, 3), replace(SMALL, fsq_levels=(1, 4)), "fsq_levels must be numbers of at least 2"),
+        ((16, 16, 3), replace(SMALL, fsq_levels=(300, 300)), "make 90000 ids, more than 65536: use fewer, and more"),
     ],
 )
 def test_sizes_that_do_not_fit(shape: tuple[int, ...], config: ImageTokenizerConfig, message: str) -> None:

@@ -116,6 +116,19 @@ def test_bad_images_are_named_by_key(value, message: str) -> None:
         adapter.store({"front/left": value})
 
 
+@pytest.mark.parametrize(
+    ("space", "modality"),
+    [
+        (spaces.Box(-np.inf, np.inf, (20, 20, 3), np.float32), "vector"),  # a field of forces, say
+        (spaces.Box(0, 10, (20, 20, 3), np.int64), "grid"),
+        (spaces.Box(0, 1, (20, 3), np.float32), "vector"),
+        (spaces.Box(0, 1, (8, 8, 3), np.float32), "vector"),
+    ],
+)
+def test_only_boxes_with_the_bounds_of_pixels_are_taken_for_mistaken_images(space, modality: str) -> None:
+    assert spec_of(space, "").modality == modality
+
+
 def test_integer_box_as_vector() -> None:
     adapter = ObservationAdapter.from_space(BIG_IMAGE, {"observation": "vector"})
     assert adapter.store(BIG_IMAGE.sample())["observation"].shape == (64 * 64 * 3,)
@@ -128,6 +141,9 @@ def test_integer_box_as_vector() -> None:
         (BIG_IMAGE, "image:8,8,3", "'image' takes one side or height,width"),
         (spaces.Box(0, 255, (0, 64, 3), np.uint8), "", "'observation': .* is empty"),
         (spaces.Box(0, 1, (64, 64, 3), np.float32), "image", "an image is a Box of uint8.*multiply by 255"),
+        (spaces.Box(0, 1, (64, 64, 3), np.float32), "", "has the shape of an image.*--modality observation=vector"),
+        (spaces.Box(-1, 1, (3, 64, 64), np.float32), "", "has the shape of an image"),
+        (spaces.Box(0, 255, (64, 64, 1), np.int64), "", "has the shape of an image"),
         (spaces.Box(0, 255, (64, 64, 5), np.uint8), "image", "an image has shape"),
         (spaces.Box(0, 255, (4, 64, 64, 3), np.uint8), "", "no modality can express"),
         (spaces.Discrete(5000), "", r"more than 1024.*categorical:N"),

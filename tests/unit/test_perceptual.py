@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
 import torch
 
 from worldstream.errors import ConfigError
-from worldstream.tokenizers import lpips
+from worldstream.specs import KeySpec
+from worldstream.tokenizers import TOKENIZERS, lpips
+from worldstream.tokenizers.base import TokenizerConfig
+from worldstream.tokenizers.image_networks import ImageTokenizerConfig
 from worldstream.tokenizers.perceptual import PERCEPTUAL, make_perceptual
 
 
@@ -136,7 +141,8 @@ def test_lpips_is_fetched_once_and_only_on_request(tmp_path: Path, monkeypatch: 
     published_files(server)
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     monkeypatch.setattr(lpips, "SOURCES", {name: (server / name).as_uri() for name in lpips.SOURCES})
-    with pytest.raises(ConfigError, match="is not VGG16"):  # the digest of random weights
+    # The digest is that of random weights.
+    with pytest.raises(ConfigError, match="is not VGG16.* as vgg16-397923af.pth and .* as lpips-vgg.pth"):
         make_perceptual("lpips", "download")
     assert not list(cache.rglob("*.pth"))
     monkeypatch.setattr(lpips, "VGG_DIGEST", "")
@@ -145,6 +151,26 @@ def test_lpips_is_fetched_once_and_only_on_request(tmp_path: Path, monkeypatch: 
         (server / name).unlink()
     make_perceptual("lpips", "download")
     make_perceptual("lpips", "")
+
+
+def test_a_download_that_breaks_off_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(io.BytesIO):
+        headers = {"Content-Length": "100000"}
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(lpips, "VGG_DIGEST", "")
+    monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: Broken(bytes(5000)))
+    with pytest.raises(ConfigError, match="sent 5000 of 100000 bytes"):
+        make_perceptual("lpips", "download")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_pictures_too_small_for_lpips_are_refused_before_training(tmp_path: Path) -> None:
+    published_files(tmp_path)
+    image = ImageTokenizerConfig(channels=(8, 8), perceptual="lpips", perceptual_weights=str(tmp_path))
+    spec = KeySpec(key="front", modality="image", shape=(8, 16, 3), dtype="uint8")
+    with pytest.raises(ConfigError, match="key 'front': the perceptual loss 'lpips' compares .* from 16 pixels"):
+        TOKENIZERS["image_vq"](spec, TokenizerConfig(image=image)).prepare_training()
 
 
 def test_lpips_that_cannot_be_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

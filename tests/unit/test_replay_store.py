@@ -273,6 +273,17 @@ def test_whole_episode() -> None:
         store.episode(0)
 
 
+def test_rows_are_drawn_uniformly_from_what_is_stored() -> None:
+    store = make_store(3, 30)
+    Clock(store, seed=1).run(40)  # evicts
+    rng, ids = np.random.default_rng(0), store.ids_of_all()
+    drawn = store.ring.draw(rng, 20_000)
+    assert set(drawn) == set(ids)
+    counts = np.bincount(np.searchsorted(ids, drawn))
+    # A count is binomial with a deviation of 25 around 667; six of them are a matter of one in a million.
+    assert abs(counts - len(drawn) / len(ids)).max() < 6 * np.sqrt(len(drawn) / len(ids))
+
+
 @pytest.mark.parametrize("steps", [0, 5, 70])
 def test_resumed_store_continues_identically(steps: int) -> None:
     store = make_store(3, 90)

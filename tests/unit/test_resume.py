@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,7 @@ def test_a_run_stopped_after_its_last_environment_step_goes_on(tmp_path: Path, m
         ("clock", {"num_environments": 2, "epsilon": 0.2, "hold_random_actions": True}),
         ("keys", {}),
         ("cameras", {}),
+        pytest.param("Breakout", {}, marks=pytest.mark.skipif(not find_spec("ale_py"), reason="needs ale-py")),
         ("CartPole-v1", {}),
         ("Pendulum-v1", {}),
     ],

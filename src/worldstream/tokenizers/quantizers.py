@@ -90,7 +90,8 @@ class VectorQuantizer(Quantizer):
             average of the rows that chose it, with this decay, and the loss pulls only the rows.
         revive_below: codes whose usage is below this are put onto rows of the batch, drawn by their squared distance to
             the nearest code: where codes are missing. Their averages start anew there, so that the next update does not
-            bring the dead code back (C16). In the first update these are all codes, which thus begin on data; 0: never.
+            bring the dead code back (C16). In the first update these are nearly all codes, which thus begin on data; 0:
+            never.
 
     ``life`` (V,) is the usage, but for codes that were just revived, which are given time.
     """

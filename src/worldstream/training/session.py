@@ -316,4 +316,6 @@ class Session:
         return self._request.leaving(work)
 
     def _note_evaluation(self, steps: int, result: Evaluation, seconds: float, *, final: bool) -> None:
-        self._evaluations.append({"steps": steps, "final": final, "training_seconds": seconds, **result.summary})
+        taken = self.trainer.collector.steps
+        record = {"steps": steps, "environment_steps": taken, "final": final, "training_seconds": seconds}
+        self._evaluations.append({**record, **result.summary})

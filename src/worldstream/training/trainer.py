@@ -336,8 +336,8 @@ class Trainer:
             "faults/restarted_environments": self.environments.num_restarts,
             "faults/skipped_updates": self.num_skipped,
         }
-        frames = self.collector.steps * self._frames_per_step
-        self._on_metrics({"steps": clock, "frames": frames, **self._metrics.pop(), **totals})
+        taken = {"environment_steps": self.collector.steps, "frames": self.collector.steps * self._frames_per_step}
+        self._on_metrics({"steps": clock, **taken, **self._metrics.pop(), **totals})
 
     def close(self) -> None:
         """Close the environments."""
