@@ -111,11 +111,11 @@ def test_steps_do_not_accumulate_gradients_and_reduce_the_loss() -> None:
     [
         (0.0, 0, 1000, 1.0),
         (0.4, 0, 500, 1.0),
-        (0.4, 0, 801, 0.5),
-        (0.4, 0, 1000, 0.0025),  # the last update still moves
-        (0.4, 500, 401, 0.5),
+        (0.4, 0, 800, 0.5),
+        (0.4, 0, 999, 0.0025),
+        (0.4, 500, 400, 0.5),
         (0.4, 500, 900, 0.0),
-        (0.4, 2000, 801, 0.5),  # the run ends first
+        (0.4, 2000, 800, 0.5),  # the run ends first
     ],
 )
 def test_the_learning_rate_falls_over_the_last_share_of_the_updates(

@@ -125,17 +125,17 @@ def atari_small() -> Config:
             start_sampler_options={"uniform_fraction": 0.5, "initial_priority": 1.0},
         ),
         imagination=ImaginationConfig(horizon=9, context_length=4, burn_in=8),
-        collection=CollectionConfig(epsilon=0.01, random_steps=4000, hold_random_actions=True),
+        collection=CollectionConfig(epsilon=0.01, random_steps=5000, hold_random_actions=True),
         evaluation=replace(base.evaluation, every_steps=20_000, episodes=8),
         tail_share=0.0,
         tokenizer_learner=LearnerConfig(
-            batch_size=32, learning_rate=2e-3, cooldown=0.5, clip_norm=10.0, updates_per_step=0.25, start_steps=0,
-            every_steps=1000, stop_steps=24_000,
+            batch_size=32, learning_rate=2e-3, cooldown=0.5, clip_norm=10.0, updates_per_step=1.2, start_steps=0,
+            every_steps=500, stop_steps=5000,
         ),
         world_model_learner=LearnerConfig(
-            batch_size=8, learning_rate=6e-4, cooldown=0.4, weight_decay=0.05, updates_per_step=0.25, start_steps=4000
+            batch_size=8, learning_rate=6e-4, cooldown=0.4, weight_decay=0.05, updates_per_step=0.25, start_steps=5000
         ),
         actor_critic_learner=LearnerConfig(
-            batch_size=32, learning_rate=3e-4, cooldown=0.4, updates_per_step=0.08, start_steps=6000
+            batch_size=32, learning_rate=3e-4, cooldown=0.4, updates_per_step=0.08, start_steps=8000
         ),
     )  # fmt: skip

@@ -34,14 +34,16 @@ class Ratio(Cadence):
         self.stop_steps = stop_steps
         self.mark = 0
 
-    def due(self, steps: int) -> int:
-        """Repetitions due now that the clock shows ``steps``; they count as done."""
+    def due(self, steps: int) -> list[float]:
+        """For each repetition due now that the clock shows ``steps``, when its turn began; they count as done.
+
+        Turns lie evenly between the start and the end, also of repetitions that were held back.
+        """
         reached = steps // self.every_steps * self.every_steps
         if self.stop_steps:
             reached = min(reached, self.stop_steps)
-        due = max(0, int((reached - self.start_steps) * self.per_step) - self.mark)
-        self.mark += due
-        return due
+        first, self.mark = self.mark, max(self.mark, int((reached - self.start_steps) * self.per_step))
+        return [self.start_steps + i / self.per_step for i in range(first, self.mark)]
 
 
 class Every(Cadence):

@@ -76,10 +76,10 @@ class Learner:
             parameter_groups(module, config.weight_decay), lr=config.learning_rate, eps=1e-8, fused=True
         )
 
-    def schedule(self, clock: int, steps: int) -> None:
+    def schedule(self, clock: float, steps: int) -> None:
         """Set the learning rate for the clock, in environment steps, of a run of so many steps."""
         last, cooldown = min(self.config.stop_steps or steps, steps), self.config.cooldown
-        left = max(0, last - clock + self.config.every_steps) / last  # the last burst still moves
+        left = max(0.0, 1.0 - clock / last)
         factor = min(1.0, left / cooldown) if cooldown else 1.0
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * factor

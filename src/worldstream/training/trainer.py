@@ -155,13 +155,14 @@ class Trainer:
             clock = self.clock
             if fit.due(clock):
                 self._timed("fit", self.fit_tokenizers)
-            for learner in learners:
-                learner.schedule(clock, last)
-            for _ in range(tokenizer_updates.due(clock) if self.models.tokenizers.trainable else 0):
+            for turn in tokenizer_updates.due(clock) if self.models.tokenizers.trainable else ():
+                self.tokenizer_learner.schedule(turn, last)
                 self._timed("tokenizers", self.update_tokenizers)
-            for _ in range(world_model_updates.due(clock)):
+            for turn in world_model_updates.due(clock):
+                self.world_model_learner.schedule(turn, last)
                 self._timed("world_model", self.update_world_model)
-            for _ in range(actor_critic_updates.due(clock)):
+            for turn in actor_critic_updates.due(clock):
+                self.actor_critic_learner.schedule(turn, last)
                 self._timed("actor_critic", self.update_actor_critic)
             if log.due(clock) or clock >= last:
                 self.log(clock)
