@@ -43,6 +43,7 @@ def tiny(**collection: Any) -> worldstream.Config:
         config,
         collection=replace(config.collection, random_steps=30, **collection),
         checkpoint=replace(config.checkpoint, every_steps=50),
+        evaluation=replace(config.evaluation, max_episode_steps=60),
         log_every_steps=20,
     )
 
