@@ -3,8 +3,8 @@
     python benchmarks/learning.py --benchmark cartpole --seeds 0 1 2
     python benchmarks/learning.py --benchmark cartpole --variant uniform_replay --seeds 0 1 2
 
-Every run is a process of its own, so that wall time and peak memory are its own. A seed that is already in the result
-file is skipped. ``--jobs 2`` trains two seeds at a time.
+Every run is a process of its own, so that peak memory is its own. A seed that is already in the result file is skipped,
+and one whose run was interrupted goes on where it stopped. ``--jobs 2`` trains two seeds at a time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import shutil
 import subprocess
 import sys
 import time
@@ -69,19 +68,23 @@ BENCHMARKS = {
     ),
     "keys": Benchmark("keys", "keys", 20_000),
     "cameras": Benchmark("cameras", "cameras", 20_000),
+    "boxing": Benchmark("Boxing", "atari-small", 100_000, metrics=("return", "training_return")),
+    "freeway": Benchmark("Freeway", "atari-small", 100_000, metrics=("return", "training_return")),
 }
 
 
 def run(name: str, variant: str, seed: int, output: Path) -> list[dict[str, object]]:
-    """Train in this process; returns one record for each metric."""
+    """Train, or go on training, in this process; returns one record for each metric."""
     benchmark = BENCHMARKS[name]
     options = () if variant == "default" else benchmark.variants[variant]
     arguments = ["train", "--env", benchmark.environment, "--preset", benchmark.preset]
     arguments += ["--steps", str(benchmark.steps), "--seed", str(seed), "--output", str(output), *options]
     began = time.monotonic()
-    parse(arguments).run()
+    evaluations = RunFolder(output).evaluations
+    if not any(record["final"] for record in read_lines(evaluations)):
+        parse(["train", "--resume", str(output)] if output.is_dir() else arguments).run()
     wall = time.monotonic() - began
-    final = read_lines(RunFolder(output).evaluations)[-1]
+    final = read_lines(evaluations)[-1]
     curve = learning_curve(RunFolder(output))
     values = {
         "return": final["return_mean"],
@@ -155,7 +158,6 @@ def main() -> None:
     if options.in_process:
         (seed,) = options.seeds
         output = options.runs / f"{options.benchmark}-{options.variant}-seed{seed}"
-        shutil.rmtree(output, ignore_errors=True)
         append(path, run(options.benchmark, options.variant, seed, output))
         return
     waiting = [seed for seed in options.seeds if (options.variant, seed) not in done(path)]
