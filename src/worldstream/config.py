@@ -232,6 +232,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "world_model.sequence.width": (2, inf),
     "world_model.sequence.dropout": (0, 1),
     "actor_critic.embedding_width": (1, inf),
+    "actor_critic.num_value_bins": (2, inf),
     "losses.discount": (0, 1),
     "losses.lambda_": (0, 1),
     "imagination.horizon": (1, inf),

@@ -23,6 +23,7 @@ BATCH, HIDDEN = 4, 16
 TOKEN_SPECS = {
     "cells": TokenSpec(num_tokens=6, vocabulary=(3, 2), grid=(2, 3)),
     "levels": TokenSpec(num_tokens=2, vocabulary=(9,), feature_size=1),
+    "codes": TokenSpec(num_tokens=4, vocabulary=(8,), grid=(2, 2), feature_size=3, coded=True),
 }
 ACTION_SPEC = ActionSpec(
     components=(
@@ -48,7 +49,11 @@ def random_ids(sizes: tuple[int, ...], *leading: int) -> Tensor:
 
 
 def random_features(*leading: int) -> Features:
-    return {"cells": random_ids((3, 2), *leading, 6), "levels": torch.randn(*leading, 2, 1)}
+    return {
+        "cells": random_ids((3, 2), *leading, 6),
+        "levels": torch.randn(*leading, 2, 1),
+        "codes": torch.randn(*leading, 4, 3),
+    }
 
 
 def at(features: Features, *index: Any) -> Features:
@@ -69,6 +74,20 @@ def assert_same(ours: Carry, theirs: Carry) -> None:
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
     assert torch.equal(ours.acted, theirs.acted)
     assert torch.equal(ours.action[ours.acted], theirs.action[theirs.acted])
+
+
+# Observations.
+
+
+def test_convolutions_read_codes_on_a_grid_and_nothing_else() -> None:
+    cells, levels, codes = make(grid_channels=(5, 7)).trunks[0].encoder.encoders
+    assert [len(encoder.convolutions) for encoder in (cells, levels, codes)] == [0, 0, 4]
+    assert [encoder.out_features for encoder in (cells, levels, codes)] == [6 * 4, 2, 4 * 7]
+
+
+def test_the_critic_has_as_many_bins_as_it_is_told() -> None:
+    assert make(num_value_bins=65).critic.num_logits == 65
+    assert make(num_value_bins=65, value_output="squared_error").critic.num_logits == 1
 
 
 # Memory.

@@ -28,6 +28,7 @@ def make_models() -> Models:
     keys = {
         "map": KeySpec(key="map", modality="grid", shape=(6, 2), dtype="uint8", vocabulary=(4, 3), grid=(2, 3)),
         "x": KeySpec(key="x", modality="vector", shape=(2,), dtype="float32"),
+        "eye": KeySpec(key="eye", modality="image", shape=(16, 16, 3), dtype="uint8"),
     }
     action = ActionComponent(path="action", kind="discrete", sizes=(3,), shape=(), dtype="int64")
     return Models(config, keys, ActionSpec(components=(action,), structure="action"))

@@ -164,6 +164,15 @@ def test_bins_and_bias_of_the_critic() -> None:
     torch.testing.assert_close(bias, bias.flip(0))
 
 
+@pytest.mark.parametrize("num_bins", [65, 128])
+def test_other_numbers_of_bins(num_bins: int) -> None:
+    head = HLGaussHead(8, limit=VALUE_LIMIT, num_bins=num_bins)
+    assert head.num_logits == num_bins and head.edges.shape == (num_bins + 1,)
+    assert head.sigma == pytest.approx(0.75 * 2 * VALUE_LIMIT / num_bins)
+    for value in (0.0, 1.0, -40.0):
+        assert output_for(head, value).mean.item() == pytest.approx(value, rel=1e-2, abs=1e-2)
+
+
 def test_published_bias_of_the_reward_head() -> None:
     support = symlog(symexp(torch.linspace(-15, 15, 129, dtype=torch.float64)) / 100).float()
     head = HLGaussHead(8, limit=REWARD_LIMIT, bias_support=support)

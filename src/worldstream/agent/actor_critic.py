@@ -17,6 +17,7 @@ from worldstream.agent.encoder import Encoder
 from worldstream.nn import SCALAR_OUTPUTS
 from worldstream.nn.layers import ChannelTables
 from worldstream.nn.outputs import FactoredCategorical, Output
+from worldstream.nn.scalars import NUM_BINS
 from worldstream.specs import ActionSpec, TokenSpec
 from worldstream.types import Features, Policy
 
@@ -33,11 +34,13 @@ class ActorCriticConfig:
     embedding_width: int = 32
     """Width of the embedding of tokens that have no features."""
     grid_channels: tuple[int, ...] = ()
-    """Channels of 3x3 convolutions over keys whose tokens form a grid; empty: flatten."""
+    """Channels of 3x3 convolutions over keys whose tokens are learned codes on a grid; empty: flatten."""
     separate_networks: bool = False
     """Give the critic an encoder and LSTM of its own."""
     value_output: str = "hl_gauss"
     """Scalar output of the critic."""
+    num_value_bins: int = NUM_BINS
+    """Bins of that output, where it has any; an odd number has one that is centred on zero."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +129,9 @@ class ActorCritic(nn.Module):
         num_trunks = 2 if config.separate_networks else 1
         self.trunks = nn.ModuleList(Trunk(config, token_specs, action_spec) for _ in range(num_trunks))
         self.actor = nn.Linear(self.width, sum(self.sizes))
-        self.critic = SCALAR_OUTPUTS[config.value_output](self.width, limit=VALUE_LIMIT)
+        self.critic = SCALAR_OUTPUTS[config.value_output](
+            self.width, limit=VALUE_LIMIT, num_bins=config.num_value_bins
+        )
 
     def initial_carry(self, batch_size: int) -> Carry:
         """Carry at the beginning of an episode."""

@@ -1,7 +1,8 @@
 """Features of all observation keys fused into one embedding.
 
 Each key's encoder follows from its TokenSpec alone: tokens with features are read as numbers, tokens without are
-embedded; positions that form a grid go through convolutions when these are configured.
+embedded; codes on a grid go through convolutions when these are configured. A grid of categories does not: its tokens
+are joined cells, or few enough to be read by their places, as the published agent does.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class KeyEncoder(nn.Module):
     def __init__(self, spec: TokenSpec, *, embedding_width: int, grid_channels: tuple[int, ...]) -> None:
         super().__init__()
         self.embed = None if spec.feature_size else FactoredEmbedding(spec, embedding_width)
-        self.grid = spec.grid if grid_channels else None
+        self.grid = spec.grid if spec.coded and grid_channels else None
         width = spec.feature_size or embedding_width
         convolutions: list[nn.Module] = []
         if self.grid is not None:

@@ -16,7 +16,7 @@ from worldstream.nn.numerics import symexp, symlog
 from worldstream.nn.outputs import Output, draw_index
 
 NUM_BINS = 129
-"""Odd, so that one bin is centred on zero."""
+"""Of a histogram, unless told otherwise. Odd, so that one bin is centred on zero."""
 
 
 class HLGauss(Output):
@@ -73,16 +73,19 @@ class HLGaussHead(nn.Module):
         limit: the bins span [-limit, limit] in symlog space.
         bias_support: (N,) s of the bias -0.2 |s_i|, which makes the untrained prediction about zero; None: from -15
             to 15 in equal steps.
+        num_bins: N.
     """
 
     edges: Tensor
 
-    def __init__(self, width: int, *, limit: float, bias_support: Tensor | None = None) -> None:
+    def __init__(
+        self, width: int, *, limit: float, bias_support: Tensor | None = None, num_bins: int = NUM_BINS
+    ) -> None:
         super().__init__()
-        self.linear = nn.Linear(width, NUM_BINS)
-        self.register_buffer("edges", torch.linspace(-limit, limit, NUM_BINS + 1), persistent=False)
-        self.sigma = 0.75 * (2 * limit / NUM_BINS)
-        support = torch.linspace(-15, 15, NUM_BINS) if bias_support is None else bias_support
+        self.linear = nn.Linear(width, num_bins)
+        self.register_buffer("edges", torch.linspace(-limit, limit, num_bins + 1), persistent=False)
+        self.sigma = 0.75 * (2 * limit / num_bins)
+        support = torch.linspace(-15, 15, num_bins) if bias_support is None else bias_support
         with torch.no_grad():
             self.linear.bias.copy_(-0.2 * support.abs())
 
@@ -133,9 +136,11 @@ class SquaredError(Output):
 class SquaredErrorHead(nn.Module):
     """Linear(E -> 1) read as a ``SquaredError``. Takes the arguments of ``HLGaussHead``, which concern its bins."""
 
-    def __init__(self, width: int, *, limit: float, bias_support: Tensor | None = None) -> None:
+    def __init__(
+        self, width: int, *, limit: float, bias_support: Tensor | None = None, num_bins: int = NUM_BINS
+    ) -> None:
         super().__init__()
-        del limit, bias_support  # a point estimate has neither range nor bins
+        del limit, bias_support, num_bins  # a point estimate has neither range nor bins
         self.linear = nn.Linear(width, 1)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
