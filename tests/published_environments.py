@@ -70,3 +70,9 @@ def full_craftax() -> Sampled:
     cells = np.broadcast_to([37, 5, 40, 20], (9, 11, 4))
     observation = {"direction": spaces.Discrete(4), "map": spaces.MultiDiscrete(cells), "stats": floats(47)}
     return Sampled(spaces.Dict(observation), spaces.Discrete(43))
+
+
+def columns() -> Sampled:
+    """A row of categories, and a column."""
+    observation = {"column": spaces.MultiDiscrete(np.full((5, 1), 6)), "row": spaces.MultiDiscrete(np.full((1, 3), 4))}
+    return Sampled(spaces.Dict(observation), spaces.Discrete(2))

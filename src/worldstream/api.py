@@ -19,6 +19,7 @@ from rich.console import Console
 from worldstream.acting import act
 from worldstream.actions.composite import decode
 from worldstream.compat.checkpoint import published_agent, read_checkpoint
+from worldstream.compat.settings import read_settings
 from worldstream.config import Config
 from worldstream.environments import resolve
 from worldstream.errors import ConfigError, RunFolderError
@@ -280,7 +281,9 @@ def import_checkpoint(
     published: str,
     environment: str | Callable[..., Any],
     modality: dict[str, str] | None = None,
+    settings: str | Path | None = None,
     output: str | Path | None = None,
+    quiet: bool = False,
 ) -> Path:
     """Turn a checkpoint of the published agent into a run folder, which is evaluated and reported like any other.
 
@@ -289,24 +292,33 @@ def import_checkpoint(
         published: configuration it was trained with: "atari", "dmc" or "craftax".
         environment: what it was trained on; see ``train``.
         modality: KIND by KEY, where the observation space does not say what a key is.
+        settings: JSON file of what differs from that configuration and no tensor shows, in the published words
+            (``docs/run_folder.md``).
         output: run folder; must not exist or be empty. None: below ``runs/``.
+        quiet: print nothing.
 
     Returns:
         the run folder.
 
     Raises:
-        WeightsError: the file cannot be read, or does not fit the configuration or the environment.
+        WeightsError: a file cannot be read, or does not fit the configuration or the environment.
         SpaceError, EnvironmentFault, ConfigError, RunFolderError: see ``train``.
     """
     name = f"published-{published}"
     folder = RunFolder(Path(output) if output is not None else default_output(environment, name, 0))
     folder.require_unused()
     agent = published_agent(
-        read_checkpoint(Path(file)), published=published, environment=environment, modality=modality
+        read_checkpoint(Path(file)),
+        published=published,
+        environment=environment,
+        modality=modality,
+        settings=None if settings is None else read_settings(Path(settings)),
     )
     description = _description(agent.models, agent.config, environment, preset=name, seed=0, steps=0, device="cpu")
     folder.create({**description, "protocol": protocol_card(environment, agent.config, agent.protocol)})
     save_weights(folder.weights, agent.models)
+    for line in (*agent.notes, f"imported into {folder.path}. Next: worldstream evaluate {folder.path}"):
+        console(quiet=quiet).print(line)
     return folder.path
 
 

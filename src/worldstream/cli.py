@@ -188,6 +188,8 @@ class ImportCheckpoint:
     """Configuration that it was trained with: atari, dmc or craftax."""
     env: str
     """Environment that it was trained on."""
+    settings: Path | None = None
+    """JSON file of settings that differ from that configuration and that no tensor shows (docs/run_folder.md)."""
     output: Path | None = None
     """Run folder to write. Default: a new one below runs/."""
     modality: tuple[str, ...] = ()
@@ -197,11 +199,14 @@ class ImportCheckpoint:
         """Import and say where the run is."""
         from worldstream.api import import_checkpoint
 
-        modality = with_modalities(Config(), self.modality).environment.modality
-        path = import_checkpoint(
-            self.file, published=self.published, environment=self.env, modality=modality, output=self.output
+        import_checkpoint(
+            self.file,
+            published=self.published,
+            environment=self.env,
+            modality=with_modalities(Config(), self.modality).environment.modality,
+            settings=self.settings,
+            output=self.output,
         )
-        console(quiet=False).print(f"imported into {path}. Next: worldstream evaluate {path}")
 
 
 COMMANDS: dict[str, type[Any]] = {

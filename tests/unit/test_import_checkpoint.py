@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from worldstream.api import Agent
+from reference.checkpoint import AgentSize, Checkpoint
+from worldstream.api import Agent, import_checkpoint
 from worldstream.cli import main
 from worldstream.models import load_run
 from worldstream.presets import PRESETS
@@ -83,10 +85,14 @@ def test_an_imported_run_is_evaluated_and_reported(name: str, tmp_path: Path) ->
     assert Agent.load(run, device="cpu").models.world_model.config.slot_embedding is False
 
 
-def test_several_vectors_are_read_one_behind_the_other(tmp_path: Path) -> None:
+def test_several_vectors_are_read_one_behind_the_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file, run = checkpoint("dmc_retnet", tmp_path), tmp_path / "run"
     environment = "published_environments:dmc_in_two_keys"
     main(["import-checkpoint", str(file), "--config", "dmc", "--env", environment, "--output", str(run)])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "reads a_position, b_velocity one behind the other as one vector, in this order" in printed
     models, arrays = load_run(run, "cpu").models, golden("dmc_retnet")
     ids = torch.as_tensor(arrays["out/tokens/vector"]).unsqueeze(-1)
     tokens = {"a_position": ids[:, :, :3], "b_velocity": ids[:, :, 3:]}
@@ -101,6 +107,65 @@ def test_a_matrix_of_cells_is_read_row_by_row(tmp_path: Path) -> None:
     main(["import-checkpoint", str(file), "--config", "craftax", "--env", environment, "--output", str(run)])
     assert load_run(run, "cpu").models.key_specs["map"].vocabulary == (7, 3, 5, 4)
     main(["evaluate", str(run), "--episodes", "1", "--device", "cpu"])
+
+
+def test_settings_of_other_agents_are_read(tmp_path: Path) -> None:
+    given = {
+        "world_model": {"retnet": {"decay_scale_max_num_blocks": 5}, "transformer": {"pred_self_mask": "full"}},
+        "actor_critic": {"intrinsic_reward_weight": 3},
+        "gamma": 0.9,
+    }
+    settings = tmp_path / "settings.json"
+    settings.write_text(json.dumps(given))
+    config = load_run(imported("dmc_attention", tmp_path, "--settings", str(settings)), "cpu").config
+    assert config.world_model.sequence.decay_blocks == (2.0, 5.0)  # what is not given is as published
+    assert config.world_model.sequence.attention.slots == "full"
+    assert (config.losses.discount, config.losses.intrinsic_weight, config.losses.lambda_) == (0.9, 3.0, 0.95)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "cannot be read as JSON"),
+        ("[1]", "holds no object of settings"),
+        ('{"world_model": 3}', "world_model is 3; it must hold settings by name"),
+        ('{"gamma": "much"}', "gamma is 'much'; it must be a number between 0 and 1"),
+        ('{"gamma": 7}', "gamma is 7"),
+        ('{"world_model": {"context_length": 0}}', "context_length is 0; it must be a number between 1 and"),
+        ('{"world_model": {"context_length": 1.5}}', "context_length is 1.5; it must be a whole number"),
+        ('{"world_model": {"retnet": {"decay_scale_min_num_blocks": 0}}}', "must be a number from 1 up"),
+        ('{"world_model": {"transformer": {"pred_self_mask": "none"}}}', "'causal' or 'full', not 'none'"),
+        ('{"world_model": {"tokenize_actions": false}}', "tokenize_actions 'False' cannot be read"),
+        ('{"actor_critic": {"rnn_type": "gru"}}', "rnn_type 'gru' cannot be read, only those with 'lstm'"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(
+    text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = tmp_path / "settings.json"
+    settings.write_text(text)
+    file = checkpoint("dmc_retnet", tmp_path)
+    environment = "published_environments:dmc"
+    found = fails(capsys, str(file), "--config", "dmc", "--env", environment, "--settings", str(settings))
+    assert message in " ".join(found.split())
+
+
+def test_a_column_of_cells_is_told_from_a_list_of_tokens(tmp_path: Path) -> None:
+    """With the same number of channels, the shape of the space decides."""
+    size = AgentSize(spaces={"token": [4] * 3, "token_2d": [[6]] * 5}, actions={"discrete": 2}, attention=True)
+    file = tmp_path / "checkpoint.pt"
+    torch.save(Checkpoint(size).weights, file)
+    environment = "published_environments:columns"
+    run = import_checkpoint(file, published="craftax", environment=environment, output=tmp_path / "run", quiet=True)
+    specs = load_run(run, "cpu").models.key_specs
+    assert {key: spec.vocabulary for key, spec in specs.items()} == {"row": (4,), "column": (6,)}
+
+
+def test_tensors_that_are_no_weights_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "world_model.head_ends.0.weight"
+    for odd in (torch.eye(32).to_sparse(), torch.full((32, 32), torch.nan), torch.eye(32, dtype=torch.complex64)):
+        file = checkpoint("dmc_retnet", tmp_path, **{name: odd})
+        assert name in fails(capsys, str(file), "--config", "dmc", "--env", "published_environments:dmc")
 
 
 def test_training_of_an_imported_run_cannot_be_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,8 +194,11 @@ def test_tensors_that_do_not_fit_are_listed(tmp_path: Path, capsys: pytest.Captu
     ("name", "config", "environment", "message"),
     [
         ("dmc_retnet", "dmc", "published_environments:craftax", r"observes vector; .*'direction' \(token"),
-        ("dmc_retnet", "dmc", "CartPole-v1", r"chooses levels of .* dimensions; 'CartPole-v1' takes discrete \(2,\)"),
-        ("dmc_retnet", "dmc", "Pendulum-v1", r"takes continuous \(51,\)"),
+        ("dmc_retnet", "dmc", "CartPole-v1", r"chooses levels of 2 dimensions; 'CartPole-v1' takes discrete \(2,\)"),
+        ("dmc_retnet", "dmc", "Pendulum-v1", r"chooses levels of 2 dimensions; .* takes continuous \(51,\)"),
+        ("dmc_retnet", "atari", "published_environments:dmc", r"observes vector and chooses levels.* Use --config dmc"),
+        ("craftax_retnet", "dmc", "published_environments:craftax", r"chooses categories.* Use --config craftax"),
+        ("atari_retnet", "craftax", "published_environments:atari", r"observes image .* Use --config atari"),
         ("craftax_retnet", "craftax", "CartPole-v1", "observes vector, token, token_2d; the keys of 'CartPole-v1'"),
         ("dmc_retnet", "doom", "CartPole-v1", "unknown published configuration 'doom'. Available: atari, dmc, craftax"),
         ("dmc_retnet", "dmc", "CartPol-v1", "Nearest names: CartPole"),

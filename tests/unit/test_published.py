@@ -74,7 +74,7 @@ def test_nothing_that_must_agree_is_left_out(name: str) -> None:
     assert wanted >= COMPARED
     kinds = read(name)[3]["modalities"]
     assert {f"disagreement/{kind}" for kind in kinds if kind != "token_2d"} <= set(ours)
-
+    assert {output for output in published if output.startswith("tokenizer_loss/")} <= set(ours)
 
 
 @pytest.mark.parametrize("name", ["craftax_retnet", "craftax_attention"])
@@ -122,13 +122,63 @@ def test_what_a_set_of_weights_lacks_is_listed() -> None:
 
 @pytest.mark.parametrize(
     ("name", "part", "option", "value"),
-    [("dmc_retnet", "retnet", "mask_type", "causal"), ("dmc_attention", "transformer", "pos_enc", "sinusoidal")],
+    [
+        ("dmc_retnet", "retnet", "mask_type", "causal"),
+        ("dmc_attention", "transformer", "pos_enc", "sinusoidal"),
+        ("dmc_retnet", "", "shared_prediction_token", True),
+        ("dmc_retnet", "", "tokenize_actions", False),
+        ("craftax_retnet", "", "include_action_inputs", False),
+        ("craftax_retnet", "", "rnn_type", "gru"),
+    ],
 )
-def test_unknown_options_are_refused(name: str, part: str, option: str, value: str) -> None:
+def test_unknown_options_are_refused(name: str, part: str, option: str, value: Any) -> None:
     weights, inputs, _, settings = read(name)
-    settings["world_model"][part][option] = value
+    (settings["world_model"][part] if part else settings["world_model"])[option] = value
     with pytest.raises(WeightsError, match=f"{option} '{value}'"):
         recompute(weights, inputs, settings)
+
+
+@pytest.mark.parametrize("name", ["craftax_retnet", "dmc_attention"])
+def test_inputs_of_other_types_give_the_same(name: str) -> None:
+    weights, inputs, _, settings = read(name)
+    kinds = {"f": np.float64, "b": np.int64, "i": np.int32, "u": np.int32}
+    converted = recompute(weights, {key: x.astype(kinds[x.dtype.kind]) for key, x in inputs.items()}, settings)
+    for output, value in results(name)[0].items():
+        np.testing.assert_allclose(converted[output], value, rtol=1e-5, atol=1e-6, err_msg=output)
+
+
+@pytest.mark.parametrize(
+    ("absent", "lost"),
+    [
+        (("rewards",), {"world_model_loss"}),
+        (("mask_padding",), {"world_model_loss"}),
+        (("returns_ends", "return_scale_inputs"), {"lambda_returns", "return_scale"}),
+        (("observations/token",), {"tokens/token", "codes/token"}),
+        (("actions",), {"token_embeddings", "latents", "values", "world_model_loss"}),
+    ],
+)
+def test_outputs_whose_inputs_are_absent_are_left_out(absent: tuple[str, ...], lost: set[str]) -> None:
+    weights, inputs, _, settings = read("craftax_attention")
+    found = recompute(weights, {name: x for name, x in inputs.items() if name not in absent}, settings)
+    whole = results("craftax_attention")[0]
+    missing = whole.keys() - found.keys()
+    assert all(any(output.startswith(name) for output in missing) for name in lost)
+    assert found and all(np.array_equal(found[output], whole[output]) for output in found)
+    assert not any(output.startswith(("tokens/vector", "tokens/token_2d")) for output in missing)
+
+
+def test_segments_that_members_cannot_share_are_refused() -> None:
+    weights, inputs, _, settings = read("dmc_retnet")
+    fewer = {key: x if key.startswith("return") else x[:3] for key, x in inputs.items()}
+    with pytest.raises(WeightsError, match="4 members, among which 3 segments"):
+        recompute(weights, fewer, settings)
+
+
+def test_settings_without_sizes_are_refused() -> None:
+    weights, inputs, _, settings = read("dmc_retnet")
+    for name in ("spaces", "action_space"):
+        with pytest.raises(WeightsError, match=f"describe no '{name}'"):
+            recompute(weights, inputs, {key: x for key, x in settings.items() if key != name})
 
 
 def test_long_lists_are_cut() -> None:

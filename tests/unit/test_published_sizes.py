@@ -2,153 +2,134 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
+from reference.checkpoint import AgentSize, Checkpoint, ImageSize
 from worldstream.api import import_checkpoint
-from worldstream.compat.architecture import PICTURES, SEQUENCE, in_published_order
-from worldstream.compat.checkpoint import COMPILED, SETTINGS
-from worldstream.compat.tensors import ForeignTensors
-from worldstream.compat.weights import load_published
-from worldstream.config import Config
-from worldstream.environments import make_environment
-from worldstream.models import Models, load_run
-from worldstream.nn.attention import AttentionConfig
-from worldstream.world_model.sequence.base import SequenceConfig
+from worldstream.compat.checkpoint import COMPILED
+from worldstream.models import load_run
 
-UNREAD = {
-    "atari attention": {f"{SEQUENCE}embed.weight": (1, 256), f"{SEQUENCE}obs_head.weight": (1, 256)},
-    "dmc": {
-        "world_model.obs_emb_map.weight": (192, 256),
-        "world_model.obs_emb_map.bias": (192,),
-        "world_model.action_encoder.action_projection.weight": (192, 6),
-        "world_model.action_encoder.action_projection.bias": (192,),
-    },
-}
-"""Parameters that the published agent has, but never reads."""
+CONSTANTS = ("running_mean", "running_var", "num_batches_tracked", "thetas", "inv_freq", "_levels", "_basis")
+"""Ends of the names of tensors that are no parameters."""
+
+CRAFTAX = {"vector": [47], "token": [4], "token_2d": [[37, 5, 40, 20]] * 99}
+VQ = ImageSize(first=64, code=256, codes=512, convolutions=(128, 64))
+FSQ = ImageSize(first=64, code=256, levels=(8, 8, 8), batch_norm=False, convolutions=(128, 64))
+LARGE = {"layers": 10, "heads": 4, "width": 256}
+GAME = {**LARGE, "spaces": {"image": [1, 3, 64, 64]}, "actions": {"discrete": 18}, "hidden": (512,)}
 
 
 @dataclass(frozen=True)
-class Size:
-    """A published agent."""
+class Published:
+    """What is known about a published agent."""
 
-    layers: int
-    heads: int
-    width: int
-    hidden: tuple[int, ...]
+    size: AgentSize
     parameters: dict[str, int]
     """Of tokenizer, world model and actor-critic, as counted in the published modules."""
+    shapes: dict[str, tuple[int, ...]]
+    """Of a few of its tensors."""
+    config: dict[str, Any]
+    """What must follow from them."""
 
 
-SIZES = {
-    "atari": Size(
-        10, 4, 256, (512,), {"tokenizer": 5_596_931, "world_model": 10_817_667, "actor_critic": 4_653_395}
+AGENTS = {
+    "atari": Published(
+        AgentSize(**GAME, image=VQ),
+        {"tokenizer": 5_596_931, "world_model": 10_817_667, "actor_critic": 4_653_395},
+        {
+            "tokenizer.tokenizers.image.embedding.weight": (512, 256),
+            "tokenizer.tokenizers.image.encoder.cnn.1.2.2.conv.weight": (512, 256, 3, 3),
+            "tokenizer.tokenizers.image.decoder.cnn.0.0.running_var": (256,),
+            "world_model.placeholder_embeddings.weight": (65, 256),
+            "world_model._model.layers.9.retention.g_proj.weight": (256, 256),
+            "world_model._model.layers.9.linear1.weight": (1024, 256),
+            "world_model.head_observations.image.3.weight": (512, 512),
+            "world_model.head_rewards.head.linear.weight": (129, 512),
+            "actor_critic.obs_encoders.image.model.1.0.weight": (64, 128, 3, 3),
+            "actor_critic.obs_latent_fuser.0.weight": (512, 4096),
+            "actor_critic.critic_v_head.linear.weight": (129, 512),
+        },
+        {"model": "retention", "layers": 10, "heads": 4, "width": 256, "hidden": (512,), "convolutions": (128, 64)},
     ),
-    "atari attention": Size(
-        10, 4, 256, (512,), {"tokenizer": 5_467_654, "world_model": 10_149_763, "actor_critic": 4_653_395}
+    "atari attention": Published(
+        AgentSize(**GAME, image=FSQ, attention=True),
+        {"tokenizer": 5_467_654, "world_model": 10_149_763, "actor_critic": 4_653_395},
+        {
+            "tokenizer.tokenizers.image.pre_quant_conv.weight": (3, 256, 1, 1),
+            "tokenizer.tokenizers.image.post_quant_conv.weight": (256, 3, 1, 1),
+            "world_model._model.pred_tokens": (64, 256),
+            "world_model._model.rotary_emb.inv_freq": (32,),
+            "world_model._model.layers.9.self_attn.out_proj.weight": (256, 256),
+            "world_model._model.layers.9.ff.0.weight": (1024, 256),
+        },
+        {"model": "attention", "layers": 10, "heads": 4, "width": 256, "hidden": (512,), "convolutions": (128, 64)},
     ),
-    "dmc": Size(10, 3, 192, (384,), {"world_model": 5_686_068, "actor_critic": 2_559_027}),
-    "craftax": Size(5, 4, 256, (512, 512), {"world_model": 7_232_006, "actor_critic": 5_784_364}),
-}
-
-
-class Recorder(ForeignTensors):
-    """Gives whatever it is asked for, and remembers it."""
-
-    def __init__(self, continuous: bool) -> None:
-        super().__init__({}, "nothing")
-        self.continuous = continuous
-        self.given: dict[str, Tensor] = {}
-
-    def has(self, prefix: str) -> bool:
-        return self.continuous
-
-    def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        return self.given.setdefault(name, 0.02 * torch.randn(shape))
-
-
-def config_of(name: str) -> Config:
-    size, settings = SIZES[name], SETTINGS[name.split()[0]]
-    attention = name.endswith("attention")
-    base = Config()
-    sequence = SequenceConfig(
-        model="attention" if attention else "retention",
-        num_layers=size.layers,
-        num_heads=size.heads,
-        width=size.width,
-        decay_blocks=settings.decay_blocks,
-    )
-    image = replace(
-        base.tokenizers.image,
-        channels=(64, 128, 256, 512),
-        code_size=256,
-        codebook_size=512,
-        ema_decay=0.0,
-        revive_below=0.0,
-        batch_norm=not attention,
-    )
-    choice = {**base.tokenizers.choice, "vector": "fixed_levels", "image": "image_fsq" if attention else "image_vq"}
-    return replace(
-        base,
-        tokenizers=replace(base.tokenizers, choice=choice, image=image),
-        world_model=replace(base.world_model, sequence=sequence, termination_logits=2, slot_embedding=False),
-        actor_critic=replace(
-            base.actor_critic,
-            hidden=size.hidden,
-            embedding_width=64,
-            grid_channels=(128, 64) if "atari" in name else (),
-            separate_networks=name == "dmc",
+    "dmc": Published(
+        AgentSize(
+            layers=10, heads=3, width=192, spaces={"vector": [24]}, actions={"continuous": 6}, hidden=(384,),
+            separate=True,
         ),
-    )
+        {"world_model": 5_686_068, "actor_critic": 2_559_027},
+        {
+            "world_model.obs_emb_map.weight": (192, 256),
+            "world_model.obs_embeddings.vector.weight": (125, 192),
+            "world_model.action_encoder.embedding.weight": (51, 192),
+            "world_model.placeholder_embeddings.weight": (30, 192),
+            "actor_critic.actor_linear.0.weight": (6 * 51, 384),
+            "actor_critic.critic_latent_fuser.0.weight": (384, 24),
+        },
+        {"model": "retention", "layers": 10, "heads": 3, "width": 192, "hidden": (384,), "convolutions": ()},
+    ),
+    "craftax": Published(
+        AgentSize(
+            layers=5, heads=4, width=256, spaces=CRAFTAX, actions={"discrete": 43}, hidden=(512, 512), token_width=64
+        ),
+        {"world_model": 7_232_006, "actor_critic": 5_784_364},
+        {
+            "world_model.obs_embeddings.token_2d.embeddings.embeddings.3.weight": (20, 256),
+            "world_model.head_observations.token_2d.3.weight": (102, 512),
+            "world_model.placeholder_embeddings.weight": (148, 256),
+            "actor_critic.obs_latent_fuser.0.weight": (512, 6447),
+            "actor_critic.actor_actions_embeddings.weight": (43, 512),
+        },
+        {"model": "retention", "layers": 5, "heads": 4, "width": 256, "hidden": (512, 512), "convolutions": ()},
+    ),
+}  # fmt: skip
 
 
-def state_dict(name: str) -> dict[str, Tensor]:
-    """A checkpoint of this size, random."""
-    made = make_environment(environment(name))
-    recorder = Recorder(continuous=name == "dmc")
-    load_published(Models(config_of(name), in_published_order(made.observation_specs), made.action_spec), recorder)
-    return {**recorder.given, **{key: torch.zeros(shape) for key, shape in UNREAD.get(name, {}).items()}}
-
-
-def environment(name: str) -> str:
-    return f"published_environments:full_{name.split()[0]}"
-
-
-def constants(name: str) -> dict[str, Tensor]:
-    """Beside the parameters: rotary frequencies, and the levels of FSQ."""
-    size = SIZES[name]
-    head_width = size.width // size.heads
-    if name.endswith("attention"):
-        return {
-            f"{SEQUENCE}rotary_emb.inv_freq": torch.ones(head_width // 2),
-            f"{PICTURES}fsq._levels": torch.tensor([8, 8, 8]),
-            f"{PICTURES}fsq._basis": torch.tensor([1, 8, 64]),
-        }
-    return {f"{SEQUENCE}layers.{i}.retention.thetas": torch.ones(head_width) for i in range(size.layers)}
-
-
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", AGENTS)
 def test_published_sizes(name: str, tmp_path: Path) -> None:
-    state = state_dict(name)
-    buffers = ("running_mean", "running_var", "num_batches_tracked")
-    for part, expected in SIZES[name].parameters.items():
-        names = [key for key in state if key.startswith(f"{part}.") and not key.endswith(buffers)]
+    agent, published = AGENTS[name], name.split()[0]
+    state = Checkpoint(agent.size).weights
+    for part, expected in agent.parameters.items():
+        names = [key for key in state if key.startswith(f"{part}.") and not key.endswith(CONSTANTS)]
         assert sum(prod(state[key].shape) for key in names) == expected, part
+    assert {key: tuple(state[key].shape) for key in agent.shapes} == agent.shapes
     file = tmp_path / "checkpoint.pt"
     compiled = {  # modules that were compiled have that in the names of their parameters
-        key.replace("world_model.", f"world_model.{COMPILED}", 1): x for key, x in {**state, **constants(name)}.items()
+        key.replace("world_model.", f"world_model.{COMPILED}", 1): x for key, x in state.items()
     }
     torch.save(compiled, file)
-    run = import_checkpoint(file, published=name.split()[0], environment=environment(name), output=tmp_path / "run")
-    ours, expected = load_run(run, "cpu").config, config_of(name)
-    assert replace(ours.world_model.sequence, dropout=0.0, attention=AttentionConfig()) == expected.world_model.sequence
-    assert ours.actor_critic == replace(expected.actor_critic, embedding_width=ours.actor_critic.embedding_width)
+    environment = f"published_environments:full_{published}"
+    run = import_checkpoint(file, published=published, environment=environment, output=tmp_path / "run", quiet=True)
+    config = load_run(run, "cpu").config
+    sequence, policy = config.world_model.sequence, config.actor_critic
+    assert agent.config == {
+        "model": sequence.model,
+        "layers": sequence.num_layers,
+        "heads": sequence.num_heads,
+        "width": sequence.width,
+        "hidden": policy.hidden,
+        "convolutions": policy.grid_channels,
+    }
+    assert policy.separate_networks == (name == "dmc")
     if "atari" in name:
-        image = ours.tokenizers.image
-        size = expected.tokenizers.image.codebook_size if name == "atari" else image.codebook_size
-        assert image == replace(expected.tokenizers.image, codebook_size=size)
+        image = config.tokenizers.image
+        assert (image.channels, image.code_size) == ((64, 128, 256, 512), 256)
+        assert image.batch_norm == (name == "atari")

@@ -1,29 +1,28 @@
 """What the published agent's tensors and settings say about its architecture, as a configuration of ours.
 
-Sizes follow from the shapes of tensors; only what no tensor shows (memory spans, contexts, reward weights) comes from
-settings. Names of tensors are those of the published checkpoints (method.md describes the modules behind them).
+Sizes follow from the shapes of tensors; only what no tensor shows comes from settings. What is there follows from any
+name of a part, so that a single tensor that is missing is missed by its name; a size that several tensors share is
+compared between them. Names are those of the published checkpoints (method.md describes the modules behind them).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from math import prod
 
 from worldstream.agent.actor_critic import ActorCriticConfig
 from worldstream.agent.losses import ActorCriticLossConfig
-from worldstream.compat.tensors import ForeignTensors
+from worldstream.compat.kinds import KINDS
+from worldstream.compat.settings import PublishedSettings
+from worldstream.compat.tensors import ForeignTensors, Size
 from worldstream.config import Config
-from worldstream.errors import WeightsError
+from worldstream.errors import ConfigError, WeightsError
 from worldstream.nn.attention import AttentionConfig
-from worldstream.specs import KeySpec
 from worldstream.tokenizers.base import TokenizerConfig
-from worldstream.tokenizers.image_networks import NUM_GROUPS
+from worldstream.tokenizers.image_networks import NUM_GROUPS, ImageTokenizerConfig
+from worldstream.tokenizers.quantizers import MOST_CODES
 from worldstream.world_model.model import WorldModelConfig
 from worldstream.world_model.sequence.base import SequenceConfig
-
-MODALITIES = ("image", "vector", "token", "token_2d")
-"""Kinds of observation in the order in which the published agent lays them out."""
 
 SEQUENCE = "world_model._model."
 """Prefix of the sequence model."""
@@ -32,97 +31,21 @@ PICTURES = "tokenizer.tokenizers.image."
 """Prefix of the image tokenizer."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class PublishedSettings:
-    """What the tensors do not show; method.md 9.1 has the published values."""
-
-    decay_blocks: tuple[float, float] = (2.0, 16.0)
-    """Retention: shortest and longest memory span, in blocks."""
-    slots: str = "causal"
-    """Attention: which prediction tokens of a block see each other."""
-    context_length: int = 1
-    """Blocks before the first whose observation is trained."""
-    segment_length: int = 20
-    """Blocks of a training segment."""
-    batch_size: int = 32
-    """Segments of a world-model update."""
-    horizon: int = 20
-    """Imagined steps."""
-    burn_in: int = 20
-    """Real steps before the first imagined one."""
-    action_repeat: int = 1
-    """Frames for which each action is repeated, beyond what the environment itself repeats."""
-    discount: float = 0.99
-    lambda_: float = 0.95
-    extrinsic_weight: float = 1.0
-    intrinsic_weight: float = 1.0
-
-    @staticmethod
-    def from_json(settings: Mapping[str, Any]) -> PublishedSettings:
-        """Settings of a published configuration, in its own words; absent ones keep their defaults."""
-        model, agent = settings.get("world_model", {}), settings.get("actor_critic", {})
-        retention, attention = model.get("retnet", {}), model.get("transformer", {})
-        plain = PublishedSettings()
-        _require("norm_num_groups", _found(settings, "norm_num_groups"), NUM_GROUPS)
-        _require("mask_type", retention.get("mask_type"), "autoregressive")
-        _require("pos_enc", attention.get("pos_enc"), "rotary")
-        return PublishedSettings(
-            decay_blocks=(
-                float(retention.get("decay_scale_min_num_blocks", plain.decay_blocks[0])),
-                float(retention.get("decay_scale_max_num_blocks", plain.decay_blocks[1])),
-            ),
-            slots=attention.get("pred_self_mask", plain.slots),
-            context_length=model.get("context_length", plain.context_length),
-            discount=settings.get("gamma", plain.discount),
-            lambda_=settings.get("lambda_", plain.lambda_),
-            extrinsic_weight=agent.get("real_reward_weight", plain.extrinsic_weight),
-            intrinsic_weight=agent.get("intrinsic_reward_weight", plain.intrinsic_weight),
-        )
-
-
-def _found(settings: Any, name: str) -> Any:
-    """Value of a setting at any depth; None when there is none."""
-    if not isinstance(settings, Mapping):
-        return None
-    return settings.get(name, next((x for part in settings.values() if (x := _found(part, name)) is not None), None))
-
-
-def _require(name: str, value: Any, known: Any) -> None:
-    """Raises WeightsError for an option of the published code that no published agent uses."""
-    if value not in (None, known):
-        raise WeightsError(f"agents with {name} '{value}' cannot be read, only those with '{known}'.")
-
-
-def published_modality(spec: KeySpec) -> str:
-    """Which of the published kinds of observation a key is. Raises WeightsError when it is none."""
-    if spec.modality in ("image", "vector"):
-        return spec.modality
-    if spec.modality == "categorical" and len(spec.vocabulary) == 1:
-        return "token"
-    if spec.modality == "grid":
-        return "token" if len(spec.vocabulary) == 1 else "token_2d"
-    raise WeightsError(
-        f"key '{spec.key}' ({spec.modality}, shape {spec.shape}) is nothing that the published agent reads: it has "
-        "pictures, vectors, single categories and grids of categories. Leave the key out "
-        f"(--modality {spec.key}=ignore)."
-    )
-
-
-def published_kinds(specs: Mapping[str, KeySpec]) -> dict[str, str]:
-    """Published kind of observation by key. Raises WeightsError when a key is of none."""
-    return {key: published_modality(spec) for key, spec in specs.items()}
-
-
-def in_published_order(specs: Mapping[str, KeySpec]) -> dict[str, KeySpec]:
-    """The keys as the published agent lays them out: by kind, otherwise in their own order."""
-    return dict(sorted(specs.items(), key=lambda item: MODALITIES.index(published_modality(item[1]))))
-
-
 def config_for(tensors: ForeignTensors, settings: PublishedSettings) -> Config:
-    """Our configuration of the agent whose tensors these are. Raises WeightsError when sizes cannot be inferred."""
+    """Our configuration of the agent whose tensors these are. Raises WeightsError when there is none."""
+    try:
+        return _config_for(tensors, settings)
+    except ConfigError as error:
+        raise WeightsError(f"{tensors.source} is of an agent that cannot be built: {error}") from error
+
+
+def _config_for(tensors: ForeignTensors, settings: PublishedSettings) -> Config:
     base = Config()
     levels, members = _action_levels(tensors), _ensemble_size(tensors)
+    if levels and not settings.tokenized_actions:
+        raise WeightsError("agents with tokenize_actions 'False' cannot be read, only those with 'True'.")
     weights = {name: 1.0 for name in base.world_model.loss_weights if members or name != "disagreement"}
+    shared = settings.shared_embeddings
     return replace(
         base,
         environment=replace(
@@ -136,9 +59,10 @@ def config_for(tensors: ForeignTensors, settings: PublishedSettings) -> Config:
             context_length=settings.context_length,
             ensemble_size=members,
             loss_weights=weights,
+            reward_scale=1.0,
             termination_logits=2,
             slot_embedding=False,
-            shared_embeddings=not tensors.has("world_model.obs_embeddings.image."),
+            shared_embeddings=not tensors.has("world_model.obs_embeddings.image.") if shared is None else shared,
         ),
         actor_critic=_actor_critic(tensors),
         losses=ActorCriticLossConfig(
@@ -153,7 +77,7 @@ def config_for(tensors: ForeignTensors, settings: PublishedSettings) -> Config:
             context_length=settings.context_length,
             burn_in=settings.burn_in,
         ),
-        segment_length=settings.segment_length,
+        segment_length=max(settings.segment_length, settings.context_length + 1),
         # Each member of the ensemble trains on its own share of a batch.
         world_model_learner=replace(
             base.world_model_learner, batch_size=max(settings.batch_size // max(members, 1), 1) * max(members, 1)
@@ -166,38 +90,56 @@ def has_continuous_actions(tensors: ForeignTensors) -> bool:
     return tensors.has("actor_critic.actor_action_projection.")
 
 
+def action_dimensions(tensors: ForeignTensors) -> int:
+    """Dimensions of continuous actions."""
+    return tensors.shape("actor_critic.actor_action_projection.weight", 2)[1]
+
+
 def _action_levels(tensors: ForeignTensors) -> int:
-    """Levels of each dimension; 0 for categories."""
+    """Levels of each dimension; 0 for categories. Raises WeightsError when the policy has another number of them."""
     if not has_continuous_actions(tensors):
         return 0
-    return tensors.shape("world_model.action_encoder.embedding.weight")[0]
+    table, actor = "world_model.action_encoder.embedding.weight", "actor_critic.actor_linear.0.weight"
+    levels, rows, dimensions = tensors.shape(table, 2)[0], tensors.shape(actor, 2)[0], action_dimensions(tensors)
+    if rows != levels * dimensions:
+        raise WeightsError(
+            f"{tensors.source}: '{actor}' has {rows} rows, not {levels} levels, by '{table}', of {dimensions} "
+            "dimensions, by 'actor_critic.actor_action_projection.weight'."
+        )
+    return levels
 
 
 def _sequence(tensors: ForeignTensors, settings: PublishedSettings) -> SequenceConfig:
-    width = tensors.shape("world_model.head_ends.0.weight")[1]
-    attention = tensors.has(f"{SEQUENCE}pred_tokens")
+    ends = "world_model.head_ends."
+    width = tensors.size(Size(f"{ends}0.weight", 1, 2), Size(f"{ends}0.weight", 0, 2), Size(f"{ends}1.weight", 0, 1))
+    attention = tensors.has(f"{SEQUENCE}pred_tokens") or tensors.has(f"{SEQUENCE}layers.0.self_attn.")
     # Tables of rotary frequencies betray the width of a head: one entry a pair, or one a feature.
-    head_width = (
-        2 * tensors.shape(f"{SEQUENCE}rotary_emb.inv_freq")[0]
-        if attention
-        else tensors.shape(f"{SEQUENCE}layers.0.retention.thetas")[0]
-    )
-    if settings.slots not in ("causal", "full"):
-        raise WeightsError(f"prediction tokens see each other 'causal' or 'full', not '{settings.slots}'.")
+    table = f"{SEQUENCE}rotary_emb.inv_freq" if attention else f"{SEQUENCE}layers.0.retention.thetas"
+    head_width = tensors.shape(table, 1)[0] * (2 if attention else 1)
+    if head_width % 2 or width % head_width:
+        raise WeightsError(
+            f"{tensors.source}: by '{table}' a head has {head_width} features, which must be even and divide the width "
+            f"{width} of '{ends}0.weight'."
+        )
     return SequenceConfig(
         model="attention" if attention else "retention",
         num_layers=tensors.count(SEQUENCE + "layers.{}."),
         width=width,
-        num_heads=max(width // head_width, 1),
+        num_heads=width // head_width,
         dropout=0.1,
         decay_blocks=settings.decay_blocks,
-        attention=AttentionConfig(norm="post", slots="full" if settings.slots == "full" else "causal"),
+        attention=AttentionConfig(
+            norm="post",
+            positions="sequence",
+            pairing="half",
+            slots="full" if settings.slots == "full" else "causal",
+        ),
     )
 
 
 def observed_kinds(tensors: ForeignTensors) -> list[str]:
     """Kinds of observation that the agent predicts. Raises WeightsError when there is none."""
-    found = [kind for kind in MODALITIES if tensors.has(f"world_model.head_observations.{kind}.")]
+    found = [kind for kind in KINDS if tensors.has(f"world_model.head_observations.{kind}.")]
     if not found:
         raise WeightsError(
             f"{tensors.source} has no tensor 'world_model.head_observations.*': it is no published agent's checkpoint."
@@ -208,7 +150,7 @@ def observed_kinds(tensors: ForeignTensors) -> list[str]:
 def cell_vocabulary(tensors: ForeignTensors) -> tuple[int, ...]:
     """Number of values of each channel of the cells that the agent observes; () when it observes none."""
     name = "world_model.obs_embeddings.token_2d.embeddings.embeddings.{}.weight"
-    return tuple(tensors.shape(name.format(c))[0] for c in range(tensors.count(name)))
+    return tuple(tensors.shape(name.format(c), 2)[0] for c in range(tensors.count(name)))
 
 
 def _ensemble_size(tensors: ForeignTensors) -> int:
@@ -216,45 +158,92 @@ def _ensemble_size(tensors: ForeignTensors) -> int:
 
 
 def _actor_critic(tensors: ForeignTensors) -> ActorCriticConfig:
-    agent = "actor_critic."
-    fuser = [i for i in range(0, 60, 3) if tensors.has(f"{agent}obs_latent_fuser.{i}.weight")]
-    embeddings = [
-        tensors.shape(name)[1]
-        for name in (
-            f"{agent}obs_encoders.token.embeddings.weight",
-            f"{agent}obs_encoders.token_2d.embeddings.embeddings.embeddings.0.weight",
-        )
-        if tensors.has(name)
-    ]
-    convolutions = tensors.count(agent + "obs_encoders.image.model.{}.0.weight")
+    agent, critic = "actor_critic.", "actor_critic.critic_v_head.linear."
+    tables = {
+        "token": f"{agent}obs_encoders.token.embeddings.weight",
+        "token_2d": f"{agent}obs_encoders.token_2d.embeddings.embeddings.embeddings.0.weight",
+    }
+    embedded = [Size(name, 1, 2) for kind, name in tables.items() if kind in observed_kinds(tensors)]
+    convolutions = tensors.count(agent + "obs_encoders.image.model.{}.")
+    if "image" in observed_kinds(tensors):
+        convolutions = max(convolutions, 1)  # without any it would flatten codes in another order than ours
+    layer = agent + "obs_encoders.image.model.{}.0."
+    fuser = tensors.numbers(agent + "obs_latent_fuser.{}.")
     return ActorCriticConfig(
-        hidden=tuple(tensors.shape(f"{agent}obs_latent_fuser.{i}.weight")[0] for i in fuser)
-        or tensors.shape(f"{agent}obs_latent_fuser.0.weight")[:1],
-        embedding_width=embeddings[0] if embeddings else ActorCriticConfig().embedding_width,
+        hidden=tuple(
+            tensors.size(
+                Size(f"{agent}obs_latent_fuser.{i}.weight", 0, 2), Size(f"{agent}obs_latent_fuser.{i + 1}.weight", 0, 1)
+            )
+            for i in range(0, max(fuser, default=0) + 1, 3)  # Linear, LayerNorm and an activation each
+        ),
+        embedding_width=tensors.size(*embedded) if embedded else ActorCriticConfig().embedding_width,
         grid_channels=tuple(
-            tensors.shape(f"{agent}obs_encoders.image.model.{i}.0.weight")[0] for i in range(convolutions)
+            tensors.size(Size(layer.format(i) + "weight", 0, 4), Size(layer.format(i) + "bias", 0, 1))
+            for i in range(convolutions)
         ),
         separate_networks=tensors.has(f"{agent}critic_latent_fuser."),
+        value_output="hl_gauss",
+        num_value_bins=tensors.size(Size(f"{critic}weight", 0, 2), Size(f"{critic}bias", 0, 1)),
     )
 
 
 def _tokenizers(tensors: ForeignTensors) -> TokenizerConfig:
-    base = TokenizerConfig()
+    base = TokenizerConfig(cells_per_token=1)
     choice = {**base.choice, "vector": "fixed_levels"}
-    if not tensors.has(PICTURES):
+    if "image" not in observed_kinds(tensors):
         return replace(base, choice=choice)
-    halvings = tensors.count(PICTURES + "encoder.cnn.1.{}.")
-    layers = ["0", *(f"1.{i}.2.conv" for i in range(halvings))]
-    image = replace(
-        base.image,
-        channels=tuple(tensors.shape(f"{PICTURES}encoder.cnn.{layer}.weight")[0] for layer in layers),
-        code_size=tensors.shape(f"{PICTURES}encoder.cnn.2.2.weight")[0],
+    logits = Size("world_model.head_observations.image.3.weight", 0, 2)
+    image = _image_networks(tensors, base.image)
+    if not tensors.has(f"{PICTURES}fsq.") and not tensors.has(f"{PICTURES}pre_quant_conv."):
+        codes = tensors.size(Size(f"{PICTURES}embedding.weight", 0, 2), logits)
+        return replace(base, choice={**choice, "image": "image_vq"}, image=replace(image, codebook_size=codes))
+    levels = _quantizer_levels(tensors, logits)
+    return replace(base, choice={**choice, "image": "image_fsq"}, image=replace(image, fsq_levels=levels))
+
+
+def _quantizer_levels(tensors: ForeignTensors, logits: Size) -> tuple[int, ...]:
+    """Levels of FSQ. Raises WeightsError when they do not make as many ids, numbered as the agent numbers them."""
+    codes = tensors.size(logits)
+    name, basis_name = f"{PICTURES}fsq._levels", f"{PICTURES}fsq._basis"
+    tensors.size(Size(name, 0, 1), Size(f"{PICTURES}pre_quant_conv.weight", 0, 4))
+    levels, basis = tensors.integers(name), tensors.integers(basis_name)
+    possible = min(levels) >= 2 and len(levels) < MOST_CODES.bit_length() and prod(levels) == codes <= MOST_CODES
+    if not possible or basis != tuple(prod(levels[:i]) for i in range(len(levels))):
+        raise WeightsError(
+            f"{tensors.source}: '{name}' holds {levels[:20]} and '{basis_name}' {basis[:20]}. Levels are numbers from "
+            f"2 up, whose product is the number of ids, {codes} by '{logits.name}'; the basis numbers them, the first "
+            "level fastest."
+        )
+    return levels
+
+
+def _image_networks(tensors: ForeignTensors, base: ImageTokenizerConfig) -> ImageTokenizerConfig:
+    encoder, decoder = f"{PICTURES}encoder.cnn.", f"{PICTURES}decoder.cnn.0.0."
+    halvings = tensors.count(encoder + "1.{}.")
+    convolutions = [f"{encoder}0.weight", *(f"{encoder}1.{i}.2.conv.weight" for i in range(halvings))]
+    norms = [*(f"{encoder}1.{i}.0.weight" for i in range(halvings)), f"{encoder}2.0.weight"]
+    channels = tuple(
+        _grouped(tensors, convolution, norm) for convolution, norm in zip(convolutions, norms, strict=True)
+    )
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    return replace(
+        base,
+        channels=channels,
+        patch=1,
+        code_size=_grouped(tensors, f"{encoder}2.2.weight", f"{decoder}weight"),
+        fsq_channels=1,
         ema_decay=0.0,
         revive_below=0.0,
-        batch_norm=tensors.has(f"{PICTURES}decoder.cnn.0.0.running_mean"),
+        batch_norm=any(tensors.has(f"{decoder}{name}") for name in statistics),
     )
-    if tensors.has(f"{PICTURES}fsq."):
-        levels = tuple(tensors.values(f"{PICTURES}fsq._levels"))
-        return replace(base, choice={**choice, "image": "image_fsq"}, image=replace(image, fsq_levels=levels))
-    size = tensors.shape(f"{PICTURES}embedding.weight")[0]
-    return replace(base, choice={**choice, "image": "image_vq"}, image=replace(image, codebook_size=size))
+
+
+def _grouped(tensors: ForeignTensors, convolution: str, norm: str) -> int:
+    """Channels of a convolution and the norm behind it. Raises WeightsError when they do not split into groups."""
+    channels = tensors.size(Size(convolution, 0, 4), Size(norm, 0, 1))
+    if channels % NUM_GROUPS:
+        raise WeightsError(
+            f"{tensors.source}: '{convolution}' gives {channels} channels, which are no multiple of the {NUM_GROUPS} "
+            "groups of their norm."
+        )
+    return channels

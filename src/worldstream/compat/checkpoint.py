@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 
 from worldstream.compat.architecture import (
-    PublishedSettings,
+    action_dimensions,
     cell_vocabulary,
     config_for,
     has_continuous_actions,
-    in_published_order,
     observed_kinds,
-    published_kinds,
 )
+from worldstream.compat.kinds import in_published_order, published_kinds
+from worldstream.compat.settings import SETTINGS, PublishedSettings
 from worldstream.compat.tensors import ForeignTensors
-from worldstream.compat.weights import load_published
+from worldstream.compat.weights import load_published, make_models
 from worldstream.config import Config
 from worldstream.environments import ENVIRONMENTS, make_environment
 from worldstream.environments.config import EnvironmentConfig
@@ -30,24 +30,12 @@ from worldstream.models import Models
 from worldstream.presets import PRESETS
 from worldstream.specs import ActionSpec, KeySpec
 
-SETTINGS: dict[str, PublishedSettings] = {
-    "atari": PublishedSettings(
-        decay_blocks=(4.0, 16.0), context_length=2, segment_length=10, batch_size=32, horizon=9
-    ),
-    "dmc": PublishedSettings(
-        decay_blocks=(2.0, 2.0),
-        context_length=1,
-        segment_length=20,
-        batch_size=16,
-        horizon=20,
-        intrinsic_weight=10.0,
-        action_repeat=2,
-    ),
-    "craftax": PublishedSettings(
-        decay_blocks=(8.0, 40.0), context_length=2, segment_length=20, batch_size=8, horizon=19, extrinsic_weight=100.0
-    ),
+OBSERVED: dict[str, tuple[list[str], bool]] = {
+    "atari": (["image"], False),
+    "dmc": (["vector"], True),
+    "craftax": (["vector", "token", "token_2d"], False),
 }
-"""The three published configurations (method.md 9.1, 10.2)."""
+"""Kinds of observation of the agents of each published configuration, and whether their actions are continuous."""
 
 PROTOCOLS = {"atari": ("atari", "atari100k")}
 """Suite whose environments are made as the preset behind it says."""
@@ -85,10 +73,16 @@ class PublishedAgent(NamedTuple):
     config: Config
     models: Models
     protocol: dict[str, Any]  # what the environment says about how it is played
+    notes: list[str]  # what nothing can check, for the user to compare
 
 
 def published_agent(
-    tensors: ForeignTensors, *, published: str, environment: Any, modality: Mapping[str, str] | None = None
+    tensors: ForeignTensors,
+    *,
+    published: str,
+    environment: Any,
+    modality: Mapping[str, str] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> PublishedAgent:
     """Models of a published agent for an environment, with its weights.
 
@@ -98,15 +92,18 @@ def published_agent(
         environment: name or factory; its keys are matched by what they are, and its shapes must be those of the
             tensors.
         modality: overrides by observation key, as in ``EnvironmentConfig``.
+        settings: of an agent that was trained with others than published, see ``PublishedSettings.from_json``.
 
     Raises:
         ConfigError: unknown configuration.
-        WeightsError: checkpoint and environment do not fit each other.
+        WeightsError: checkpoint, configuration and environment do not fit each other.
         SpaceError, EnvironmentFault: the environment cannot be used.
     """
     if published not in SETTINGS:
         raise ConfigError(f"unknown published configuration '{published}'. Available: {', '.join(SETTINGS)}.")
-    config = config_for(tensors, SETTINGS[published])
+    _check_configuration(tensors, published)
+    chosen = PublishedSettings.from_json(settings or {}, SETTINGS[published])
+    config = config_for(tensors, chosen)
     played = _played(environment, published, config.environment)
     config = replace(config, environment=replace(played, modality=dict(modality or {})))
     made = make_environment(environment, config.environment)
@@ -116,11 +113,35 @@ def published_agent(
         config = replace(config, environment=replace(config.environment, modality=overrides))
         made = make_environment(environment, config.environment)
         made.close()
-    _check_keys(tensors, made.observation_specs, made.name)
+    kinds = published_kinds(made.observation_specs, observed_kinds(tensors), cell_vocabulary(tensors))
+    _check_keys(tensors, made.observation_specs, kinds, made.name)
     _check_actions(tensors, made.action_spec, made.name)
-    models = Models(config, in_published_order(made.observation_specs), made.action_spec).eval()
-    load_published(models, tensors)
-    return PublishedAgent(config, models, made.protocol)
+    keys = in_published_order(made.observation_specs, kinds)
+    models = make_models(config, keys, made.action_spec, tensors.source)
+    load_published(models, tensors, kinds, code_width=chosen.code_width)
+    return PublishedAgent(config, models, made.protocol, _joined_keys(kinds, list(keys)))
+
+
+def _check_configuration(tensors: ForeignTensors, published: str) -> None:
+    """Raises WeightsError when the agent is plainly one of another published configuration."""
+    kinds, continuous = observed_kinds(tensors), has_continuous_actions(tensors)
+    right = next((name for name, observed in OBSERVED.items() if observed == (kinds, continuous)), published)
+    if right != published:
+        raise WeightsError(
+            f"{tensors.source} observes {', '.join(kinds)} and chooses {'levels' if continuous else 'categories'}, as "
+            f"agents of the published configuration '{right}' do, not of '{published}'. Use --config {right}."
+        )
+
+
+def _joined_keys(kinds: Mapping[str, str], keys: list[str]) -> list[str]:
+    """What a user should compare: the order of keys that the agent reads as one, which no tensor shows."""
+    by_kind = {kind: [key for key in keys if kinds[key] == kind] for kind in kinds.values()}
+    return [
+        f"note: the agent reads {', '.join(joined)} one behind the other as one {kind}, in this order. It must be the "
+        "order of its training."
+        for kind, joined in by_kind.items()
+        if len(joined) > 1
+    ]
 
 
 def _played(environment: Any, published: str, otherwise: EnvironmentConfig) -> EnvironmentConfig:
@@ -142,9 +163,11 @@ def _matrices_of_cells(tensors: ForeignTensors, keys: Mapping[str, KeySpec]) -> 
     }
 
 
-def _check_keys(tensors: ForeignTensors, keys: Mapping[str, KeySpec], environment: str) -> None:
+def _check_keys(
+    tensors: ForeignTensors, keys: Mapping[str, KeySpec], kinds: Mapping[str, str], environment: str
+) -> None:
     """Raises WeightsError unless the keys of the environment are of the kinds that the agent observes."""
-    kinds, observed = published_kinds(keys), observed_kinds(tensors)
+    observed = observed_kinds(tensors)
     there = ", ".join(f"'{key}' ({kind}, shape {keys[key].shape})" for key, kind in kinds.items())
     if set(kinds.values()) != set(observed):
         raise WeightsError(
@@ -162,10 +185,10 @@ def _check_keys(tensors: ForeignTensors, keys: Mapping[str, KeySpec], environmen
 def _check_actions(tensors: ForeignTensors, action: ActionSpec, environment: str) -> None:
     """Raises WeightsError unless actions are of the kind, and as many, as the agent chooses from."""
     continuous = has_continuous_actions(tensors)
-    rows = tensors.shape(f"actor_critic.actor_linear.{'0.' if continuous else ''}weight")[0]
+    rows = tensors.shape(f"actor_critic.actor_linear.{'0.' if continuous else ''}weight", 2)[0]
     fits = sum(action.sizes) == rows and (all(action.ordinal) if continuous else len(action.sizes) == 1)
     if not fits:
-        chosen = f"levels of {rows // max(action.sizes)} dimensions" if continuous else f"one of {rows} actions"
+        chosen = f"levels of {action_dimensions(tensors)} dimensions" if continuous else f"one of {rows} actions"
         offered = ", ".join(f"{component.kind} {component.sizes}" for component in action.components)
         raise WeightsError(
             f"{tensors.source} chooses {chosen}; '{environment}' takes {offered}. "

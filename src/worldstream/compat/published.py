@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -12,10 +13,13 @@ from torch import Tensor
 from worldstream.agent.actor_critic import Trunk
 from worldstream.agent.losses import ActorCriticLossConfig
 from worldstream.agent.return_scale import ReturnScale
-from worldstream.compat.architecture import PublishedSettings, config_for, in_published_order, published_kinds
-from worldstream.compat.spaces import Arrays, action_ids, action_spec, key_specs, tokenizer_input
+from worldstream.compat.architecture import config_for
+from worldstream.compat.kinds import in_published_order
+from worldstream.compat.settings import PublishedSettings, values_of
+from worldstream.compat.spaces import Arrays, action_ids, action_spec, key_specs, prepared, tokenizer_input
 from worldstream.compat.tensors import ForeignTensors
-from worldstream.compat.weights import load_published, logit_order
+from worldstream.compat.weights import load_published, logit_order, make_models
+from worldstream.errors import WeightsError
 from worldstream.models import Models
 from worldstream.nn.numerics import lambda_returns
 from worldstream.tokenizers.image import ImageTokenizer, ImageVQ
@@ -30,6 +34,10 @@ GIVEN_BLOCKS = 2
 """Blocks that are given at once before the first of ``imagination_latents``."""
 
 
+LOSSES = ("mask_padding", "rewards", "ends")
+"""Inputs that the losses need beside observations and actions."""
+
+
 def recompute(weights: Arrays, inputs: Arrays, settings: dict[str, Any]) -> Arrays:
     """What our modules compute with the published agent's weights.
 
@@ -38,78 +46,127 @@ def recompute(weights: Arrays, inputs: Arrays, settings: dict[str, Any]) -> Arra
 
     Args:
         weights: arrays ``w/...`` of a golden file, by name without the prefix.
-        inputs: arrays ``in/...``.
+        inputs: arrays ``in/...``, of any precision; outputs whose inputs are absent are left out.
         settings: the JSON beside it.
 
     Returns:
-        arrays named as ``out/...``, without the prefix, as far as the inputs allow.
+        arrays named as ``out/...``, without the prefix.
 
-    Raises WeightsError when weights and settings do not fit each other.
+    Raises WeightsError when weights, inputs and settings do not fit each other.
     """
-    specs = in_published_order(key_specs(settings))
-    tensors = ForeignTensors({name: torch.as_tensor(array) for name, array in weights.items()}, "the set of weights")
-    published = PublishedSettings.from_json(settings)
-    num_blocks = inputs["mask_padding"].shape[1]
-    length = max(num_blocks, published.context_length + 1)
-    config = config_for(tensors, dataclasses.replace(published, segment_length=length))
-    models = Models(config, specs, action_spec(settings, config.environment.num_action_levels)).eval()
-    load_published(models, tensors)
+    given = prepared(inputs)
+    blocks = given["actions"].shape[1] if "actions" in given else GIVEN_BLOCKS
+    models, discounts = golden_models(weights, settings, num_blocks=blocks)
     with torch.no_grad():
-        results = {**_Recomputation(models, inputs).all(), **_returns(inputs, config.losses)}
+        recomputation = _Recomputation(models, given, perceptual=_has_perceptual_loss(settings))
+        results = {**recomputation.all(), **_returns(given, discounts)}
     return {name: value.numpy() for name, value in results.items()}
 
 
-class _Recomputation:
-    """One golden file under way; each method returns some of its outputs."""
+def golden_models(
+    weights: Arrays, settings: dict[str, Any], *, num_blocks: int
+) -> tuple[Models, ActorCriticLossConfig]:
+    """Models of a golden file, with room for segments of ``num_blocks``; and the discounts of the agent.
 
-    def __init__(self, models: Models, inputs: Arrays) -> None:
-        self.models, self.model, self.inputs = models, models.world_model, inputs
-        self.kinds = published_kinds(models.key_specs)
-        self.mask = torch.as_tensor(inputs["mask_padding"])
-        self.tokens: Tokens = {
-            key: tokenizer.encode(tokenizer_input(self.kinds[key], inputs))
-            for key, tokenizer in models.tokenizers.by_key.items()
+    Raises WeightsError when weights and settings do not fit each other.
+    """
+    found = key_specs(settings)
+    kinds = {key: key for key in found}
+    tensors = ForeignTensors({name: torch.as_tensor(array) for name, array in weights.items()}, "the set of weights")
+    published = PublishedSettings.from_json(settings)
+    config = config_for(tensors, replace(published, segment_length=max(num_blocks, GIVEN_BLOCKS)))
+    actions = action_spec(settings, config.environment.num_action_levels)
+    models = make_models(config, in_published_order(found, kinds), actions, tensors.source)
+    load_published(models, tensors, kinds, code_width=published.code_width)
+    return models, config.losses
+
+
+def _has_perceptual_loss(settings: dict[str, Any]) -> bool:
+    """Whether the tokenizer was trained with one, unless the settings say that it was not."""
+    said = list(values_of(settings, "with_lpips"))
+    return not said or any(said)
+
+
+class _Recomputation:
+    """One golden file under way; each method returns some of its outputs.
+
+    Args:
+        models: with the weights; keys of observations are called like their kinds.
+        inputs: prepared.
+        perceptual: whether the tokenizer was trained with a perceptual loss, which we have no weights for.
+    """
+
+    def __init__(self, models: Models, inputs: dict[str, Tensor], *, perceptual: bool) -> None:
+        self.models, self.model, self.inputs, self.perceptual = models, models.world_model, inputs, perceptual
+        self.observed = {
+            kind: tokenizer_input(kind, inputs[f"observations/{kind}"])
+            for kind in models.key_specs
+            if f"observations/{kind}" in inputs
         }
-        raw = torch.as_tensor(inputs["actions"])
-        self.raw_actions = raw if raw.ndim == 3 else raw.unsqueeze(-1)
-        self.actions = action_ids(models.action_spec, self.raw_actions)
-        self.blocks = self.model.embed(self.tokens, self.actions)
-        start = self.model.init_state(len(self.blocks))
-        self.context, self.predictions, _ = self.model.sequence.parallel(self.blocks, start)
+        by_key = models.tokenizers.by_key
+        self.tokens: Tokens = {kind: by_key[kind].encode(x) for kind, x in self.observed.items()}
 
     def all(self) -> dict[str, Tensor]:
-        """Every output that needs the weights."""
-        parts = (self.tokenized(), self.latents(), self.heads(), self.losses(), self.imagined(), self.acted())
-        return {name: value for part in parts for name, value in part.items()}
+        """Every output that needs the weights, and whose inputs are there."""
+        found = self.tokenized()
+        if "actions" in self.inputs and self.observed.keys() == self.models.key_specs.keys():
+            found |= {"token_embeddings": self.blocks, **self.latents(), **self.heads(), **self.imagined()}
+            found |= self.acted()
+            if all(name in self.inputs for name in LOSSES):
+                found |= self.losses()
+        return found
+
+    @cached_property
+    def raw_actions(self) -> Tensor:
+        """(B, T, M) as the environment takes them."""
+        raw = self.inputs["actions"]
+        return raw if raw.ndim == 3 else raw.unsqueeze(-1)
+
+    @cached_property
+    def actions(self) -> Tensor:
+        """(B, T, M) ids."""
+        return action_ids(self.models.action_spec, self.raw_actions)
+
+    @cached_property
+    def blocks(self) -> Tensor:
+        """(B, T, L, E) embeddings."""
+        return self.model.embed(self.tokens, self.actions)
+
+    @cached_property
+    def outputs(self) -> tuple[Tensor, Tensor]:
+        """Context (B, T, L, E) and predictions (B, T, n, E) of the sequence model."""
+        return self.model.sequence.parallel(self.blocks, self.model.init_state(len(self.blocks)))[:2]
 
     def tokenized(self) -> dict[str, Tensor]:
         """Tokens, and what they stand for."""
-        found = {"token_embeddings": self.blocks}
-        for key, kind in self.kinds.items():
-            ids, tokenizer = self.tokens[key], self.models.tokenizers.by_key[key]
+        found = {}
+        for kind, ids in self.tokens.items():
+            tokenizer = self.models.tokenizers.by_key[kind]
             codes = tokenizer.features(ids).float()
             if isinstance(tokenizer, ImageTokenizer):
                 codes = codes.unflatten(2, cast(tuple[int, int], tokenizer.spec.grid)).movedim(-1, 2)
                 decoded = tokenizer.decoder(codes.flatten(0, 1)).unflatten(0, codes.shape[:2])
                 found[f"reconstruction/{kind}"] = (decoded + 1) / 2
-                found.update(self._tokenizer_losses(tokenizer, tokenizer_input(kind, self.inputs)))
+                found |= self._tokenizer_losses(tokenizer, self.observed[kind])
             found[f"tokens/{kind}"] = ids if kind == "token_2d" else ids.squeeze(-1)
             found[f"codes/{kind}"] = codes.squeeze(-1) if kind in ("vector", "token") else codes
         return found
 
-    @staticmethod
-    def _tokenizer_losses(tokenizer: ImageTokenizer, x: Tensor) -> dict[str, Tensor]:
+    def _tokenizer_losses(self, tokenizer: ImageTokenizer, x: Tensor) -> dict[str, Tensor]:
         """Losses of the tokenizer on the first picture of each segment, on which the published ones were recorded."""
-        losses = tokenizer.losses(x[:, :1])
-        found = {"tokenizer_loss/reconstruction_loss": losses["reconstruction"].mean()}
-        if isinstance(tokenizer, ImageVQ):
-            found["tokenizer_loss/commitment_loss"] = losses["quantization"].mean()
-        return found
+        losses = {name: loss.mean() for name, loss in tokenizer.losses(x[:, :1]).items()}
+        found = {"reconstruction_loss": losses["reconstruction"]}
+        if isinstance(tokenizer, ImageVQ):  # the others have no more of them
+            found["commitment_loss"] = losses["quantization"]
+            if not self.perceptual:
+                found["perceptual_loss"] = losses["perceptual"]
+        return {f"tokenizer_loss/{name}": value for name, value in found.items()}
 
     def latents(self) -> dict[str, Tensor]:
         """Predictions at the observation slots, context at those of the actions."""
-        actions = self.context[:, :, self.model.layout.num_observation_tokens :]
-        return {"latents": torch.cat((self.predictions, actions), 2).flatten(1, 2)}
+        context, predictions = self.outputs
+        actions = context[:, :, self.model.layout.num_observation_tokens :]
+        return {"latents": torch.cat((predictions, actions), 2).flatten(1, 2)}
 
     def heads(self) -> dict[str, Tensor]:
         """What is read from the predictions of every block."""
@@ -121,9 +178,9 @@ class _Recomputation:
         }
         for head in cast(list[TokenHead], list(self.model.tokens)):
             logits = head(self._at(head.positions)).logits
-            found[f"observation_logits/{self.kinds[head.positions]}"] = _as_published(logits, head.vocabulary)
+            found[f"observation_logits/{head.positions}"] = _as_published(logits, head.vocabulary)
         for ensemble in cast(list[DisagreementHead], list(self.model.disagreement)):
-            latents, kind = self._at(ensemble.positions), self.kinds[ensemble.positions]
+            latents, kind = self._at(ensemble.positions), ensemble.positions
             logits = ensemble.everybody(latents).logits
             found[f"ensemble_logits/{kind}"] = _as_published(logits, ensemble.vocabulary)
             if len(ensemble.vocabulary) == 1:  # C6: ours counts channels one by one
@@ -131,18 +188,24 @@ class _Recomputation:
         return found
 
     def _at(self, positions: str) -> Tensor:
-        return self.predictions[:, :, self.model.layout.positions(positions)]
+        return self.outputs[1][:, :, self.model.layout.positions(positions)]
 
     def losses(self) -> dict[str, Tensor]:
         """Observations count behind the context; rewards and ends wherever there was a block before (C17)."""
+        mask, members = self.inputs["mask_padding"], self.model.config.ensemble_size
+        if members and len(mask) % members:
+            raise WeightsError(
+                f"the ensemble has {members} members, among which {len(mask)} segments do not divide evenly: give it a "
+                "multiple of them."
+            )
         batch = Batch(
-            ids=np.arange(len(self.mask)),
+            ids=np.arange(len(mask)),
             tokens=self.tokens,
             actions=self.actions,
-            rewards=torch.as_tensor(self.inputs["rewards"]),
-            terminated=torch.as_tensor(self.inputs["ends"]).bool(),
-            observed=self.mask,
-            acted=self.mask,
+            rewards=self.inputs["rewards"],
+            terminated=self.inputs["ends"],
+            observed=mask,
+            acted=mask,
         )
         behind = self._losses(batch, self.model.config.context_length, priority="observation")
         anywhere = self._losses(batch, 1, priority="reward")
@@ -162,7 +225,7 @@ class _Recomputation:
         config = self.model.config
         changes = {"context_length": context_length, "priority_weights": {priority: 1.0}}
         try:
-            self.model.config = dataclasses.replace(config, **changes)  # type: ignore[arg-type]
+            self.model.config = replace(config, **changes)  # type: ignore[arg-type]
             return self.model.losses(batch)
         finally:
             self.model.config = config
@@ -175,11 +238,12 @@ class _Recomputation:
         for t in range(GIVEN_BLOCKS, self.blocks.shape[1] - 1):
             latents, state = sequence.step(self.blocks[:, t], state)
             predictions.append(latents)
-        return {"imagination_latents": torch.stack(predictions, 1)}
+        asked = max(self.blocks.shape[1] - GIVEN_BLOCKS, 0)  # there may be fewer blocks than are given
+        return {"imagination_latents": torch.stack(predictions, 1)[:, :asked]}
 
     def acted(self) -> dict[str, Tensor]:
         """Policy and value after each observation, with the executed actions fed in between."""
-        agent, (batch_size, length) = self.models.actor_critic, self.mask.shape
+        agent, (batch_size, length) = self.models.actor_critic, self.actions.shape[:2]
         trunks = cast(list[Trunk], list(agent.trunks))
         executed = [_embedded(trunk, self.actions, self.raw_actions) for trunk in trunks]
         memory, logits, values = list(agent.initial_carry(batch_size).memory), [], []
@@ -197,16 +261,15 @@ class _Recomputation:
         return {"policy_logits": policy.unflatten(-1, levels), "values": torch.stack(values, 1)}
 
 
-def _returns(inputs: Arrays, losses: ActorCriticLossConfig) -> dict[str, Tensor]:
+def _returns(inputs: dict[str, Tensor], losses: ActorCriticLossConfig) -> dict[str, Tensor]:
     """Lambda returns, whose last one is the value itself, and the spread of returns after each update."""
-    found = {}
-    if "returns_rewards" in inputs:
-        names = ("returns_rewards", "returns_ends", "returns_values")
-        rewards, ends, values = (torch.as_tensor(inputs[name]) for name in names)
+    found, names = {}, ("returns_rewards", "returns_ends", "returns_values")
+    if all(name in inputs for name in names):
+        rewards, ends, values = (inputs[name] for name in names)
         returns = lambda_returns(rewards[:, :-1], ends[:, :-1], values, losses.discount, losses.lambda_)
         found["lambda_returns"] = torch.cat((returns, values[:, -1:]), 1)
     if "return_scale_inputs" in inputs:
-        updates, spreads = torch.as_tensor(inputs["return_scale_inputs"]), []
+        updates, spreads = inputs["return_scale_inputs"], []
         scale = ReturnScale(num_samples=updates[0].numel())
         for update in updates:
             scale.remember(update)

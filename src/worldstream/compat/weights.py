@@ -14,12 +14,15 @@ from torch import Tensor, nn
 
 from worldstream.agent.actor_critic import ActorCritic, Trunk
 from worldstream.agent.encoder import KeyEncoder
-from worldstream.compat.architecture import PICTURES, SEQUENCE, has_continuous_actions, published_kinds
+from worldstream.compat.architecture import PICTURES, SEQUENCE, has_continuous_actions
 from worldstream.compat.tensors import ForeignTensors
-from worldstream.errors import WeightsError
+from worldstream.config import Config
+from worldstream.errors import ConfigError, WeightsError
 from worldstream.models import Models
 from worldstream.nn.layers import FactoredEmbedding
 from worldstream.nn.outputs import channel_groups
+from worldstream.nn.rotary import rotary_frequencies
+from worldstream.specs import ActionSpec, KeySpec
 from worldstream.tokenizers.image import ImageTokenizer
 from worldstream.tokenizers.quantizers import FiniteScalarQuantizer, VectorQuantizer
 from worldstream.world_model.heads.disagreement import DisagreementHead
@@ -29,14 +32,32 @@ from worldstream.world_model.sequence.attention import AttentionLayer, Attention
 from worldstream.world_model.sequence.retention import RetentionLayer, RetentionModel
 
 
+def make_models(config: Config, specs: dict[str, KeySpec], action_spec: ActionSpec, source: str) -> Models:
+    """Models of an inferred configuration. Raises WeightsError, which names ``source``, when they cannot be built."""
+    try:
+        return Models(config, specs, action_spec).eval()
+    except ConfigError as error:
+        raise WeightsError(f"{source} and the observations that it is given do not fit each other: {error}") from error
+
+
 @torch.no_grad()
-def load_published(models: Models, tensors: ForeignTensors) -> None:
-    """Fill models with published weights. Raises WeightsError that lists every tensor that does not fit."""
-    kinds = published_kinds(models.key_specs)
+def load_published(
+    models: Models, tensors: ForeignTensors, kinds: dict[str, str], *, code_width: int | None = None
+) -> None:
+    """Fill models with published weights.
+
+    Args:
+        models: of the architecture that ``config_for`` infers.
+        tensors: the weights.
+        kinds: published kind of observation by key.
+        code_width: see ``PublishedSettings``.
+
+    Raises WeightsError that lists every tensor that does not fit.
+    """
     for tokenizer in models.tokenizers.by_key.values():
         if isinstance(tokenizer, ImageTokenizer):
             _load_image_tokenizer(tokenizer, tensors)
-    _load_world_model(models.world_model, tensors, kinds)
+    _load_world_model(models.world_model, tensors, kinds, code_width)
     _load_actor_critic(models.actor_critic, tensors, kinds)
     tensors.check()
 
@@ -59,7 +80,8 @@ def _load_image_tokenizer(tokenizer: ImageTokenizer, tensors: ForeignTensors) ->
             weight = tensors.take(f"{PICTURES}{name}_quant_conv.weight", (*linear.weight.shape, 1, 1))
             linear.weight.copy_(weight.squeeze((-1, -2)))  # a convolution of one pixel is a linear map
             linear.bias.copy_(tensors.take(f"{PICTURES}{name}_quant_conv.bias", tuple(linear.bias.shape)))
-        tensors.ignore(f"{PICTURES}fsq.")
+        tensors.constant(f"{PICTURES}fsq._levels", quantizer.levels)
+        tensors.constant(f"{PICTURES}fsq._basis", quantizer.basis)
     else:
         codebook = cast(VectorQuantizer, quantizer).codebook
         codebook.copy_(tensors.take(f"{PICTURES}embedding.weight", tuple(codebook.shape)))
@@ -71,12 +93,16 @@ def _resampling_name(name: str) -> str:
     return re.sub(r"^(1\.\d+)\.3\.", r"\1.2.conv.", name)
 
 
-def _load_world_model(model: WorldModel, tensors: ForeignTensors, kinds: dict[str, str]) -> None:
-    prefix = "world_model."
-    for key, embed in zip(kinds, model.embed.observation, strict=True):
+def _load_world_model(
+    model: WorldModel, tensors: ForeignTensors, kinds: dict[str, str], code_width: int | None
+) -> None:
+    prefix, coded = "world_model.", False
+    for key, embed in zip(model.embed.keys, model.embed.observation, strict=True):
         if isinstance(embed, FactoredEmbedding):
-            _fill_embedding(tensors, f"{prefix}obs_embeddings.{kinds[key]}.", embed, tables="embeddings.embeddings.")
+            tables = "embeddings.embeddings.{}." if kinds[key] == "token_2d" else ""
+            _fill_embedding(tensors, f"{prefix}obs_embeddings.{kinds[key]}.{tables}weight", embed)
         else:
+            coded = True
             tensors.fill(f"{prefix}obs_emb_map.", embed)
     _fill_action_table(tensors, f"{prefix}action_encoder.embedding.weight", model)
     if isinstance(model.sequence, RetentionModel):
@@ -92,19 +118,28 @@ def _load_world_model(model: WorldModel, tensors: ForeignTensors, kinds: dict[st
     tensors.fill(f"{prefix}head_rewards.model.", model.reward.net)
     tensors.fill(f"{prefix}head_rewards.head.", model.reward.scalar)
     tensors.fill(f"{prefix}head_ends.", cast(nn.Module, model.termination.net))
-    if has_continuous_actions(tensors):
-        tensors.ignore(f"{prefix}action_encoder.action_projection.")  # for actions that are not cut into levels
-    if "image" not in kinds.values():
-        tensors.ignore(f"{prefix}obs_emb_map.")  # for codes of pictures
+    width, sizes = model.config.sequence.width, model.layout.action_spec.sizes
+    if has_continuous_actions(tensors):  # a map of actions that are not cut into levels is there, and never read
+        tensors.expect(f"{prefix}action_encoder.action_projection.weight", (width, len(sizes)))
+        tensors.expect(f"{prefix}action_encoder.action_projection.bias", (width,))
+    if not coded:
+        _expect_code_map(tensors, f"{prefix}obs_emb_map.", width, code_width)
 
 
-def _fill_embedding(tensors: ForeignTensors, prefix: str, embed: FactoredEmbedding, *, tables: str) -> None:
-    """One table, or one for each channel; our sum over the root of their number becomes the published mean."""
+def _expect_code_map(tensors: ForeignTensors, prefix: str, width: int, code_width: int | None) -> None:
+    """A map of codes is there wherever their width is another than the model's, even if nothing is read by codes."""
+    if code_width is None and tensors.has(prefix):
+        code_width = tensors.shape(f"{prefix}weight", 2)[1]
+    if code_width not in (None, width):
+        tensors.expect(f"{prefix}weight", (width, code_width))
+        tensors.expect(f"{prefix}bias", (width,))
+
+
+def _fill_embedding(tensors: ForeignTensors, name: str, embed: FactoredEmbedding) -> None:
+    """One table, or one for each channel, whose number stands in the place of ``{}`` of its name; our sum over the
+    root of their number becomes the published mean."""
     table, vocabulary = embed.channels.table.weight, embed.vocabulary
-    width = table.shape[1]
-    several = [f"{prefix}{tables}{c}.weight" for c in range(len(vocabulary))]
-    names = several if len(vocabulary) > 1 else [f"{prefix}weight"]
-    parts = [tensors.take(name, (size, width)) for name, size in zip(names, vocabulary, strict=True)]
+    parts = [tensors.take(name.format(c), (size, table.shape[1])) for c, size in enumerate(vocabulary)]
     table.copy_(torch.cat(parts) * len(vocabulary) ** -0.5)
 
 
@@ -124,6 +159,7 @@ def _fill_action_table(tensors: ForeignTensors, name: str, model: WorldModel) ->
 
 def _fill_retention(tensors: ForeignTensors, model: RetentionModel) -> None:
     width = model.prediction_tokens.shape[1]
+    thetas = rotary_frequencies(model.head_width // 2, last_included=True).repeat_interleave(2)
     # The published table has a row for every position of a block; those of the actions are never read.
     table = tensors.take("world_model.placeholder_embeddings.weight", (model.block_length, width))
     model.prediction_tokens.copy_(table[: len(model.prediction_tokens)])
@@ -137,7 +173,7 @@ def _fill_retention(tensors: ForeignTensors, model: RetentionModel) -> None:
         tensors.fill(f"{prefix}norm2.", layer.feed_forward_norm)
         tensors.fill(f"{prefix}linear1.", layer.up)
         tensors.fill(f"{prefix}linear2.", layer.down)
-        tensors.ignore(f"{prefix}retention.thetas")  # rotary frequencies, a constant
+        tensors.constant(f"{prefix}retention.thetas", thetas)
 
 
 def _fill_attention(tensors: ForeignTensors, model: AttentionModel) -> None:
@@ -152,8 +188,9 @@ def _fill_attention(tensors: ForeignTensors, model: AttentionModel) -> None:
         tensors.fill(f"{prefix}norm2.", layer.feed_forward_norm)
         tensors.fill(f"{prefix}ff.0.", layer.up)
         tensors.fill(f"{prefix}ff.2.", layer.down)
-    # A constant, and two tables that the published agent has but never reads.
-    tensors.ignore(f"{SEQUENCE}rotary_emb.inv_freq", f"{SEQUENCE}embed.weight", f"{SEQUENCE}obs_head.weight")
+    tensors.constant(f"{SEQUENCE}rotary_emb.inv_freq", rotary_frequencies(model.head_width // 2))
+    for unread in ("embed", "obs_head"):
+        tensors.expect(f"{SEQUENCE}{unread}.weight", (1, width))
 
 
 def _reorder(linear: nn.Linear, order: Tensor) -> None:
@@ -183,7 +220,8 @@ def _load_actor_critic(agent: ActorCritic, tensors: ForeignTensors, kinds: dict[
     prefix, continuous = "actor_critic.", has_continuous_actions(tensors)
     names = (("obs_latent_fuser", "actor"), ("critic_latent_fuser", "critic"))
     for trunk, (fuser, part) in zip(cast(list[Trunk], list(agent.trunks)), names, strict=False):
-        for key, encoder in zip(kinds, cast(list[KeyEncoder], list(trunk.encoder.encoders)), strict=True):
+        encoders = cast(list[KeyEncoder], list(trunk.encoder.encoders))
+        for key, encoder in zip(trunk.encoder.keys, encoders, strict=True):
             _fill_encoder(tensors, f"{prefix}obs_encoders.{kinds[key]}.", encoder)
         tensors.fill(f"{prefix}{fuser}.", trunk.encoder.fuse)
         tensors.fill(f"{prefix}{part}.lstm.", trunk.cell, rename=lambda name: f"{name}_l0")
@@ -201,9 +239,8 @@ def _load_actor_critic(agent: ActorCritic, tensors: ForeignTensors, kinds: dict[
 
 def _fill_encoder(tensors: ForeignTensors, prefix: str, encoder: KeyEncoder) -> None:
     if encoder.embed is not None:
-        single = len(encoder.embed.vocabulary) == 1
-        start = f"{prefix}embeddings." if single else prefix
-        _fill_embedding(tensors, start, encoder.embed, tables="embeddings.embeddings.embeddings.")
+        tables = "embeddings.embeddings.{}." if prefix.endswith("token_2d.") else ""
+        _fill_embedding(tensors, f"{prefix}embeddings.{tables}weight", encoder.embed)
     tensors.fill(f"{prefix}model.", encoder.convolutions, rename=_convolution_name)
 
 
@@ -211,4 +248,3 @@ def _convolution_name(name: str) -> str:
     """Ours alternates convolutions and activations; there, each is a pair."""
     place, _, parameter = name.partition(".")
     return f"{int(place) // 2}.0.{parameter}"
-

@@ -1,0 +1,156 @@
+"""A checkpoint with any one tensor missing, of another shape, type or value is refused by the name of that tensor."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from reference.checkpoint import AgentSize, Checkpoint, arrays, settings_of
+from worldstream.compat.published import golden_models
+from worldstream.compat.tensors import ForeignTensors
+from worldstream.errors import WeightsError
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+FILES = sorted(path.stem for path in GOLDEN.glob("*.npz"))
+ALIKE = re.compile(r"ensemble\.[1-9]|layers\.0\.(?!retention)|critic_latent|critic_action|critic\.lstm")
+"""Tensors of parts that are read like others."""
+INTEGERS = ("num_batches_tracked", "fsq._levels", "fsq._basis")
+CONSTANTS = ("thetas", "inv_freq", "fsq._levels", "fsq._basis")
+
+UNREAD = ("world_model.obs_emb_map.weight", "world_model.action_encoder.action_projection.bias")
+QUICK = ("missing", "enlarged", "flattened", "of another type")
+FAULTS: dict[str, Callable[[np.ndarray], np.ndarray | None]] = {
+    "missing": lambda x: None,
+    "enlarged": lambda x: np.zeros([size + 1 for size in x.shape] or [3], x.dtype),
+    "doubled": lambda x: np.concatenate((x, x)) if x.ndim else np.stack((x, x)),
+    "of one axis more": lambda x: x[None],
+    "flattened": lambda x: x.reshape(-1) if x.ndim != 1 else x.reshape(1, -1),
+    "complex": lambda x: x.astype(np.complex64),
+    "of another type": lambda x: x.astype(np.float32 if x.dtype.kind == "i" else np.int64),
+    "not finite": lambda x: np.full(x.shape, np.nan, np.float32),
+}
+
+
+def read(name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    with np.load(GOLDEN / f"{name}.npz") as file:
+        weights = {key.removeprefix("w/"): file[key] for key in file.files if key.startswith("w/")}
+    return weights, json.loads((GOLDEN / f"{name}.json").read_text())
+
+
+def refusal(weights: dict[str, Any], settings: dict[str, Any]) -> str:
+    with pytest.raises(WeightsError) as error:
+        golden_models(weights, settings, num_blocks=2)
+    return str(error.value)
+
+
+def accepted(name: str, faults: Iterable[str], *, alike: bool) -> list[str]:
+    """Faults that are not refused by the name of their tensor; ``alike``: tensors of all parts."""
+    weights, settings = read(name)
+    golden_models(weights, settings, num_blocks=2)
+    found = []
+    for key, array in weights.items():
+        for fault in faults if alike or not ALIKE.search(key) else ():
+            changed = FAULTS[fault](array)
+            rest = {other: x for other, x in weights.items() if other != key}
+            try:
+                golden_models(rest if changed is None else {**rest, key: changed}, settings, num_blocks=2)
+            except WeightsError as error:
+                if key not in str(error):
+                    found.append(f"{key} {fault}: {error}")
+            else:
+                found.append(f"{key} {fault}: accepted")
+    return found
+
+
+@pytest.mark.parametrize("name", ["atari_attention", "dmc_retnet"])
+def test_a_fault_is_refused_by_its_name(name: str) -> None:
+    assert accepted(name, QUICK, alike=False) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FILES)
+def test_every_fault_of_every_tensor_is_refused_by_its_name(name: str) -> None:
+    assert accepted(name, FAULTS, alike=True) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("craftax_attention", "world_model._model.pred_tokens"),
+        ("craftax_retnet", "actor_critic.obs_latent_fuser.3.weight"),
+        ("craftax_retnet", "world_model.obs_embeddings.token_2d.embeddings.embeddings.2.weight"),
+        ("atari_retnet", "actor_critic.obs_encoders.image.model.0.0.weight"),
+        ("atari_retnet", "tokenizer.tokenizers.image.decoder.cnn.0.0.running_mean"),
+        ("atari_retnet", "tokenizer.tokenizers.image.embedding.weight"),
+    ],
+)
+def test_what_gives_the_structure_is_missed_by_its_name(name: str, key: str) -> None:
+    weights, settings = read(name)
+    del weights[key]
+    assert key in refusal(weights, settings)
+
+
+@pytest.mark.parametrize("fault", ["complex", "of another type", "not finite"])
+@pytest.mark.parametrize("name", ["dmc_retnet", "dmc_attention"])
+def test_values_that_are_no_weights_are_refused(name: str, fault: str) -> None:
+    weights, settings = read(name)
+    for key in ("world_model.head_ends.0.weight", "actor_critic.actor.lstm.weight_hh_l0", *UNREAD):
+        assert key in refusal({**weights, key: FAULTS[fault](weights[key])}, settings)
+
+
+def test_weights_of_other_precisions_are_taken() -> None:
+    weights, settings = read("dmc_retnet")
+    for dtype in (np.float16, np.float64):
+        golden_models({key: x.astype(dtype) for key, x in weights.items()}, settings, num_blocks=2)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_constants_of_other_values_are_refused(name: str) -> None:
+    weights, settings = read(name)
+    for key in weights:
+        if key.endswith(CONSTANTS):
+            other = weights[key][::-1].copy() if "fsq" in key else weights[key] * 1.01
+            assert key in refusal({**weights, key: other}, settings)
+
+
+@pytest.mark.parametrize("levels", [[-4, -4, 2], [0, 4, 8], [10**6] * 3, [4, 8], [32], [1, 32, 1], [2, 4, 4]])
+def test_levels_that_make_no_vocabulary_are_refused(levels: list[int]) -> None:
+    weights, settings = read("atari_attention")
+    key = "tokenizer.tokenizers.image.fsq._levels"
+    assert key in refusal({**weights, key: np.array(levels)}, settings)
+
+
+def test_a_number_that_is_left_out_is_named() -> None:
+    weights, settings = read("dmc_retnet")
+    weights["world_model._model.layers.10000000000.norm1.weight"] = np.zeros(1, np.float32)
+    assert "nothing that is called 'world_model._model.layers.2.'" in refusal(weights, settings)
+
+
+def test_tensors_that_are_no_plain_arrays_are_refused() -> None:
+    with pytest.raises(WeightsError, match=r"These are: world_model\.odd\."):
+        ForeignTensors({"world_model.odd": torch.eye(3).to_sparse(), "world_model.even": torch.zeros(1)}, "x")
+
+
+def test_widths_that_do_not_split_into_heads_are_refused() -> None:
+    weights, settings = read("dmc_retnet")
+    key = "world_model._model.layers.0.retention.thetas"
+    for size in (17, 12, 64, 1):
+        message = refusal({**weights, key: np.ones(size, np.float32)}, settings)
+        assert key in message and f"a head has {size} features" in message
+
+
+def test_the_map_of_unread_codes_is_there_where_settings_say_so() -> None:
+    size = AgentSize(spaces={"vector": [3]}, actions={"discrete": 2}, code_width=16)
+    weights, settings = arrays(Checkpoint(size).weights), settings_of(size)
+    golden_models(weights, settings, num_blocks=2)
+    without = {key: x for key, x in weights.items() if "obs_emb_map" not in key}
+    assert "obs_emb_map.weight (32, 16)" in refusal(without, settings)
+    del settings["world_model"]["obs_emb_dim"]
+    golden_models(without, settings, num_blocks=2)
