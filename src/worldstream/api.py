@@ -30,6 +30,7 @@ from worldstream.models import (
     UNNAMED,
     Models,
     choose_device,
+    is_imported,
     load_run,
     read_run,
     recorded_environment,
@@ -229,7 +230,7 @@ def resume(
     _check_time_limit(time_limit)
     chosen = recorded_environment(folder, description) if environment is None else environment
     steps, config = int(description["steps"]), Config.from_json(description["config"])
-    if not steps:
+    if is_imported(description):
         raise RunFolderError(f"{folder.path} was imported, not trained: there is no training to continue.")
     if any(record["final"] for record in read_lines(folder.evaluations)):
         raise RunFolderError(f"{folder.path} is finished: it has been trained for {steps} steps and evaluated.")

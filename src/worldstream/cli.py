@@ -118,7 +118,8 @@ class Evaluate:
         """Evaluate and print."""
         from worldstream.api import check_seed
         from worldstream.evaluation.evaluate import evaluate
-        from worldstream.models import load_run, recorded_environment
+        from worldstream.evaluation.recording import keep_evaluation
+        from worldstream.models import UNNAMED, load_run, recorded_environment
 
         if self.episodes < 1:
             raise ConfigError(f"--episodes must be at least 1, not {self.episodes}.")
@@ -130,6 +131,14 @@ class Evaluate:
             config = replace(config, evaluation=replace(config.evaluation, temperature=self.temperature))
         result = evaluate(loaded.models, environment, config, episodes=self.episodes, seed=self.seed)
         print_mapping(f"{environment}, {self.episodes} episodes", result.summary)
+        if not loaded.imported:
+            return
+        recorded = loaded.description["environment"]
+        if self.temperature is not None or (environment != recorded and not recorded.startswith(UNNAMED)):
+            console(quiet=False).print("not noted in the run: it is of another environment or temperature.")
+            return
+        keep_evaluation(loaded, environment, result, seed=self.seed)
+        console(quiet=False).print(f"noted, with episodes. Next: worldstream report {self.run_folder}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -81,6 +81,16 @@ class LoadedRun:
     config: Config
     models: Models
 
+    @property
+    def imported(self) -> bool:
+        """Whether the agent was trained elsewhere, so that there is no training of its own."""
+        return is_imported(self.description)
+
+
+def is_imported(description: dict[str, Any]) -> bool:
+    """Whether run.json is of a run that was imported instead of trained: it has no steps."""
+    return description.get("steps") == 0
+
 
 def save_weights(path: Path, models: Models) -> None:
     """Replace a file of weights, atomically. Raises RunFolderError."""
@@ -146,12 +156,12 @@ def load_run(path: str | Path, device: str = "auto", *, best: bool = False) -> L
     models = Models(config, *specs_from_json(description["specs"]))
     weights = folder.best_weights if best else folder.weights
     if not weights.is_file():
-        remedy = (
-            "it is written by evaluations during training (--evaluation.every-steps)."
-            if best
-            else "let the training run go on to its first checkpoint."
-        )
-        raise RunFolderError(f"{folder.path} has no {weights.name} yet: {remedy}")
+        reason = "yet: let the training run go on to its first checkpoint."
+        if best and is_imported(description):
+            reason = "besides its weights: it was imported, and has one set of them."
+        elif best:
+            reason = "yet: it is written by evaluations during training (--evaluation.every-steps)."
+        raise RunFolderError(f"{folder.path} has no {weights.name} {reason}")
     try:
         models.load_state_dict(load_weights(weights))
     except RuntimeError as error:

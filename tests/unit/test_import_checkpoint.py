@@ -14,6 +14,7 @@ import torch
 from reference.checkpoint import AgentSize, Checkpoint
 from worldstream.api import Agent, import_checkpoint
 from worldstream.cli import main
+from worldstream.line_log import read_lines
 from worldstream.models import load_run
 from worldstream.presets import PRESETS
 from worldstream.run_folder import RunFolder
@@ -80,9 +81,27 @@ def test_an_imported_run_computes_the_published_numbers(name: str, tmp_path: Pat
 def test_an_imported_run_is_evaluated_and_reported(name: str, tmp_path: Path) -> None:
     run = imported(name, tmp_path)
     main(["evaluate", str(run), "--episodes", "2", "--device", "cpu"])
+    (record,) = read_lines(RunFolder(run).evaluations)
+    assert (record["steps"], record["final"], record["episodes"], record["return_mean"]) == (0, True, 2, 10.0)
     main(["report", str(run)])
-    assert RunFolder(run).report.stat().st_size > 1000
+    text = RunFolder(run).report.read_text()
+    assert text.count('src="data:image/png') >= 3  # returns, errors, and an episode beside the dreamed one
+    assert "<td>10</td>" in text and "was imported" in text
+    assert not re.search("ended before|No evaluation|No recorded|Every recorded", text)
     assert Agent.load(run, device="cpu").models.world_model.config.slot_embedding is False
+
+
+def test_reports_of_imported_runs_say_what_there_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = imported("dmc_retnet", tmp_path)
+    main(["report", str(run)])
+    text = RunFolder(run).report.read_text()
+    assert "No evaluation was recorded yet" in text and "when an imported one is evaluated" in text
+    main(["evaluate", str(run), "--episodes", "1", "--device", "cpu", "--temperature", "0"])
+    assert "not noted in the run" in " ".join(capsys.readouterr().out.split())
+    assert read_lines(RunFolder(run).evaluations) == []
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(run), "--best"])
+    assert "it was imported, and has one set of them" in capsys.readouterr().err
 
 
 def test_several_vectors_are_read_one_behind_the_other(

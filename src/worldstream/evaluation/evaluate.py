@@ -44,6 +44,18 @@ class Evaluation:
             "positive_share": float((returns > 0).mean()),
         }
 
+    def record(self, *, steps: int, environment_steps: int, final: bool, training_seconds: float) -> dict[str, Any]:
+        """Line of ``evaluations.jsonl``.
+
+        Args:
+            steps: environment steps on the training's clock, which goes on while the learners do.
+            environment_steps: those that were taken.
+            final: whether it is trained no longer.
+            training_seconds: wall time of that training.
+        """
+        where = {"steps": steps, "environment_steps": environment_steps, "final": final}
+        return {**where, "training_seconds": training_seconds, **self.summary}
+
 
 @dataclass(frozen=True)
 class Played:

@@ -16,10 +16,14 @@ import numpy as np
 from worldstream.config import Config
 from worldstream.environments.vector import OnFault
 from worldstream.errors import RunFolderError
-from worldstream.evaluation.evaluate import Played, play, warn_of_fault
-from worldstream.models import Models
+from worldstream.evaluation.evaluate import Evaluation, Played, play, warn_of_fault
+from worldstream.line_log import LineLog
+from worldstream.models import LoadedRun, Models
 from worldstream.run_folder import RunFolder, array_digest, replace_file
 from worldstream.types import Observations
+
+RECORDED_EPISODES = 5
+"""Real episodes of an agent that are kept for the report."""
 
 _OBSERVATIONS, _CHECKSUM = "observations/", "sha256"
 _FIELDS = ("lengths", "terminated", "truncated", "actions", "rewards")
@@ -108,11 +112,30 @@ def save_episodes(folder: RunFolder, episodes: list[RecordedEpisode]) -> None:
     replace_file(folder.episodes, lambda file: np.savez_compressed(file, **arrays))
 
 
+def keep_evaluation(run: LoadedRun, environment: Any, result: Evaluation, *, seed: int) -> None:
+    """Note an evaluation in the folder of an imported run, and record episodes for its report: no training does.
+
+    Args:
+        run: imported, with the weights that were evaluated.
+        environment: name or factory.
+        result: what came out.
+        seed: of environments and policy.
+
+    Raises RunFolderError when the folder cannot be written.
+    """
+    episodes = record_episodes(run.models, environment, run.config, episodes=RECORDED_EPISODES, seed=seed)
+    save_episodes(run.folder, episodes)
+    log = LineLog(run.folder.evaluations)
+    log.append(result.record(steps=0, environment_steps=0, final=True, training_seconds=0.0))
+    log.flush()
+
+
 def load_episodes(folder: RunFolder) -> list[RecordedEpisode]:
     """Read the recorded episodes of a run folder. Raises RunFolderError when they are missing or damaged."""
     if not folder.episodes.is_file():
         raise RunFolderError(
-            f"{folder.path} has no {folder.episodes.name}: episodes are recorded when a training run ends."
+            f"{folder.path} has no {folder.episodes.name}: episodes are recorded when a training run ends, and when an "
+            "imported one is evaluated (worldstream evaluate)."
         )
     try:
         with open(folder.episodes, "rb") as file:  # opened here: np.load leaves a damaged archive open

@@ -16,8 +16,9 @@ import numpy as np
 
 from worldstream.evaluation import page
 from worldstream.evaluation.figures import BLACK, COLOURS, Panel, Series, draw
-from worldstream.evaluation.report_models import model_sections
+from worldstream.evaluation.report_models import IMPORTED, model_sections
 from worldstream.line_log import read_lines
+from worldstream.models import is_imported
 from worldstream.run_folder import RunFolder, replace_file
 
 STEPS = "environment steps"
@@ -39,6 +40,11 @@ class RunLog:
         folder = RunFolder(path)
         description = folder.read_description()
         return RunLog(folder, description, read_lines(folder.metrics), read_lines(folder.evaluations))
+
+    @property
+    def imported(self) -> bool:
+        """Whether the agent was trained elsewhere."""
+        return is_imported(self.description)
 
     @property
     def name(self) -> str:
@@ -74,7 +80,13 @@ def write_report(paths: Sequence[Path], output: Path | None = None, *, device: s
         protocol_section(runs),
         learning_section(runs),
         loss_section(runs),
-        *model_sections(first.folder, first.curve, name=first.name if len(runs) > 1 else "", device=device),
+        *model_sections(
+            first.folder,
+            first.curve,
+            name=first.name if len(runs) > 1 else "",
+            imported=first.imported,
+            device=device,
+        ),
     ]
     many = f"{len(runs)} runs: " if len(runs) > 1 else "run "
     text = page.page(
@@ -105,6 +117,8 @@ def protocol_section(runs: list[RunLog]) -> str:
 
 def learning_section(runs: list[RunLog]) -> str:
     """Returns of training and of evaluations over steps."""
+    if all(run.imported for run in runs):
+        return _evaluation_section(runs)
     parts, panels = [], []
     training = [run.curve("episode/return") for run in runs]
     if any(len(x) for x, _ in training):
@@ -133,6 +147,27 @@ def learning_section(runs: list[RunLog]) -> str:
     return page.section("Learning curve", *parts)
 
 
+def _evaluation_section(runs: list[RunLog]) -> str:
+    """Returns of agents that were trained elsewhere: there is nothing over steps."""
+    parts = [page.missing(f"There is no learning curve: {IMPORTED}")]
+    evaluations = [(run.name, record) for run in runs for record in run.evaluations]
+    if evaluations:
+        head = ("run", "episodes", "mean return", "deviation", "lower quartile", "median", "upper quartile")
+        names = ("mean", "std", "quartile_low", "median", "quartile_high")
+        rows = [
+            (
+                name,
+                str(record.get("episodes", "?")),
+                *(f"{record.get(f'return_{part}', float('nan')):.4g}" for part in names),
+            )
+            for name, record in evaluations
+        ]
+        parts.append(page.columns(head, rows))
+    else:
+        parts.append(page.missing("No evaluation was recorded yet: worldstream evaluate does."))
+    return page.section("Evaluations", *parts)
+
+
 def loss_section(runs: list[RunLog]) -> str:
     """Losses of the world model over steps."""
     names = {name for run in runs for record in run.metrics for name in record if name.startswith("world_model/")}
@@ -141,9 +176,8 @@ def loss_section(runs: list[RunLog]) -> str:
         series = _curves(runs, [run.curve(name) for run in runs], "line")
         panels.append(Panel(name.removeprefix("world_model/"), STEPS, "loss on replay", series))
     if not panels:
-        return page.section(
-            "World model", page.missing("No loss of the world model was logged: the run ended before it learnt.")
-        )
+        reason = IMPORTED if all(run.imported for run in runs) else "the run ended before it learnt."
+        return page.section("World model", page.missing(f"No loss of the world model was logged: {reason}"))
     alt = f"Losses of the world model over environment steps: {', '.join(panel.title for panel in panels)}"
     caption = (
         "Mean negative log-likelihoods of what follows, on the segments trained on: each token of the next "
@@ -191,6 +225,8 @@ def _config_highlights(config: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _steps(run: RunLog) -> str:
+    if run.imported:
+        return "imported"
     done = max((record.get("steps", 0) for record in run.metrics), default=0)
     asked = run.description.get("steps")
     return f"{done}" if asked in (None, done) else f"{done} of {asked}"

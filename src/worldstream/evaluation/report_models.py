@@ -29,6 +29,8 @@ FRAMES = 8
 MAX_FEATURES = 6
 """Most entries of a key that are drawn as curves."""
 
+IMPORTED = "the run was imported, and its training is not recorded here."
+"""Ends the sentence that says what is missing from the report of an imported run."""
 _TOO_SHORT = "Every recorded episode ends within the steps that the world model reads first."
 
 Curve = Callable[[str], tuple[np.ndarray, np.ndarray]]
@@ -58,13 +60,16 @@ class Subject:
         return torch.Generator(self.run.models.device).manual_seed(0)
 
 
-def model_sections(folder: RunFolder, curve: Curve, *, name: str = "", device: str = "auto") -> list[str]:
+def model_sections(
+    folder: RunFolder, curve: Curve, *, name: str = "", imported: bool = False, device: str = "auto"
+) -> list[str]:
     """Imagined against real returns, errors of the world model, and a real episode beside the same one dreamed.
 
     Args:
         folder: of the run.
         curve: metric name -> (steps, values) of the run's log.
         name: added to the titles, when the report is about several runs.
+        imported: whether the run was trained elsewhere.
         device: where the models are run.
     """
     folder = RunFolder(folder.path.resolve())
@@ -82,7 +87,7 @@ def model_sections(folder: RunFolder, curve: Curve, *, name: str = "", device: s
         errors, dreams = _error_parts(subject), _dream_parts(subject)
     suffix = f" ({name})" if name else ""
     return [
-        page.section(f"Imagined against real return{suffix}", *_return_parts(curve, comparison, reason)),
+        page.section(f"Imagined against real return{suffix}", *_return_parts(curve, comparison, reason, imported)),
         page.section(f"Open-loop error of the world model{suffix}", *errors),
         page.section(f"A real episode beside the same episode dreamed{suffix}", *dreams),
     ]
@@ -99,7 +104,9 @@ def read_subject(folder: RunFolder, device: str) -> Subject:
     return Subject(run, episodes)
 
 
-def _return_parts(curve: Curve, comparison: ReturnComparison | None, reason: str) -> list[str]:
+def _return_parts(
+    curve: Curve, comparison: ReturnComparison | None, reason: str, imported: bool
+) -> list[str]:
     """Charts of the returns; ``reason`` says why there is no comparison, if so."""
     parts, panels = [], []
     learnt = {"imagined return": curve("actor_critic/imagined_return"), "critic's value": curve("actor_critic/value")}
@@ -107,7 +114,8 @@ def _return_parts(curve: Curve, comparison: ReturnComparison | None, reason: str
         series = [Series(*points, label=label, colour=i) for i, (label, points) in enumerate(learnt.items())]
         panels.append(Panel("During training", "environment steps", "discounted return", series))
     else:
-        parts.append(page.missing("No return was imagined during training: the run ended before the agent learnt."))
+        ended = IMPORTED if imported else "the run ended before the agent learnt."
+        parts.append(page.missing(f"No return was imagined during training: {ended}"))
     if comparison is not None:
         clouds = [
             Series(comparison.real, comparison.imagined, label="imagined", style="dots"),

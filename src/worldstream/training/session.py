@@ -25,7 +25,7 @@ from worldstream.errors import (
     warn,
 )
 from worldstream.evaluation.evaluate import Evaluation, evaluate
-from worldstream.evaluation.recording import record_episodes, save_episodes
+from worldstream.evaluation.recording import RECORDED_EPISODES, record_episodes, save_episodes
 from worldstream.line_log import LineLog
 from worldstream.models import save_weights
 from worldstream.run_folder import RunFolder
@@ -36,9 +36,6 @@ from worldstream.training.room import enough_memory
 from worldstream.training.skipped import SkippedUpdate, save_skipped
 from worldstream.training.stopping import Left, StopRequest
 from worldstream.training.trainer import Trainer
-
-RECORDED_EPISODES = 5
-"""Real episodes kept at the end of a run for the report."""
 
 
 class Session:
@@ -317,5 +314,5 @@ class Session:
 
     def _note_evaluation(self, steps: int, result: Evaluation, seconds: float, *, final: bool) -> None:
         taken = self.trainer.collector.steps
-        record = {"steps": steps, "environment_steps": taken, "final": final, "training_seconds": seconds}
-        self._evaluations.append({**record, **result.summary})
+        record = result.record(steps=steps, environment_steps=taken, final=final, training_seconds=seconds)
+        self._evaluations.append(record)
