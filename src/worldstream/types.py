@@ -60,3 +60,5 @@ class Batch:
     terminated: Tensor  # (B, T) bool
     observed: Tensor  # (B, T) bool
     acted: Tensor  # (B, T) bool
+    padded: bool = True
+    """Whether any row may hold padding before its last observation. Known on the host: asking the device would stall."""

@@ -60,7 +60,7 @@ def test_deterministic_under_seed(suite) -> None:
 
 
 def test_time_limit_truncates(suite) -> None:
-    environment = make_environment(suite.example, EnvironmentConfig(max_episode_steps=2))
+    environment = make_environment(suite.example, EnvironmentConfig(max_episode_steps=2 * suite.action_repeat))
     environment.reset(seed=0)
     ids = np.zeros(environment.action_spec.num_tokens, np.int64)
     assert not any(environment.step(ids)[2:4])

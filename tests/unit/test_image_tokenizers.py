@@ -205,6 +205,21 @@ def test_patches_halve_nothing_but_the_resolution() -> None:
     assert seen.shape == (1, 16, 4, 8)
 
 
+@pytest.mark.parametrize("patch", [1, 2])
+def test_local_codes_follow_their_own_pixels_only(patch: int) -> None:
+    """Published networks have group norms over the picture, through which every code follows every pixel."""
+    torch.manual_seed(0)
+    config = replace(SMALL, channels=SMALL.channels[patch - 1 :], patch=patch)
+    picture = torch.rand(1, 3, 16, 16)
+    other = picture.clone()
+    other[..., 4:8, 8:12] = torch.rand(3, 4, 4)  # the square of one token
+    for local in (False, True):
+        encoder = ImageEncoder(3, replace(config, local=local))
+        changed = (encoder(picture) != encoder(other)).any(1)[0]
+        assert changed.shape == (4, 4) and changed[1, 2]
+        assert changed.sum() == (1 if local else 16)
+
+
 @pytest.mark.parametrize("name", ["image_vq", "image_fsq"])
 def test_learns_to_reconstruct(name: str) -> None:
     torch.manual_seed(0)

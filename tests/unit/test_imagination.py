@@ -221,6 +221,24 @@ def test_padding_before_the_episode_leaves_no_trace(models: Models) -> None:
     torch.testing.assert_close(first.info, second.info)
 
 
+@torch.no_grad()
+def test_nothing_is_masked_where_nothing_is_padded(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch, masks = segments(models), []
+    warm_up = models.world_model.warm_up
+
+    def recorded(tokens: dict[str, torch.Tensor], actions: torch.Tensor, mask: torch.Tensor | None) -> object:
+        masks.append(mask)
+        return warm_up(tokens, actions, mask)
+
+    monkeypatch.setattr(models.world_model, "warm_up", recorded)
+    first, second = (
+        imagine_from(models, dataclasses.replace(batch, padded=padded), LENGTHS, seeded()) for padded in (True, False)
+    )
+    assert masks[0] is not None and masks[1] is None
+    torch.testing.assert_close(first.rewards, second.rewards)
+    torch.testing.assert_close(first.info, second.info)
+
+
 def test_gradients_reach_the_policy_through_time_but_not_the_world_model(models: Models) -> None:
     models.train()
     result = imagine_from(models, segments(models), LENGTHS, seeded())

@@ -172,7 +172,9 @@ def test_replayed_batches_are_what_happened(
     looked_at = 0
     for _ in range(10):
         segments = trainer.store.gather(sampler.sample(16), 5, anchor)  # type: ignore[arg-type]
-        looked_at += check_clock(run, trainer.tokenized(segments), segments.rows)
+        batch = trainer.tokenized(segments)
+        assert batch.padded != bool(batch.acted[:, :-1].all())
+        looked_at += check_clock(run, batch, segments.rows)
     assert looked_at > 100
 
 

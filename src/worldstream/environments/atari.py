@@ -24,11 +24,10 @@ from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
 
 from worldstream.environments import gym
-from worldstream.environments.base import FlatEnvironment
+from worldstream.environments.base import FlatEnvironment, sizes_of_root
 from worldstream.environments.config import EnvironmentConfig
 from worldstream.environments.suites import EnvironmentName, Suite
 from worldstream.errors import EnvironmentFault
-from worldstream.modalities.observation import ROOT_KEY, parse_override
 
 ATARI_100K = (
     "Alien", "Amidar", "Assault", "Asterix", "BankHeist", "BattleZone", "Boxing", "Breakout", "ChopperCommand",
@@ -282,8 +281,7 @@ def make(name: EnvironmentName, config: EnvironmentConfig, render_mode: str | No
         near = difflib.get_close_matches(match["game"].lower(), games, n=4, cutoff=0.5)
         titles = [_title(games[key]) for key in near] or list(ATARI_100K)
         raise EnvironmentFault(f"unknown Atari game '{match['game']}'. The nearest names are: {', '.join(titles)}.")
-    sizes = parse_override(ROOT_KEY, config.modality.get(ROOT_KEY, ""))[1] or config.sizes.get("image", ())
-    size = (sizes * 2)[:2] or None
+    size = (sizes_of_root(config, "image") * 2)[:2] or None
     factory = functools.partial(AtariGame, game, frame_skip=config.action_repeat, size=size)
     raw = gym.call(name, factory, config, render_mode)
     if config.max_episode_steps is not None:

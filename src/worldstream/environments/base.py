@@ -19,6 +19,7 @@ from worldstream.environments import state
 from worldstream.environments.config import EnvironmentConfig
 from worldstream.errors import EnvironmentFault, SpaceError
 from worldstream.modalities import ObservationAdapter
+from worldstream.modalities.observation import ROOT_KEY, parse_override
 from worldstream.specs import KeySpec
 
 Result = TypeVar("Result")
@@ -138,6 +139,11 @@ class FlatEnvironment(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
 
     def _fault(self, problem: str, remedy: str) -> EnvironmentFault:
         return EnvironmentFault(f"environment '{self.name}': {problem.rstrip('.')}. {remedy}".rstrip())
+
+
+def sizes_of_root(config: EnvironmentConfig, modality: str) -> tuple[int, ...]:
+    """The numbers that options give to an observation that is a single array of a modality; SpaceError."""
+    return parse_override(ROOT_KEY, config.modality.get(ROOT_KEY, ""))[1] or config.sizes.get(modality, ())
 
 
 def storage_space(spec: KeySpec) -> spaces.Box:

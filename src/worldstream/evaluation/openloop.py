@@ -160,8 +160,7 @@ def follow(
         generator: of the tensors' device.
     """
     past = {key: ids[:, :context] for key, ids in tokens.items()}
-    everywhere = torch.ones(len(actions), context, dtype=torch.bool, device=actions.device)
-    state = world_model.warm_up(past, actions[:, :context], everywhere)
+    state = world_model.warm_up(past, actions[:, :context])
     current = {key: ids[:, context] for key, ids in tokens.items()}
     steps = []
     for t in range(context, actions.shape[1] - 1):

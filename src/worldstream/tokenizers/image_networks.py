@@ -30,6 +30,10 @@ class ImageTokenizerConfig:
     patch: int = 1
     """Side of the squares of pixels that the first convolution takes in without overlap, and the last one gives back:
     most of the work of the networks is done at the full resolution, which patches leave out. Published: 1."""
+    local: bool = False
+    """Tokens say what is at their place and nothing else: each comes from its own square of pixels, and norms act at
+    each place alone. Otherwise norms over whole pictures and overlapping convolutions let whatever changes anywhere
+    change every token, and a world model has to predict that. Published: False."""
     code_size: int = 64
     """Width of the code of one token: what the decoder, the agent and, by shared embeddings, the world model read."""
     codebook_size: int = 256
@@ -54,25 +58,36 @@ class ImageTokenizerConfig:
     """lpips: folder with its two files of weights, or "download" to fetch them once. Empty: the cache of the user."""
 
 
+class PlaceNorm(nn.LayerNorm):
+    """Layer norm over the channels of (N, C, h, w), at each place alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
 class ImageEncoder(nn.Sequential):
     """Pictures (N, c, h, w) in [-1, 1] -> outputs (N, code_size, h / p2^n, w / p2^n)."""
 
     def __init__(self, num_channels: int, config: ImageTokenizerConfig) -> None:
-        sizes = config.channels
+        sizes, patch, local = config.channels, config.patch, config.local
+
+        def same(fan_in: int, fan_out: int) -> nn.Module:
+            return nn.Conv2d(fan_in, fan_out, 1) if local else nn.Conv2d(fan_in, fan_out, 3, padding=1)
+
+        def half(fan_in: int, fan_out: int) -> list[nn.Module]:
+            if local:
+                return [nn.Conv2d(fan_in, fan_out, 2, stride=2)]
+            return [nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(fan_in, fan_out, 3, stride=2)]
+
         halvings = [
-            nn.Sequential(*_activated(fan_in), nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(fan_in, fan_out, 3, stride=2))
+            nn.Sequential(*_activated(fan_in, config), *half(fan_in, fan_out))
             for fan_in, fan_out in zip(sizes, sizes[1:], strict=False)
         ]
-        patch = config.patch
-        opening = (
-            nn.Conv2d(num_channels, sizes[0], 3, padding=1)
-            if patch == 1
-            else nn.Conv2d(num_channels, sizes[0], patch, stride=patch)
-        )
+        opening = same(num_channels, sizes[0]) if patch == 1 else nn.Conv2d(num_channels, sizes[0], patch, stride=patch)
         super().__init__(
             opening,
             nn.Sequential(*halvings),
-            nn.Sequential(*_activated(sizes[-1]), nn.Conv2d(sizes[-1], config.code_size, 3, padding=1)),
+            nn.Sequential(*_activated(sizes[-1], config), same(sizes[-1], config.code_size)),
         )
 
 
@@ -81,10 +96,10 @@ class ImageDecoder(nn.Sequential):
 
     def __init__(self, num_channels: int, config: ImageTokenizerConfig) -> None:
         sizes, width = config.channels[::-1], config.code_size
-        opening = nn.BatchNorm2d(width) if config.batch_norm else nn.GroupNorm(NUM_GROUPS, width, eps=1e-6)
+        opening = nn.BatchNorm2d(width) if config.batch_norm else _norm(width, config)
         doublings = [
             nn.Sequential(
-                *_activated(fan_in),
+                *_activated(fan_in, config),
                 nn.Upsample(scale_factor=2, mode="nearest-exact"),
                 nn.Conv2d(fan_in, fan_out, 3, padding=1),
             )
@@ -94,15 +109,19 @@ class ImageDecoder(nn.Sequential):
             nn.Sequential(opening, nn.Conv2d(width, sizes[0], 3, padding=1)),
             nn.Sequential(*doublings),
             nn.Sequential(
-                *_activated(sizes[-1]),
+                *_activated(sizes[-1], config),
                 nn.Conv2d(sizes[-1], num_channels * config.patch**2, 3, padding=1),
                 *([nn.PixelShuffle(config.patch)] if config.patch > 1 else []),
             ),
         )
 
 
-def _activated(width: int) -> tuple[nn.Module, nn.Module]:
-    return nn.GroupNorm(NUM_GROUPS, width, eps=1e-6), nn.SiLU()
+def _norm(width: int, config: ImageTokenizerConfig) -> nn.Module:
+    return PlaceNorm(width, eps=1e-6) if config.local else nn.GroupNorm(NUM_GROUPS, width, eps=1e-6)
+
+
+def _activated(width: int, config: ImageTokenizerConfig) -> tuple[nn.Module, nn.Module]:
+    return _norm(width, config), nn.SiLU()
 
 
 def code_grid(spec: KeySpec, config: ImageTokenizerConfig) -> tuple[int, int]:

@@ -257,6 +257,7 @@ class Trainer:
             terminated=torch.as_tensor(segments.terminated).to(device),
             observed=torch.as_tensor(segments.observed).to(device),
             acted=torch.as_tensor(segments.acted).to(device),
+            padded=not segments.acted[:, :-1].all(),
         )
 
     def update_tokenizers(self) -> None:

@@ -79,7 +79,7 @@ def imagine_from(
         state = models.world_model.warm_up(
             {key: ids[:, recent] for key, ids in batch.tokens.items()},
             batch.actions[:, recent],
-            batch.acted[:, recent],
+            batch.acted[:, recent] if batch.padded else None,
         )
     return imagine(
         models.world_model,

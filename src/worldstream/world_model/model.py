@@ -167,13 +167,13 @@ class WorldModel(nn.Module):
         """State of the sequence model before any block."""
         return self.sequence.init_state(batch_size)
 
-    def warm_up(self, tokens: Tokens, actions: Tensor, mask: Tensor) -> Any:
+    def warm_up(self, tokens: Tokens, actions: Tensor, mask: Tensor | None = None) -> Any:
         """State after T real blocks; rows skip the blocks where mask is false.
 
         Args:
             tokens: (B, T, K, C) by key.
             actions: (B, T, M).
-            mask: (B, T) bool.
+            mask: (B, T) bool; None: all are real, which spares attention a mask of its own for every row.
         """
         return self.sequence.parallel(self.embed(tokens, actions), self.init_state(len(actions)), mask)[2]
 

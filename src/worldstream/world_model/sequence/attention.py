@@ -112,6 +112,7 @@ class AttentionModel(SequenceModel[AttentionState]):
     pairs of features in a head, and when a state would have to hold more than ``max_blocks`` blocks.
     """
 
+    max_blocks: int
     phases: Tensor
 
     def __init__(self, config: SequenceConfig, layout: BlockLayout, *, max_blocks: int) -> None:
@@ -119,7 +120,7 @@ class AttentionModel(SequenceModel[AttentionState]):
         check_heads(config)
         self.block_length, self.num_predictions = layout.length, layout.num_observation_tokens
         self.num_heads, self.head_width = config.num_heads, config.width // config.num_heads
-        self.max_blocks = self.room = max_blocks
+        self.max_blocks = max_blocks
         self.prediction_tokens = nn.Parameter(0.02 * torch.randn(self.num_predictions, config.width))
         self.layers = nn.ModuleList(
             AttentionLayer(config, block_length=self.block_length) for _ in range(config.num_layers)
@@ -182,7 +183,7 @@ class AttentionModel(SequenceModel[AttentionState]):
         num_blocks, past = state.num_blocks + bool(kept), state.num_blocks * self.block_length
         self._check_room(num_blocks)
         # Behind the context tokens there is always room for one more set of prediction tokens.
-        capacity = self.room * self.block_length + self.num_predictions
+        capacity = self.max_blocks * self.block_length + self.num_predictions
         cache = state.cache.writable(past, capacity=capacity)
         visible = self.masks.one(past, state.real, tokens)
         of_block, of_next = self.phases[:, state.num_blocks], self.phases[:, num_blocks]
@@ -196,9 +197,9 @@ class AttentionModel(SequenceModel[AttentionState]):
         return x, AttentionState(cache, num_blocks, real)
 
     def _check_room(self, num_blocks: int) -> None:
-        if num_blocks > self.room:
+        if num_blocks > self.max_blocks:
             raise ConfigError(
-                f"the attention model would have to remember {num_blocks} blocks; it has room for {self.room} "
+                f"the attention model would have to remember {num_blocks} blocks; it has room for {self.max_blocks} "
                 "(segment_length + imagination.context_length + imagination.horizon). Raise one of them, or use "
                 "--world-model.sequence.model retention, whose memory has no limit."
             )
