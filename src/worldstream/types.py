@@ -61,4 +61,4 @@ class Batch:
     observed: Tensor  # (B, T) bool
     acted: Tensor  # (B, T) bool
     padded: bool = True
-    """Whether any row may hold padding before its last observation. Known on the host: asking the device would stall."""
+    """Whether a row may hold padding before its last observation; on the host, since asking the device would stall."""

@@ -6,6 +6,8 @@ import ast
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "method.md").read_text()
 
@@ -46,3 +48,15 @@ def test_every_equation_has_a_function() -> None:
     table = PAGE.split("## Where each equation is")[1].split("\n## ")[0]
     rows = [line for line in table.splitlines() if line.startswith("| ")][2:]
     assert [row for row in rows if not re.search(r"`[\w/]+\.py: \w+", row)] == []
+
+
+@pytest.mark.parametrize("section", ["What we do differently, and why", "Further choices of ours"])
+def test_every_deviation_has_a_reason_and_a_test(section: str) -> None:
+    table = PAGE.split(f"## {section}")[1].split("\n## ")[0]
+    header, _, *rows = [line for line in table.splitlines() if line.startswith("| ")]
+    columns = [name.strip() for name in header.strip("|").split(" | ")]
+    assert len(rows) > 20
+    for row in rows:
+        cells = dict(zip(columns, (cell.strip() for cell in row.strip("|").split(" | ")), strict=True))
+        assert re.search(r"`tests/[\w/]+\.py`", cells["test"]), row
+        assert all(cells.values()), row

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,22 +14,16 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 import worldstream
 from tiny import tiny_config
 from worldstream.cli import main
-from worldstream.environments import state as environment_state
 from worldstream.environments.gym import require_harmless
-from worldstream.environments.suites import make_environment
-from worldstream.environments.vector import make_vector
 from worldstream.errors import ConfigError, EnvironmentFault, Interrupted, RunFolderError
 from worldstream.line_log import read_lines
 from worldstream.models import load_weights
 from worldstream.run_folder import RunFolder, checksummed
 from worldstream.training import session as session_module
-from worldstream.training import tree
 from worldstream.training.checkpoint import Checkpoints
 from worldstream.training.session import Session
 
@@ -367,77 +360,3 @@ def test_a_state_that_no_file_holds_is_no_state(tmp_path: Path, monkeypatch: pyt
         worldstream.train(Odd, steps=100, config=tiny(), output=tmp_path / "run", quiet=True)
     with pytest.warns(UserWarning, match="they count as truncated|is a set"):
         worldstream.resume(tmp_path / "run", environment=Odd, quiet=True)
-
-
-def test_restarts_after_a_resume_use_the_seeds_they_would_have_used() -> None:
-    with make_vector("clock", None, 2, 5) as ours, make_vector("clock", None, 2, 5) as theirs:
-        ours.reset()
-        ours.step(np.zeros((2, 1)))
-        theirs.load_state_dict(ours.state_dict())
-        assert [ours._next_seed(i) for i in range(2)] == [theirs._next_seed(i) for i in range(2)]
-
-
-@pytest.mark.parametrize(
-    "name", ["clock", "keys", "cameras", "CartPole-v1", "Pendulum-v1", "Acrobot-v1", "MountainCar-v0"]
-)
-def test_an_environment_goes_on_from_its_state(name: str) -> None:
-    ours, theirs = make_environment(name), make_environment(name)
-    ours.reset(seed=3)
-    theirs.reset(seed=99)
-    rng = np.random.default_rng(0)
-    actions = rng.integers(0, ours.action_spec.sizes, size=(600, ours.action_spec.num_tokens))
-    for action in actions[:4]:
-        ours.step(action)
-    saved, arrays = tree.split(ours.saved_state)
-    theirs.saved_state = tree.join(json.loads(json.dumps(saved)), arrays)
-    for action in actions:
-        (a, *others_a), (b, *others_b) = ours.step(action), theirs.step(action)
-        assert others_a[:3] == others_b[:3]
-        assert all(np.array_equal(a[key], b[key]) for key in a)
-        if others_a[1] or others_a[2]:
-            a, b = ours.reset()[0], theirs.reset()[0]
-            assert all(np.array_equal(a[key], b[key]) for key in a)
-
-
-def test_unknown_wrappers_and_environments_have_no_state() -> None:
-    assert environment_state.save(gym.wrappers.ClipReward(gym.make("CartPole-v1"), 0, 1)) is None
-    assert make_environment(Stubborn).saved_state is None
-
-
-@pytest.mark.parametrize("backend", ["sync", "process"])
-def test_many_environments_go_on(backend: str) -> None:
-    with make_vector("clock", None, 2, 5, backend) as ours, make_vector("clock", None, 2, 5, backend) as theirs:
-        ours.reset(), theirs.reset()
-        for i in range(4):
-            ours.step(np.full((2, 1), i % 3))
-        assert theirs.load_state_dict(ours.state_dict()).all()
-        assert all(np.array_equal(ours.latest[key], theirs.latest[key]) for key in ours.latest)
-        a, b = ours.step(np.zeros((2, 1))), theirs.step(np.zeros((2, 1)))
-        assert np.array_equal(a.observations["step"], b.observations["step"]) and (a.observations["step"] == 5).all()
-
-
-# Trees.
-
-LEAVES: st.SearchStrategy[Any] = st.one_of(
-    st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(allow_nan=False), st.text(max_size=3)
-)
-ARRAYS: Callable[[int], Any] = lambda n: np.arange(n, dtype=np.int16).reshape(-1, 1)  # noqa: E731
-NAMES = st.text(st.characters(codec="ascii", exclude_characters="$/"), max_size=3)
-TREES = st.recursive(
-    st.one_of(LEAVES, st.integers(0, 3).map(ARRAYS)),
-    lambda child: st.one_of(st.lists(child, max_size=3), st.dictionaries(NAMES, child, max_size=3)),
-    max_leaves=8,
-)
-
-
-@given(state=st.dictionaries(NAMES, TREES, max_size=3))
-def test_trees_survive(state: dict[str, Any]) -> None:
-    plain, arrays = tree.split(state)
-    again = tree.join(json.loads(json.dumps(plain)), arrays)
-    np.testing.assert_equal(again, state)
-
-
-def test_what_no_file_holds_is_refused() -> None:
-    for state in ({"a": {1: 2}}, {"a": object()}, {"$array": 1}):
-        with pytest.raises(TypeError, match="state at"):
-            tree.split(state)

@@ -91,12 +91,14 @@ def atari_sticky() -> Config:
 
 
 def atari_small() -> Config:
-    """Two CPU cores, 100,000 decisions in about three hours: 4 x 4 tokens a frame, three narrow layers, a quarter
-    of the updates of much smaller batches.
+    """Two CPU cores, one thread a run, 100,000 decisions in about three hours: 4 x 4 tokens a frame, three narrow layers,
+    a fifth of the updates of much smaller batches. docs/log.md has what each of the following bought.
 
-    The tokenizer learns on the first 24,000 decisions and then rests, so that every later frame is encoded once. Half
-    of the weight of its pixels goes by rarity, which is meant to keep small moving things in the picture. FSQ, because
-    it found Pong's ball sooner than VQ in a first comparison (docs/log.md).
+    The tokenizer learns during the first 5000 decisions, in which actions are random and held for a while, and then
+    rests: a world model cannot follow ids whose meaning moves. A token comes from its own 16 x 16 pixels and has four
+    ids of 64 values; half of the weight of pixels goes by rarity, so that small moving things stay in the picture.
+    Rewards, which are rare, are learned at ten times their size and weigh ten times the disagreement, and replay and
+    imagination favour what was mistaken about them.
     """
     base = atari100k()
     return replace(
@@ -105,7 +107,8 @@ def atari_small() -> Config:
             base.tokenizers,
             choice={**base.tokenizers.choice, "image": "image_fsq"},
             image=ImageTokenizerConfig(
-                patch=4, channels=(64, 128, 128), code_size=128, fsq_levels=(8, 8), fsq_channels=2, rarity=0.5
+                local=True, patch=4, channels=(64, 128, 128), code_size=128, fsq_levels=(8, 8), fsq_channels=4,
+                rarity=0.5,
             ),
         ),
         world_model=replace(
@@ -133,9 +136,9 @@ def atari_small() -> Config:
             every_steps=500, stop_steps=5000,
         ),
         world_model_learner=LearnerConfig(
-            batch_size=8, learning_rate=6e-4, cooldown=0.4, weight_decay=0.05, updates_per_step=0.25, start_steps=5000
+            batch_size=8, learning_rate=6e-4, cooldown=0.4, weight_decay=0.05, updates_per_step=0.2, start_steps=5000
         ),
         actor_critic_learner=LearnerConfig(
-            batch_size=32, learning_rate=3e-4, cooldown=0.4, updates_per_step=0.08, start_steps=8000
+            batch_size=32, learning_rate=3e-4, cooldown=0.4, updates_per_step=0.065, start_steps=8000
         ),
     )  # fmt: skip
