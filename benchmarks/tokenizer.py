@@ -40,6 +40,7 @@ PRESET_OF = {"small": "atari-small", "full": "atari100k"}
 VARIANTS: dict[str, dict[str, Any]] = {
     "preset": {},
     "even": {"perceptual": "none", "rarity": 0.0},
+    "overlapping": {"local": False},
     "rarity": {"perceptual": "none", "rarity": 0.5},
     "efficientnet_lite0": {"perceptual": "efficientnet_lite0", "rarity": 0.0},
     "efficientnet_lite0+rarity": {"perceptual": "efficientnet_lite0", "rarity": 0.5},
@@ -119,18 +120,26 @@ def ball_shares(frames: Frames, decoded: np.ndarray, background: np.ndarray) -> 
 def train(
     tokenizers: TokenizerBundle, config: Config, pictures: np.ndarray, *, seconds: float, updates: int, seed: int
 ) -> Iterator[dict[str, float]]:
-    """Train for so many seconds, or updates where these are given; yields metrics now and then, and at the end."""
+    """Train for so many seconds, or updates where these are given; yields metrics now and then, and at the end.
+
+    On the CPU they are seconds of one core: on a busy machine, equal wall time would not be an equal budget.
+    """
+    on_cpu = next(tokenizers.parameters()).device.type == "cpu"
+
+    def clock() -> float:
+        return time.process_time() / torch.get_num_threads() if on_cpu else time.monotonic()
+
     tokenizers.prepare_training()
     learner = Learner(tokenizers, replace(config.tokenizer_learner, cooldown=0.5, stop_steps=0))
     rng = np.random.default_rng(seed)
-    began, done = time.monotonic(), 0
+    began, done = clock(), 0
     while True:
-        progress = done / updates if updates else (time.monotonic() - began) / seconds
+        progress = done / updates if updates else (clock() - began) / seconds
         learner.schedule(1 + int(1000 * progress), 1000)
         rows = rng.integers(len(pictures), size=config.tokenizer_learner.batch_size)
         metrics = update_tokenizers(tokenizers, learner, {"observation": pictures[rows][:, None]})
         done += 1
-        passed = time.monotonic() - began
+        passed = clock() - began
         finished = done >= updates if updates else passed >= seconds
         if finished or done % 100 == 0:
             yield {"updates": done, "seconds": passed, **{name: float(value) for name, value in metrics.items()}}
@@ -207,7 +216,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, help="instead of the preset's")
     parser.add_argument("--learning-rate", type=float, help="instead of the preset's")
     parser.add_argument("--frames", type=int, default=20_000)
-    parser.add_argument("--seconds", type=float, default=600.0, help="of training, for each")
+    parser.add_argument("--seconds", type=float, default=600.0, help="of training, for each; on the CPU, of one core")
     parser.add_argument("--updates", type=int, default=0, help="train for so many updates instead")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
@@ -254,7 +263,8 @@ def described(
             "training_seconds": values["training_seconds"],
             "peak_memory_bytes": peak_bytes(choose_device(options.device)),
             "command": f"python benchmarks/tokenizer.py --games {game} --sizes {size} --variants {variant}"
-            f" --frames {options.frames} {changed} --seed {options.seed} --threads {options.threads}",
+            f" --frames {options.frames} {changed} --seed {options.seed} --threads {options.threads}"
+            f" --device {options.device}",
             **provenance(),
         }
         for metric, value in values.items()
@@ -264,8 +274,8 @@ def described(
 def merge(path: Path, records: list[dict[str, Any]]) -> None:
     """Put records into a file beside those of other measurements; the same measurement is replaced."""
 
-    def key(record: dict[str, Any]) -> tuple[Any, ...]:
-        return tuple(record[name] for name in ("environment", "preset", "variant", "seed", "metric"))
+    def key(record: dict[str, Any]) -> tuple[str, str]:
+        return record["command"], record["metric"]  # the command names the game, size, variant, seed and budget
 
     old = json.loads(path.read_text()) if path.is_file() else []
     merged = {key(record): record for record in [*old, *records]}
