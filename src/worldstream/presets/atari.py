@@ -91,8 +91,8 @@ def atari_sticky() -> Config:
 
 
 def atari_small() -> Config:
-    """Two CPU cores, one thread a run, 100,000 decisions in about three hours: 4 x 4 tokens a frame, three narrow layers,
-    a fifth of the updates of much smaller batches. docs/log.md has what each of the following bought.
+    """Two CPU cores, one thread a run, 100,000 decisions in about three hours: 4 x 4 tokens a frame, three narrow
+    layers, a fifth of the updates of much smaller batches. docs/log.md has what each of the following bought.
 
     The tokenizer learns during the first 5000 decisions, in which actions are random and held for a while, and then
     rests: a world model cannot follow ids whose meaning moves. A token comes from its own 16 x 16 pixels and has four
@@ -136,7 +136,7 @@ def atari_small() -> Config:
             every_steps=500, stop_steps=5000,
         ),
         world_model_learner=LearnerConfig(
-            batch_size=8, learning_rate=6e-4, cooldown=0.4, weight_decay=0.05, updates_per_step=0.2, start_steps=5000
+            batch_size=8, learning_rate=1.2e-3, cooldown=0.4, weight_decay=0.05, updates_per_step=0.2, start_steps=5000
         ),
         actor_critic_learner=LearnerConfig(
             batch_size=32, learning_rate=3e-4, cooldown=0.4, updates_per_step=0.065, start_steps=8000
