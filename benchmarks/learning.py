@@ -107,7 +107,7 @@ def run(name: str, variant: str, seed: int, output: Path) -> list[dict[str, obje
             "episodes": final["episodes"],
             "return_std": final["return_std"],
             "training_seconds": final["training_seconds"],
-            "wall_seconds": wall,
+            "wall_seconds": max(wall, final["training_seconds"]),  # that of an interrupted run counts every sitting
             "peak_memory_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
             "command": "worldstream " + " ".join(shown),
             **provenance(),
