@@ -163,7 +163,7 @@ def test_priorities_are_the_losses_of_each_segment_alone() -> None:
         fields = {
             field.name: getattr(batch, field.name)[row : row + 1]
             for field in dataclasses.fields(Batch)
-            if field.name != "tokens"
+            if field.name not in ("tokens", "padded")
         }
         alone = model.losses(Batch(tokens={k: ids[row : row + 1] for k, ids in batch.tokens.items()}, **fields))
         torch.testing.assert_close(priorities[row], alone.means["observation"] + alone.means["reward"])
@@ -216,6 +216,21 @@ def test_scaled_rewards_are_learned_and_predicted_in_their_own_units() -> None:
     torch.testing.assert_close(scaled.losses(tenth).means["reward"], plain.losses(batch).means["reward"])
     latents = torch.randn(5, 1, WIDTH)
     torch.testing.assert_close(10 * scaled.reward.predict(latents), plain.reward.predict(latents))
+
+
+@torch.no_grad()
+def test_bfloat16_changes_products_only(generator: torch.Generator) -> None:
+    batch = random_batch()
+    single, mixed = make_model(), make_model(precision="bfloat16")
+    mixed.load_state_dict(single.state_dict())
+    expected, losses = single.losses(batch), mixed.losses(batch)
+    assert losses.total.dtype == torch.float32 and not torch.equal(losses.total, expected.total)
+    torch.testing.assert_close(losses.total, expected.total, rtol=0.01, atol=0)
+    state = mixed.warm_up(batch.tokens, batch.actions)
+    last = {key: ids[:, -1] for key, ids in batch.tokens.items()}
+    step, state = mixed.step(last, batch.actions[:, -1], state, generator)
+    assert step.reward.dtype == step.disagreement.dtype == torch.float32
+    assert all(memory.dtype == torch.float32 for memory in state.memory)
 
 
 def test_losses_leave_the_batch_as_it_was() -> None:

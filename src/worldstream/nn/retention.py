@@ -125,7 +125,8 @@ class BlockRetention(nn.Module):
         age = torch.arange(num_blocks + 1, device=x.device)
         lag = age[:, None] - 1 - age[None, :-1]  # blocks between the one written and the one that reads
         across = torch.where(lag >= 0, self.rates[:, None, None] ** lag.clamp(min=0), 0.0)  # (H, T+1, T)
-        memories = torch.einsum("hts,bshij->bthij", across, written)
+        with torch.autocast(x.device.type, enabled=False):  # a memory sums up many blocks
+            memories = torch.einsum("hts,bshij->bthij", across, written.float())
         memories = memories + (self.rates[None, :] ** age[:, None])[:, :, None, None] * memory.unsqueeze(1)
         within = (q @ k.transpose(-1, -2)) * self.mask
         retained = within @ v + (q * self.incoming) @ memories[:, :-1]
