@@ -33,6 +33,18 @@ def write(records: Sequence[dict[str, Any]], output: Path | None) -> None:
         output.write_text(text + "\n")
 
 
+def merge(records: Sequence[dict[str, Any]], output: Path | None) -> None:
+    """Put records into a JSON array beside those of other commands; print them when there is no file.
+
+    What a command measured before is replaced; a command names everything that a measurement depends on.
+    """
+    if output is not None and output.is_file():
+        new = {(record["command"], record["metric"]) for record in records}
+        old = json.loads(output.read_text())
+        records = [record for record in old if (record["command"], record["metric"]) not in new] + list(records)
+    write(records, output)
+
+
 def machine() -> str:
     """What the run ran on."""
     model = platform.processor() or platform.machine()

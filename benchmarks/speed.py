@@ -3,8 +3,9 @@
     python benchmarks/speed.py --config demo
     python benchmarks/speed.py --config atari --device cuda --output benchmarks/results/speed_h200.json
 
-Shapes and sizes of atari, dmc and craftax are those of the published agent (method.md 9.1); demo is our preset of that
-name. Times are medians over repetitions after a warm-up, of CPU time on the CPU. Nothing here is a test.
+Shapes and sizes of atari, dmc and craftax are those of the published agent (method.md 9.1); demo and atari-small are
+our presets of these names. Times are medians over repetitions after a warm-up, of CPU time on the CPU. Nothing here is
+a test.
 
 Measured: tokenizer_encode (a batch of observations), tokenizer_update (null where no tokenizer learns),
 world_model_update, imagination_step, imagination_trajectory (burn-in and context included), actor_critic_update,
@@ -17,11 +18,12 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from records import provenance, write
+from records import merge, provenance
 
 from worldstream.acting import act
 from worldstream.agent.actor_critic import ActorCriticConfig
@@ -134,7 +136,15 @@ def demo() -> Shape:
     return PRESETS["demo"](), {"state": vector(4)}, discrete(2)
 
 
-SHAPES: dict[str, Callable[[], Shape]] = {"atari": atari, "dmc": dmc, "craftax": craftax, "demo": demo}
+def atari_small() -> Shape:
+    """Boxing with the preset for two CPU cores."""
+    picture = KeySpec(key="picture", modality="image", shape=(64, 64, 3), dtype="uint8")
+    return PRESETS["atari-small"](), {"picture": picture}, discrete(18)
+
+
+SHAPES: dict[str, Callable[[], Shape]] = {
+    "atari": atari, "dmc": dmc, "craftax": craftax, "demo": demo, "atari-small": atari_small,
+}  # fmt: skip
 
 
 def median_seconds(function: Callable[[], Any], device: torch.device, repetitions: int) -> float:
@@ -151,9 +161,11 @@ def median_seconds(function: Callable[[], Any], device: torch.device, repetition
     return statistics.median(times)
 
 
-def measure(name: str, device: torch.device, repetitions: int) -> dict[str, float | None]:
+def measure(name: str, device: torch.device, repetitions: int, precision: str | None) -> dict[str, float | None]:
     """Median seconds of every part."""
     config, key_specs, action_spec = SHAPES[name]()
+    if precision is not None:
+        config = replace(config, world_model=replace(config.world_model, precision=precision))
     torch.manual_seed(0)
     models = Models(config, key_specs, action_spec).to(device)
     generator = torch.Generator(device).manual_seed(0)
@@ -200,21 +212,23 @@ def main() -> None:
     parser.add_argument("--config", choices=SHAPES, nargs="+", default=list(SHAPES))
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--precision", choices=("single", "bfloat16"), help="instead of the configuration's")
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--output", type=Path, help="JSON file to write; default: print")
+    parser.add_argument("--output", type=Path, help="JSON file to write into; default: print")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     device = choose_device(options.device)
-    records = []
+    records, chosen = [], options.precision
     for name in options.config:
         began = time.monotonic()
-        for part, seconds in measure(name, device, options.repetitions).items():
+        for part, seconds in measure(name, device, options.repetitions, options.precision).items():
             records.append(
                 {
                     "benchmark": "speed",
                     "environment": "synthetic",
                     "preset": name,
-                    "variant": f"{device.type}, {options.threads} thread" + "s" * (options.threads > 1),
+                    "variant": f"{device.type}, {options.threads} thread" + "s" * (options.threads > 1)
+                    + (f", {chosen}" if chosen else ""),
                     "seed": 0,
                     "steps": options.repetitions,
                     "metric": f"{part}_seconds",
@@ -223,12 +237,13 @@ def main() -> None:
                     "wall_seconds": time.monotonic() - began,
                     "peak_memory_bytes": peak_bytes(device),
                     "command": f"python benchmarks/speed.py --config {name} --device {device.type}"
-                    f" --threads {options.threads} --repetitions {options.repetitions}",
+                    f" --threads {options.threads} --repetitions {options.repetitions}"
+                    + (f" --precision {chosen}" if chosen else ""),
                     **provenance(),
                     **({} if device.type == "cpu" else {"machine": torch.cuda.get_device_name(device)}),
                 }
             )
-    write(records, options.output)
+    merge(records, options.output)
 
 
 if __name__ == "__main__":

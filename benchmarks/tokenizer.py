@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from records import provenance, write
+from records import merge, provenance
 
 from worldstream.config import Config
 from worldstream.environments import make_environment
@@ -232,9 +232,9 @@ def main() -> None:
             for variant in options.variants:
                 records += described(game, size, variant, options, measure(game, size, variant, options))
                 if options.output is not None:
-                    merge(options.output, records)
+                    merge(records, options.output)
     if options.output is None:
-        write(records, None)
+        merge(records, None)
 
 
 def described(
@@ -269,17 +269,6 @@ def described(
         }
         for metric, value in values.items()
     ]
-
-
-def merge(path: Path, records: list[dict[str, Any]]) -> None:
-    """Put records into a file beside those of other measurements; the same measurement is replaced."""
-
-    def key(record: dict[str, Any]) -> tuple[str, str]:
-        return record["command"], record["metric"]  # the command names the game, size, variant, seed and budget
-
-    old = json.loads(path.read_text()) if path.is_file() else []
-    merged = {key(record): record for record in [*old, *records]}
-    write(list(merged.values()), path)
 
 
 if __name__ == "__main__":
