@@ -16,6 +16,7 @@ from worldstream.errors import ConfigError
 from worldstream.nn.layers import EnsembleHead
 from worldstream.specs import ActionComponent, ActionSpec, TokenSpec
 from worldstream.types import Batch
+from worldstream.world_model import SEQUENCE_MODELS
 from worldstream.world_model.block import SUMMARY, BlockLayout
 from worldstream.world_model.embed import BlockEmbedder
 from worldstream.world_model.heads.disagreement import DisagreementHead
@@ -218,19 +219,30 @@ def test_scaled_rewards_are_learned_and_predicted_in_their_own_units() -> None:
     torch.testing.assert_close(10 * scaled.reward.predict(latents), plain.reward.predict(latents))
 
 
+@pytest.mark.parametrize("sequence", SEQUENCE_MODELS)
 @torch.no_grad()
-def test_bfloat16_changes_products_only(generator: torch.Generator) -> None:
+def test_bfloat16_changes_products_only(sequence: str, generator: torch.Generator) -> None:
     batch = random_batch()
-    single, mixed = make_model(), make_model(precision="bfloat16")
+    changes = {"sequence": dataclasses.replace(WorldModelConfig().sequence, model=sequence)}
+    single, mixed = make_model(**changes), make_model(precision="bfloat16", **changes)
     mixed.load_state_dict(single.state_dict())
     expected, losses = single.losses(batch), mixed.losses(batch)
     assert losses.total.dtype == torch.float32 and not torch.equal(losses.total, expected.total)
     torch.testing.assert_close(losses.total, expected.total, rtol=0.01, atol=0)
-    state = mixed.warm_up(batch.tokens, batch.actions)
     last = {key: ids[:, -1] for key, ids in batch.tokens.items()}
-    step, state = mixed.step(last, batch.actions[:, -1], state, generator)
-    assert step.reward.dtype == step.disagreement.dtype == torch.float32
-    assert all(memory.dtype == torch.float32 for memory in state.memory)
+    state = mixed.warm_up(batch.tokens, batch.actions)
+    for _ in range(2):
+        step, state = mixed.step(last, batch.actions[:, -1], state, generator)
+        assert step.reward.dtype == step.disagreement.dtype == torch.float32
+    kept = state.memory if sequence == "retention" else state.cache.layers
+    assert {x.dtype for x in kept} == {torch.float32 if sequence == "retention" else torch.bfloat16}
+
+
+@torch.no_grad()
+def test_two_logits_of_an_end_are_the_distribution_of_one() -> None:
+    head, latents = make_model(termination_logits=2).termination, torch.randn(7, 1, 16)
+    assert head.net(latents).shape == (7, 1, 2)
+    torch.testing.assert_close(head(latents).mean, head.net(latents).softmax(-1)[..., 1])
 
 
 def test_losses_leave_the_batch_as_it_was() -> None:

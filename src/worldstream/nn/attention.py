@@ -174,7 +174,7 @@ class BlockAttention(nn.Module):
             (B, T, L + n, E), and keys and values of the context after the last block.
         """
         q, keys_values = self._heads(x, phases)
-        context = torch.cat((past, keys_values[..., : self.block_length, :].flatten(3, 4)), 3)
+        context = torch.cat((past.to(keys_values.dtype), keys_values[..., : self.block_length, :].flatten(3, 4)), 3)
         parts = []
         for chunk in chunks:
             seen = past.shape[3] + chunk.first * self.block_length

@@ -36,8 +36,9 @@ class WorldModelConfig:
 
     sequence: SequenceConfig = field(default_factory=SequenceConfig)
     precision: Literal["single", "bfloat16"] = "single"
-    """Of the matrix products inside of the sequence model; weights, its memory, heads and losses are single in any
-    case. bfloat16 is several times faster on GPUs and on processors with units for it, and slower on others."""
+    """Of the matrix products inside of the sequence model, and of the keys and values of attention; weights, the memory
+    of retention, heads and losses are single in any case. bfloat16 is several times faster on GPUs and on processors
+    with units for it, and slower on others."""
     context_length: int = 1
     """Blocks that must precede a prediction before it is trained (c of method.md section 6)."""
     ensemble_size: int = 4

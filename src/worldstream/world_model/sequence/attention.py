@@ -34,14 +34,14 @@ class KeyValueCache:
         self.layers = layers
         self.filled = filled
 
-    def writable(self, past: int, *, capacity: int) -> KeyValueCache:
+    def writable(self, past: int, *, capacity: int, dtype: torch.dtype) -> KeyValueCache:
         """A cache with ``past`` tokens that may be written behind them: this one, or a copy."""
-        in_place = self.filled == past and self.layers[0].shape[3] >= capacity and not torch.is_grad_enabled()
-        if in_place:
+        fits = self.layers[0].shape[3] >= capacity and self.layers[0].dtype == dtype
+        if fits and self.filled == past and not torch.is_grad_enabled():
             return self
         copies = []
         for layer in self.layers:
-            copy = layer.new_empty(*layer.shape[:3], capacity, layer.shape[4])
+            copy = layer.new_empty((*layer.shape[:3], capacity, layer.shape[4]), dtype=dtype)
             copy[..., :past, :] = layer[..., :past, :]
             copies.append(copy)
         return KeyValueCache(copies, past)
@@ -136,12 +136,20 @@ class AttentionModel(SequenceModel[AttentionState]):
         self.register_buffer("phases", torch.stack(table), persistent=False)  # (2, blocks, L, d/2)
 
     @property
+    def _precision(self) -> torch.dtype:
+        """Of keys and values: that of the products which make them."""
+        device = self.prediction_tokens.device.type
+        mixed = torch.is_autocast_enabled(device)
+        return torch.get_autocast_dtype(device) if mixed else self.prediction_tokens.dtype
+
+    @property
     def _layers(self) -> list[AttentionLayer]:
         return cast(list[AttentionLayer], list(self.layers))
 
     def init_state(self, batch_size: int) -> AttentionState:
         shape = (2, batch_size, self.num_heads, 0, self.head_width)
-        return AttentionState(KeyValueCache([self.prediction_tokens.new_zeros(shape) for _ in self.layers], 0), 0, None)
+        layers = [self.prediction_tokens.new_zeros(shape, dtype=self._precision) for _ in self.layers]
+        return AttentionState(KeyValueCache(layers, 0), 0, None)
 
     def parallel(
         self, blocks: Tensor, state: AttentionState, mask: Tensor | None = None
@@ -184,7 +192,7 @@ class AttentionModel(SequenceModel[AttentionState]):
         self._check_room(num_blocks)
         # Behind the context tokens there is always room for one more set of prediction tokens.
         capacity = self.max_blocks * self.block_length + self.num_predictions
-        cache = state.cache.writable(past, capacity=capacity)
+        cache = state.cache.writable(past, capacity=capacity, dtype=self._precision)
         visible = self.masks.one(past, state.real, tokens)
         of_block, of_next = self.phases[:, state.num_blocks], self.phases[:, num_blocks]
         cos, sin = torch.cat((of_block[:, :kept], of_next[:, : x.shape[1] - kept]), 1)
