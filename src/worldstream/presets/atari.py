@@ -134,13 +134,13 @@ def atari_small() -> Config:
         evaluation=replace(base.evaluation, every_steps=20_000, episodes=8),
         tail_share=0.0,
         tokenizer_learner=LearnerConfig(
-            batch_size=32, learning_rate=2e-3, cooldown=0.5, clip_norm=10.0, updates_per_step=1.2, start_steps=0,
+            batch_size=32, learning_rate=1e-3, cooldown=0.5, clip_norm=10.0, updates_per_step=1.2, start_steps=0,
             every_steps=500, stop_steps=5000,
         ),
         world_model_learner=LearnerConfig(
             batch_size=8, learning_rate=1.2e-3, cooldown=0.4, weight_decay=0.05, updates_per_step=0.25, start_steps=5000
         ),
         actor_critic_learner=LearnerConfig(
-            batch_size=32, learning_rate=3e-4, cooldown=0.4, updates_per_step=0.07, start_steps=8000
+            batch_size=32, learning_rate=8e-4, cooldown=0.4, updates_per_step=0.07, start_steps=8000
         ),
     )  # fmt: skip
