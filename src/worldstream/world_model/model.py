@@ -16,7 +16,7 @@ from worldstream.nn.numerics import masked_mean
 from worldstream.specs import ActionSpec, TokenSpec
 from worldstream.types import Batch, Tokens
 from worldstream.world_model import HEADS, SEQUENCE_MODELS
-from worldstream.world_model.block import BlockLayout
+from worldstream.world_model.block import SUMMARY, BlockLayout
 from worldstream.world_model.embed import BlockEmbedder, CodesOf
 from worldstream.world_model.heads.base import Head
 from worldstream.world_model.heads.disagreement import DisagreementHead
@@ -36,9 +36,9 @@ class WorldModelConfig:
 
     sequence: SequenceConfig = field(default_factory=SequenceConfig)
     precision: Literal["single", "bfloat16"] = "single"
-    """Of the matrix products inside of the sequence model, and of the keys and values of attention; weights, the memory
-    of retention, heads and losses are single in any case. bfloat16 is several times faster on GPUs and on processors
-    with units for it, and slower on others."""
+    """Of the matrix products inside of the sequence model and of the heads of tokens, and of the keys and values of
+    attention; weights, the memory of retention, rewards, ends and losses are single in any case. bfloat16 is several
+    times faster on GPUs and on processors with units for it, and slower on others."""
     context_length: int = 1
     """Blocks that must precede a prediction before it is trained (c of method.md section 6)."""
     ensemble_size: int = 4
@@ -137,9 +137,12 @@ class WorldModel(nn.Module):
     def _heads(self) -> list[Head]:
         return [cast(Head, head) for head in (*self.tokens, self.reward, self.termination, *self.disagreement)]
 
-    def _mixed_precision(self) -> torch.autocast:
+    def _mixed_precision(self, positions: str = "") -> torch.autocast:
+        """Where products may be in bfloat16: the sequence model, and heads but for those of the summary, whose numbers
+        (small rewards among them) eight bits would round away."""
         device = next(self.parameters()).device.type
-        return torch.autocast(device, torch.bfloat16, enabled=self.config.precision == "bfloat16")
+        enabled = self.config.precision == "bfloat16" and positions != SUMMARY
+        return torch.autocast(device, torch.bfloat16, enabled=enabled)
 
     def losses(self, batch: Batch) -> WorldModelLosses:
         """Named losses of tokenized segments, each (B, T) before masking, masked here and nowhere else.
@@ -162,7 +165,8 @@ class WorldModel(nn.Module):
             target, mask = head.target(batch), trained
             if head.arrives_with_next:
                 latents, target, mask = latents[:, 1:], target[:, :-1], arrived
-            loss = head.loss(latents, target)
+            with self._mixed_precision(head.positions):
+                loss = head.loss(latents, target)
             # Observation heads of several keys are averaged by their number of tokens, as one block of slots.
             share = 1.0 if head.arrives_with_next else latents.shape[2] / self.layout.num_observation_tokens
             sums[head.loss_name] = sums.get(head.loss_name, 0.0) + share * masked_mean(loss, mask)
@@ -205,18 +209,18 @@ class WorldModel(nn.Module):
         blocks = self.embed(tokens, actions)
         with self._mixed_precision():
             latents, state = self.sequence.step(blocks, state)
+            following = {
+                head.positions: head(latents[:, self.layout.positions(head.positions)]).sample(generator)
+                for head in cast(list[TokenHead], list(self.tokens))
+            }
+            divergences = [
+                head.divergence(latents[:, self.layout.positions(head.positions)])
+                for head in cast(list[DisagreementHead], list(self.disagreement) if measure_disagreement else [])
+            ]
         latents = latents.float()
-        following = {
-            head.positions: head(latents[:, self.layout.positions(head.positions)]).sample(generator)
-            for head in cast(list[TokenHead], list(self.tokens))
-        }
         summary = latents[:, self.layout.positions(self.reward.positions)]
         reward = self.reward.predict(summary)
         terminated = self.termination(summary).sample(generator).squeeze(-1)
-        divergences = [
-            head.divergence(latents[:, self.layout.positions(head.positions)])
-            for head in cast(list[DisagreementHead], list(self.disagreement) if measure_disagreement else [])
-        ]
         disagreement = sum(divergences, torch.zeros_like(reward))
         return Imagined(following, reward, terminated, disagreement), state
 

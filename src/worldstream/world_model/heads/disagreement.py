@@ -40,7 +40,7 @@ class DisagreementHead(Head):
     def forward(self, latents: Tensor) -> FactoredCategorical:
         """(P, ..., K, E), one share per member -> P x ... x K factored categoricals."""
         members = latents.flatten(1, -2)
-        return FactoredCategorical(self.net(members).unflatten(1, latents.shape[1:-1]), self.vocabulary)
+        return FactoredCategorical(self.net(members).float().unflatten(1, latents.shape[1:-1]), self.vocabulary)
 
     def target(self, batch: Batch) -> Tensor:
         return batch.tokens[self.positions]
@@ -64,7 +64,7 @@ class DisagreementHead(Head):
     def token_divergence(self, latents: Tensor) -> Tensor:
         """The same for each token: (..., K, E) -> (..., K)."""
         output = self.everybody(latents)
-        total = latents.new_zeros(latents.shape[:-1])
+        total = torch.zeros(latents.shape[:-1], device=latents.device)
         for log_probs in output.log_probs:  # (P, ..., K, channels, size)
             probs = log_probs.exp()
             of_each = -(probs * log_probs).mean(0)

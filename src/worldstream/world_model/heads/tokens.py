@@ -27,7 +27,7 @@ class TokenHead(Head):
         self.net = head(width, 2 * width, sum(spec.vocabulary))
 
     def forward(self, latents: Tensor) -> FactoredCategorical:
-        return FactoredCategorical(self.net(latents), self.vocabulary)
+        return FactoredCategorical(self.net(latents).float(), self.vocabulary)
 
     def target(self, batch: Batch) -> Tensor:
         return batch.tokens[self.positions]
