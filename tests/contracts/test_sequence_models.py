@@ -93,6 +93,18 @@ def test_fused_step_equals_parallel(name: str) -> None:
     torch.testing.assert_close(model.predict(state), stepped, **EXACT)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@torch.no_grad()
+def test_remembering_is_parallel_without_predictions(name: str, masked: bool) -> None:
+    model, blocks = make(name), random_blocks()
+    mask = torch.arange(BLOCKS) >= torch.arange(BATCH)[:, None] if masked else None
+    state = run(model, blocks, mask)[2]
+    remembered = model.remember(blocks, model.init_state(BATCH), mask)
+    torch.testing.assert_close(model.predict(remembered), model.predict(state), **EXACT)
+    following, expected = (model.step(blocks[:, 0], s)[0] for s in (remembered, state))
+    torch.testing.assert_close(following, expected, **EXACT)
+
+
 @given(cut=st.integers(1, BLOCKS - 1))
 @torch.no_grad()
 def test_a_segment_in_two_parts_equals_the_whole(name: str, cut: int) -> None:

@@ -109,14 +109,15 @@ class BlockRetention(nn.Module):
         """All blocks at once; the prediction tokens of block t see the memory *before* block t.
 
         Args:
-            x: (B, T, L + n, E).
-            phases: cos, sin of (T, 1, L + n, d/2).
+            x: (B, T, L + n, E), or the context tokens alone: (B, T, L, E).
+            phases: cos, sin of (T, 1, L + n, d/2), or of the context tokens alone.
             memory: (B, H, d, d) before the first block.
             mask: (B, T) bool; blocks where it is false are not written to the memory. None: all are.
 
         Returns:
-            (B, T, L + n, E), and the memory after the last block.
+            as x, and the memory after the last block.
         """
+        num_tokens = x.shape[2]
         q, k, v, gate = self._heads(x, phases)
         written = self._written(k, v)  # (B, T, H, d, d)
         if mask is not None:
@@ -128,8 +129,8 @@ class BlockRetention(nn.Module):
         with torch.autocast(x.device.type, enabled=False):  # a memory sums up many blocks
             memories = torch.einsum("hts,bshij->bthij", across, written.float())
         memories = memories + (self.rates[None, :] ** age[:, None])[:, :, None, None] * memory.unsqueeze(1)
-        within = (q @ k.transpose(-1, -2)) * self.mask
-        retained = within @ v + (q * self.incoming) @ memories[:, :-1]
+        within = (q @ k.transpose(-1, -2)) * self.mask[:, :num_tokens, :num_tokens]
+        retained = within @ v + (q * self.incoming[:, :num_tokens]) @ memories[:, :-1]
         return self._merge(retained, gate), memories[:, -1]
 
     def step(self, x: Tensor, phases: Phases, memory: Tensor) -> tuple[Tensor, Tensor]:

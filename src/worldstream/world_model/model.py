@@ -191,7 +191,7 @@ class WorldModel(nn.Module):
         """
         blocks, state = self.embed(tokens, actions), self.init_state(len(actions))
         with self._mixed_precision():
-            return self.sequence.parallel(blocks, state, mask)[2]
+            return self.sequence.remember(blocks, state, mask)
 
     def step(
         self,

@@ -75,6 +75,10 @@ class SequenceModel(nn.Module, ABC, Generic[State]):
             what came *before* block t; state after block T - 1.
         """
 
+    def remember(self, blocks: Tensor, state: State, mask: Tensor | None = None) -> State:
+        """The state that ``parallel`` returns. Models that can do without predictions override this."""
+        return self.parallel(blocks, state, mask)[2]
+
     @abstractmethod
     def observe(self, block: Tensor, state: State) -> tuple[Tensor, State]:
         """Append one block (B, L, E); returns its context (B, L, E) and the new state."""

@@ -117,20 +117,35 @@ class RetentionModel(SequenceModel[RetentionState]):
     def parallel(
         self, blocks: Tensor, state: RetentionState, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor, RetentionState]:
-        num_blocks = blocks.shape[1]
-        starts = state.position + self.block_length * torch.arange(num_blocks, device=blocks.device)
-        phases = rotary_phases((starts[:, None] + self.parallel_age)[:, None], self.frequencies)
         tokens = self.prediction_tokens.expand(*blocks.shape[:2], -1, -1)
-        x = torch.cat((blocks, tokens), -2)
+        x, state = self._run(torch.cat((blocks, tokens), -2), self.parallel_age, state, mask)
+        context, predictions = x.split((self.block_length, x.shape[-2] - self.block_length), -2)
+        return context, predictions, state
+
+    def _context(
+        self, blocks: Tensor, state: RetentionState, mask: Tensor | None
+    ) -> tuple[Tensor, RetentionState]:
+        """``parallel`` without the prediction tokens, which nothing else reads."""
+        return self._run(blocks, self.parallel_age[: self.block_length], state, mask)
+
+    def _run(
+        self, x: Tensor, age: Tensor, state: RetentionState, mask: Tensor | None
+    ) -> tuple[Tensor, RetentionState]:
+        """All layers over (B, T, N, E), the first N tokens of context and predictions; ages (N,) within a block."""
+        num_blocks = x.shape[1]
+        starts = state.position + self.block_length * torch.arange(num_blocks, device=x.device)
+        phases = rotary_phases((starts[:, None] + age)[:, None], self.frequencies)
         memories = []
         for layer, memory in zip(self._layers, state.memory, strict=True):
             x, memory = layer.parallel(x, phases, memory, mask)
             memories.append(memory)
-        context, predictions = x.split((self.block_length, x.shape[-2] - self.block_length), -2)
-        return context, predictions, RetentionState(tuple(memories), state.position + num_blocks * self.block_length)
+        return x, RetentionState(tuple(memories), state.position + num_blocks * self.block_length)
+
+    def remember(self, blocks: Tensor, state: RetentionState, mask: Tensor | None = None) -> RetentionState:
+        return self._context(blocks, state, mask)[1]
 
     def observe(self, block: Tensor, state: RetentionState) -> tuple[Tensor, RetentionState]:
-        context, _, state = self.parallel(block.unsqueeze(1), state)
+        context, state = self._context(block.unsqueeze(1), state, None)
         return context.squeeze(1), state
 
     def predict(self, state: RetentionState) -> Tensor:
