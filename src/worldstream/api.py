@@ -22,6 +22,7 @@ from worldstream.compat.checkpoint import published_agent, read_checkpoint
 from worldstream.compat.settings import read_settings
 from worldstream.config import Config
 from worldstream.environments import resolve
+from worldstream.environments.fit import require_specs
 from worldstream.errors import ConfigError, RunFolderError
 from worldstream.evaluation.evaluate import Evaluation, protocol_card
 from worldstream.line_log import read_lines
@@ -37,7 +38,7 @@ from worldstream.models import (
     save_weights,
 )
 from worldstream.presets import PRESETS
-from worldstream.run_folder import RunFolder, specs_to_json
+from worldstream.run_folder import RunFolder, specs_from_json, specs_to_json
 from worldstream.training.progress import ProgressDisplay, console
 from worldstream.training.room import replay_row_bytes, replay_rows, require_room
 from worldstream.training.session import Session
@@ -222,7 +223,7 @@ def resume(
 
     Raises:
         RunFolderError: not a run folder, a run that is finished, or no checkpoint of it is intact.
-        ConfigError: the environment is needed.
+        ConfigError: the environment is needed, or its observations or actions are not those of the run.
         Interrupted: see ``train``.
     """
     folder = RunFolder(Path(path))
@@ -246,8 +247,12 @@ def resume(
     )
 
     def begin() -> str:
+        models = session.trainer.models
+        specs = specs_from_json(description["specs"])
+        # In order: the weights of keys and their positions in a block have no names but that.
+        require_specs(chosen, (models.key_specs, models.action_spec), specs, in_order=True)
         if not force:
-            require_room(config, session.trainer.models, steps, folder.path)
+            require_room(config, models, steps, folder.path)
         return f"resuming {folder.path} at {session.restore()} of {steps} steps"
 
     return _run(session, begin, out)

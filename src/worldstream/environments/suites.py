@@ -49,6 +49,11 @@ def resolve(name: EnvironmentName, config: EnvironmentConfig) -> EnvironmentConf
     return config if config.action_repeat is not None else replace(config, action_repeat=_suite(name).action_repeat)
 
 
+def label(name: EnvironmentName) -> str:
+    """What messages call an environment."""
+    return name if isinstance(name, str) else getattr(name, "__qualname__", repr(name))
+
+
 def _suite(name: EnvironmentName) -> Suite:
     suite: Suite = next(suite for suite in ENVIRONMENTS.values() if suite.claims(name))
     return suite

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from worldstream.environments.config import EnvironmentConfig
-from worldstream.environments.suites import EnvironmentName, make_environment
+from worldstream.environments.suites import EnvironmentName, label, make_environment
 from worldstream.environments.worker import LocalWorker, ProcessWorker, Worker
 from worldstream.errors import ConfigError, EnvironmentFault, WorldstreamError, warn
 from worldstream.specs import ActionSpec, KeySpec
@@ -295,10 +295,9 @@ def make_vector(
     if num_envs < 1:
         raise ConfigError(f"num_envs must be at least 1, not {num_envs}.")
     make = functools.partial(make_environment, name, config)
-    label = name if isinstance(name, str) else getattr(name, "__qualname__", repr(name))
     make_worker: Callable[[], Worker] = (
         functools.partial(LocalWorker, make)
         if backend == "sync"
-        else functools.partial(ProcessWorker, make, label, timeout)
+        else functools.partial(ProcessWorker, make, label(name), timeout)
     )
     return VectorEnvironment(make_worker, num_envs, seed, max_restarts=max_restarts, on_fault=on_fault)

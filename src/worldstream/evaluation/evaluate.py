@@ -11,6 +11,7 @@ import torch
 
 from worldstream.acting import act
 from worldstream.config import Config
+from worldstream.environments.fit import require_specs
 from worldstream.environments.suites import make_environment
 from worldstream.environments.vector import OnFault, StepResult, make_vector
 from worldstream.errors import WorldstreamError, warn
@@ -99,7 +100,9 @@ def play(
         max_steps: steps after which an episode is cut. None: ``config.evaluation.max_episode_steps``.
         on_fault: called when an environment has failed, before it is made anew.
 
-    Raises EnvironmentFault when environments fail more often than ``config.collection.max_restarts``.
+    Raises:
+        ConfigError: the observations or actions of the environment are not those of the models.
+        EnvironmentFault: environments fail more often than ``config.collection.max_restarts``.
     """
     num = min(config.evaluation.num_environments, episodes)
     limit = min(filter(None, (max_steps, config.evaluation.max_episode_steps)))
@@ -112,6 +115,11 @@ def play(
         environment, config.environment.for_evaluation(), num, seed + SEED_STREAM, collection.backend,
         timeout=collection.timeout, max_restarts=collection.max_restarts, on_fault=on_fault,
     ) as vector:  # fmt: skip
+        require_specs(
+            environment,
+            (vector.observation_specs, vector.action_spec),
+            (models.key_specs, models.action_spec),
+        )
         observations, carry = vector.reset(), models.actor_critic.initial_carry(num)
         while quota.any():
             actions, carry = act(models.tokenizers, policy, observations, carry, generator)
