@@ -31,7 +31,7 @@ BASE = {"errors", "specs", "types", "registry", "nn", "version"}
 COMPONENTS = {"environments", "modalities", "actions", "replay", "tokenizers", "world_model", "agent"}
 PARTS = COMPONENTS | {"acting", "imagination"}
 SIDE = {"run_folder", "line_log", "viewer"}
-TOP = {"config", "models", "training", "evaluation", "presets", "compat"}
+TOP = {"config", "description", "models", "training", "evaluation", "presets", "compat"}
 
 LAYERS: dict[str, set[str]] = {
     # part of the package (file or folder) -> the parts it may import, besides itself

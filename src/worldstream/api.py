@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import platform
 import re
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,31 +17,19 @@ from worldstream.actions.composite import decode
 from worldstream.compat.checkpoint import published_agent, read_checkpoint
 from worldstream.compat.settings import read_settings
 from worldstream.config import Config
+from worldstream.description import describe, environment_name, is_imported, read_run, recorded_environment
 from worldstream.environments import resolve
 from worldstream.environments.fit import require_specs
 from worldstream.errors import ConfigError, RunFolderError
 from worldstream.evaluation.evaluate import Evaluation, protocol_card
 from worldstream.line_log import read_lines
 from worldstream.modalities.observation import ObservationAdapter
-from worldstream.models import (
-    UNNAMED,
-    Models,
-    choose_device,
-    is_imported,
-    load_run,
-    read_run,
-    recorded_environment,
-    save_weights,
-)
+from worldstream.models import Models, choose_device, load_run, save_weights
 from worldstream.presets import PRESETS
-from worldstream.run_folder import RunFolder, specs_from_json, specs_to_json
+from worldstream.run_folder import RunFolder, specs_from_json
 from worldstream.training.progress import ProgressDisplay, console
 from worldstream.training.room import replay_row_bytes, replay_rows, require_room
 from worldstream.training.session import Session
-from worldstream.version import __version__
-
-VERSIONED = ("torch", "numpy", "gymnasium")
-"""Packages whose versions are written into the run folder."""
 
 
 class Agent:
@@ -115,21 +99,10 @@ def _check_time_limit(seconds: float | None) -> None:
         raise ConfigError(f"time_limit must be at least 0 seconds, not {seconds}.")
 
 
-def environment_name(environment: str | Callable[..., Any]) -> str:
-    """How a run folder records an environment: its name, "module:function" of a factory that can be imported again,
-    or ``UNNAMED`` and what it is called for one that cannot (a lambda, a class of the running script)."""
-    if isinstance(environment, str):
-        return environment
-    module, name = getattr(environment, "__module__", ""), getattr(environment, "__qualname__", "")
-    if module != "__main__" and getattr(sys.modules.get(module), name, None) is environment:
-        return f"{module}:{name}"
-    return UNNAMED + (name or type(environment).__qualname__)
-
-
-def default_output(environment: str | Callable[..., Any], preset: str, seed: int) -> Path:
-    """runs/<environment>-<preset>-seed<seed>, with a number behind it when that exists already."""
+def default_output(environment: str | Callable[..., Any], *parts: str) -> Path:
+    """runs/<environment>-<part>-..., with a number behind it when that exists already."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", environment_name(environment))
-    base = Path("runs") / f"{name}-{preset}-seed{seed}"
+    base = Path("runs") / "-".join((name, *parts))
     candidates = [base, *(base.with_name(f"{base.name}-{i}") for i in range(2, 10_000))]
     return next(path for path in candidates if not path.exists())
 
@@ -185,7 +158,7 @@ def train(
     config = PRESETS[preset]() if config is None else config
     config = replace(config, environment=resolve(environment, config.environment))
     chosen = choose_device(device)
-    folder = RunFolder(Path(output) if output is not None else default_output(environment, preset, seed))
+    folder = RunFolder(Path(output) if output is not None else default_output(environment, preset, f"seed{seed}"))
     folder.require_unused()
     out = console(quiet=quiet)
     session = Session(
@@ -230,9 +203,9 @@ def resume(
     description = read_run(folder)
     _check_time_limit(time_limit)
     chosen = recorded_environment(folder, description) if environment is None else environment
-    steps, config = int(description["steps"]), Config.from_json(description["config"])
-    if is_imported(description):
+    if is_imported(folder, description):
         raise RunFolderError(f"{folder.path} was imported, not trained: there is no training to continue.")
+    steps, config = int(description["steps"]), Config.from_json(description["config"])
     if any(record["final"] for record in read_lines(folder.evaluations)):
         raise RunFolderError(f"{folder.path} is finished: it has been trained for {steps} steps and evaluated.")
     out = console(quiet=quiet)
@@ -311,7 +284,7 @@ def import_checkpoint(
         SpaceError, EnvironmentFault, ConfigError, RunFolderError: see ``train``.
     """
     name = f"published-{published}"
-    folder = RunFolder(Path(output) if output is not None else default_output(environment, name, 0))
+    folder = RunFolder(Path(output) if output is not None else default_output(environment, name))
     folder.require_unused()
     agent = published_agent(
         read_checkpoint(Path(file)),
@@ -320,7 +293,8 @@ def import_checkpoint(
         modality=modality,
         settings=None if settings is None else read_settings(Path(settings)),
     )
-    description = _description(agent.models, agent.config, environment, preset=name, seed=0, steps=0, device="cpu")
+    specs = (agent.models.key_specs, agent.models.action_spec)
+    description = describe(specs, agent.config, environment, preset=name, origin="imported")
     folder.create({**description, "protocol": protocol_card(environment, agent.config, agent.protocol)})
     save_weights(folder.weights, agent.models)
     for line in (*agent.notes, f"imported into {folder.path}. Next: worldstream evaluate {folder.path}"):
@@ -346,11 +320,12 @@ def _begin(session: Session, preset: str, force: bool) -> str:
     folder, config, models = session.folder, session.config, session.trainer.models
     if not force:
         require_room(config, models, session.steps, folder.path)
-    description = _description(
-        models,
+    description = describe(
+        (models.key_specs, models.action_spec),
         config,
         session.environment,
         preset=preset,
+        origin="trained",
         seed=session.seed,
         steps=session.steps,
         device=str(models.device),
@@ -359,31 +334,3 @@ def _begin(session: Session, preset: str, force: bool) -> str:
     folder.create({**description, "protocol": protocol})
     name = environment_name(session.environment)
     return f"training on '{name}' for {session.steps} steps on {models.device}, into {folder.path}"
-
-
-def _description(
-    models: Models,
-    config: Config,
-    environment: str | Callable[..., Any],
-    *,
-    preset: str,
-    seed: int,
-    steps: int,
-    device: str,
-) -> dict[str, Any]:
-    """What run.json says, beside the protocol of the environment."""
-    return {
-        "worldstream": __version__,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in VERSIONED},
-        },
-        "machine": f"{platform.machine()} {platform.system()}",
-        "environment": environment_name(environment),
-        "preset": preset,
-        "seed": seed,
-        "steps": steps,
-        "device": device,
-        "config": json.loads(json.dumps(config.to_json())),
-        "specs": specs_to_json(models.key_specs, models.action_spec),
-    }

@@ -117,9 +117,10 @@ class Evaluate:
     def run(self) -> None:
         """Evaluate and print."""
         from worldstream.api import check_seed
+        from worldstream.description import UNNAMED, recorded_environment
         from worldstream.evaluation.evaluate import evaluate
         from worldstream.evaluation.recording import keep_evaluation
-        from worldstream.models import UNNAMED, load_run, recorded_environment
+        from worldstream.models import load_run
 
         if self.episodes < 1:
             raise ConfigError(f"--episodes must be at least 1, not {self.episodes}.")

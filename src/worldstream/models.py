@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from worldstream.agent.actor_critic import ActorCritic
 from worldstream.agent.return_scale import ReturnScale
 from worldstream.config import Config
-from worldstream.environments.gym import require_harmless
+from worldstream.description import is_imported, read_run
 from worldstream.errors import ConfigError, RunFolderError
 from worldstream.run_folder import RunFolder, array_digest, replace_file, specs_from_json
 from worldstream.specs import ActionSpec, KeySpec
@@ -52,7 +52,7 @@ def num_parameters(module: nn.Module) -> int:
 
 
 def choose_device(name: str) -> torch.device:
-    """"auto" is the first CUDA device where there is one, else the CPU; any other name is PyTorch's.
+    """The device of a name of PyTorch's; "auto" is the first CUDA device where there is one, else the CPU.
 
     Raises ConfigError when the device does not exist here.
     """
@@ -65,10 +65,6 @@ def choose_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"device '{name}' cannot be used: {reason}. Use --device cpu or auto.") from error
     return device
-
-
-UNNAMED = "function "
-"""Begins the recorded environment of a run whose environment was a Python function that no name leads to."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +80,7 @@ class LoadedRun:
     @property
     def imported(self) -> bool:
         """Whether the agent was trained elsewhere, so that there is no training of its own."""
-        return is_imported(self.description)
-
-
-def is_imported(description: dict[str, Any]) -> bool:
-    """Whether run.json is of a run that was imported instead of trained: it has no steps."""
-    return description.get("steps") == 0
+        return is_imported(self.folder, self.description)
 
 
 def save_weights(path: Path, models: Models) -> None:
@@ -116,32 +107,6 @@ def _digest(tensors: dict[str, Tensor]) -> str:
     return array_digest({name: tensor.numpy() for name, tensor in tensors.items()})
 
 
-def read_run(folder: RunFolder) -> dict[str, Any]:
-    """run.json of a folder. Raises RunFolderError when it is not that of a run."""
-    description = folder.read_description()
-    kinds = {"config": dict, "specs": dict, "seed": int, "environment": str, "steps": int, "device": str}
-    for name, kind in kinds.items():
-        if not isinstance(description.get(name), kind):
-            raise RunFolderError(
-                f"{folder.description} has no '{name}' that makes sense: it was not written by `worldstream train`."
-            )
-    return description
-
-
-def recorded_environment(folder: RunFolder, description: dict[str, Any]) -> str:
-    """Name of the environment that a run recorded, safe to be made.
-
-    Raises:
-        ConfigError: it was a Python function without a name.
-        EnvironmentFault: making it could run more than an environment; see ``require_harmless``.
-    """
-    recorded = str(description["environment"])
-    if recorded.startswith(UNNAMED):
-        raise ConfigError(f"{folder.path} was trained on a Python function. Name it: --env module:factory.")
-    require_harmless(recorded)
-    return recorded
-
-
 def load_run(path: str | Path, device: str = "auto", *, best: bool = False) -> LoadedRun:
     """Read a run folder. Raises RunFolderError when it is not one, or its weights are missing or do not fit.
 
@@ -157,7 +122,7 @@ def load_run(path: str | Path, device: str = "auto", *, best: bool = False) -> L
     weights = folder.best_weights if best else folder.weights
     if not weights.is_file():
         reason = "yet: let the training run go on to its first checkpoint."
-        if best and is_imported(description):
+        if best and is_imported(folder, description):
             reason = "besides its weights: it was imported, and has one set of them."
         elif best:
             reason = "yet: it is written by evaluations during training (--evaluation.every-steps)."

@@ -2,7 +2,7 @@
 
 ::
 
-    run.json             format, version, environment, seed, steps, configuration, specs   (written first)
+    run.json             format, version, environment, origin, seed, configuration, specs  (written first)
     metrics.jsonl        one object per logging step                                       (appended)
     evaluations.jsonl    one object per evaluation                                         (appended)
     sittings.jsonl       when the run was stopped and resumed, and what failed meanwhile (appended)

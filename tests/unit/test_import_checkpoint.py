@@ -17,7 +17,7 @@ from worldstream.cli import main
 from worldstream.line_log import read_lines
 from worldstream.models import load_run
 from worldstream.presets import PRESETS
-from worldstream.run_folder import RunFolder
+from worldstream.run_folder import RunFolder, checksummed
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FILES = sorted(path.stem for path in GOLDEN.glob("*.npz"))
@@ -104,9 +104,7 @@ def test_reports_of_imported_runs_say_what_there_is(tmp_path: Path, capsys: pyte
     assert "it was imported, and has one set of them" in capsys.readouterr().err
 
 
-def test_several_vectors_are_read_one_behind_the_other(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_several_vectors_are_read_one_behind_the_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, run = checkpoint("dmc_retnet", tmp_path), tmp_path / "run"
     environment = "published_environments:dmc_in_two_keys"
     main(["import-checkpoint", str(file), "--config", "dmc", "--env", environment, "--output", str(run)])
@@ -191,6 +189,29 @@ def test_training_of_an_imported_run_cannot_be_continued(tmp_path: Path, capsys:
     run = imported("dmc_retnet", tmp_path)
     with pytest.raises(SystemExit):
         main(["train", "--resume", str(run)])
+    assert "was imported" in capsys.readouterr().err
+
+
+def test_an_imported_run_claims_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    description = RunFolder(imported("dmc_retnet", tmp_path)).read_description()
+    assert [description[name] for name in ("origin", "seed", "steps", "device")] == ["imported", None, None, None]
+    file = checkpoint("dmc_retnet", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    path = import_checkpoint(file, published="dmc", environment="published_environments:dmc", quiet=True)
+    assert path == Path("runs/published_environments_dmc-published-dmc")
+
+
+def test_imported_runs_from_before_origins_were_recorded_are_known(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = RunFolder(imported("dmc_retnet", tmp_path))
+    description = {**folder.read_description(), "seed": 0, "steps": 0, "device": "cpu"}
+    description.pop("origin")
+    folder.description.write_text(checksummed(description))
+    main(["evaluate", str(folder.path), "--episodes", "1", "--device", "cpu"])
+    assert len(read_lines(folder.evaluations)) == 1
+    with pytest.raises(SystemExit):
+        main(["train", "--resume", str(folder.path)])
     assert "was imported" in capsys.readouterr().err
 
 

@@ -20,6 +20,7 @@ from tiny import tiny_config
 from worldstream.cli import main
 from worldstream.environments.gym import require_harmless
 from worldstream.errors import ConfigError, EnvironmentFault, Interrupted, RunFolderError
+from worldstream.evaluation.report import write_report
 from worldstream.line_log import read_lines
 from worldstream.models import load_weights
 from worldstream.run_folder import RunFolder, checksummed
@@ -222,6 +223,11 @@ def test_a_run_folder_of_nonsense_is_refused(tmp_path: Path, monkeypatch: pytest
         (run / "run.json").write_text(checksummed({**description, **crafted}))
         with pytest.raises(RunFolderError, match="that makes sense"):
             worldstream.resume(run, quiet=True)
+    for origin in ("found", None, 3, ["trained"]):
+        (run / "run.json").write_text(checksummed({**description, "origin": origin}))
+        for read in (worldstream.resume, worldstream.Agent.load, lambda path: write_report([path])):
+            with pytest.raises(RunFolderError, match="has origin .* known are 'trained' and 'imported'"):
+                read(run)
 
 
 def fails_once(monkeypatch: pytest.MonkeyPatch, name: str, *, call: int = 1) -> None:
@@ -257,9 +263,7 @@ def test_a_run_that_died_in_the_middle_of_its_files_goes_on(
 
 
 @pytest.mark.parametrize("call", [1, 2, 4])
-def test_an_evaluation_that_is_left_is_made_up_for(
-    call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_evaluation_that_is_left_is_made_up_for(call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGTERM in the middle of an evaluation during training, and of the final one."""
     worldstream.train("clock", steps=STEPS, config=tiny(), output=tmp_path / "whole", quiet=True)
     original, left = session_module.evaluate, [call]

@@ -23,7 +23,7 @@ _OF_ACTIONS = {"kind": "kind", "sizes": "numbers of values", "low": "lowest valu
 _SHOWN = 8
 """Most numbers of a field that a message shows."""
 
-Specs = tuple[Mapping[str, KeySpec], ActionSpec]
+Specs = tuple[dict[str, KeySpec], ActionSpec]
 """What is observed, by key, and what is done."""
 
 

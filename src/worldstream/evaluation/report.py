@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from worldstream.description import is_imported
 from worldstream.evaluation import page
 from worldstream.evaluation.figures import BLACK, COLOURS, Panel, Series, draw
 from worldstream.evaluation.report_models import IMPORTED, model_sections
 from worldstream.line_log import read_lines
-from worldstream.models import is_imported
 from worldstream.run_folder import RunFolder, replace_file
 
 STEPS = "environment steps"
@@ -44,7 +44,7 @@ class RunLog:
     @property
     def imported(self) -> bool:
         """Whether the agent was trained elsewhere."""
-        return is_imported(self.description)
+        return is_imported(self.folder, self.description)
 
     @property
     def name(self) -> str:

@@ -1,0 +1,112 @@
+"""run.json: what a run says about itself. Written when it is trained or imported, and read by all that comes after."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any, Literal
+
+from worldstream.config import Config
+from worldstream.environments.fit import Specs
+from worldstream.environments.gym import require_harmless
+from worldstream.errors import ConfigError, RunFolderError
+from worldstream.run_folder import RunFolder, specs_to_json
+from worldstream.version import __version__
+
+Origin = Literal["trained", "imported"]
+"""Where the weights of a run come from: its own training, or a checkpoint from elsewhere."""
+
+UNNAMED = "function "
+"""Begins the recorded environment of a run whose environment was a Python function that no name leads to."""
+
+VERSIONED = ("torch", "numpy", "gymnasium")
+"""Packages whose versions are recorded."""
+
+_ALWAYS = {"config": dict, "specs": dict, "environment": str}
+_OF_TRAINING = {"seed": int, "steps": int, "device": str}
+"""Fields by type; those of the training are null where the run was imported."""
+
+
+def environment_name(environment: str | Callable[..., Any]) -> str:
+    """How a run folder records an environment: its name, "module:function" of a factory that can be imported again,
+    or ``UNNAMED`` and what it is called for one that cannot (a lambda, a class of the running script)."""
+    if isinstance(environment, str):
+        return environment
+    module, name = getattr(environment, "__module__", ""), getattr(environment, "__qualname__", "")
+    if module != "__main__" and getattr(sys.modules.get(module), name, None) is environment:
+        return f"{module}:{name}"
+    return UNNAMED + (name or type(environment).__qualname__)
+
+
+def describe(
+    specs: Specs,
+    config: Config,
+    environment: str | Callable[..., Any],
+    *,
+    preset: str,
+    origin: Origin,
+    seed: int | None = None,
+    steps: int | None = None,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """What run.json says, beside the protocol of the environment. Seed, steps and device are those of the training."""
+    return {
+        "worldstream": __version__,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in VERSIONED},
+        },
+        "machine": f"{platform.machine()} {platform.system()}",
+        "environment": environment_name(environment),
+        "preset": preset,
+        "origin": origin,
+        "seed": seed,
+        "steps": steps,
+        "device": device,
+        "config": json.loads(json.dumps(config.to_json())),
+        "specs": specs_to_json(*specs),
+    }
+
+
+def read_run(folder: RunFolder) -> dict[str, Any]:
+    """run.json of a folder. Raises RunFolderError when it is not that of a run."""
+    description = folder.read_description()
+    needed = _ALWAYS if is_imported(folder, description) else {**_ALWAYS, **_OF_TRAINING}
+    for name, kind in needed.items():
+        if not isinstance(description.get(name), kind):
+            raise RunFolderError(
+                f"{folder.description} has no '{name}' that makes sense: it was not written by `worldstream train`."
+            )
+    return description
+
+
+def is_imported(folder: RunFolder, description: dict[str, Any]) -> bool:
+    """Whether run.json is of a run that was imported instead of trained, so that it has no training of its own.
+
+    Raises RunFolderError for an origin that we do not know.
+    """
+    # Folders from before the origin was recorded: those that were imported had no steps.
+    origin = description.get("origin", "imported" if description.get("steps") == 0 else "trained")
+    if origin not in ("trained", "imported"):
+        raise RunFolderError(
+            f"{folder.description} has origin {json.dumps(origin)}; known are 'trained' and 'imported'. "
+            "Use the version of worldstream that wrote it."
+        )
+    return bool(origin == "imported")
+
+
+def recorded_environment(folder: RunFolder, description: dict[str, Any]) -> str:
+    """Name of the environment that a run recorded, safe to be made.
+
+    Raises:
+        ConfigError: it was a Python function without a name.
+        EnvironmentFault: making it could run more than an environment; see ``require_harmless``.
+    """
+    recorded = str(description["environment"])
+    if recorded.startswith(UNNAMED):
+        raise ConfigError(f"{folder.path} is of an environment that was a Python function. Name it: --env module:factory.")
+    require_harmless(recorded)
+    return recorded
