@@ -40,12 +40,16 @@ def models() -> Models:
         return Models(CONFIG, vector.observation_specs, vector.action_spec).eval()
 
 
-def begin_run(path: Path, models: Models, environment: str = "clock", seed: int = 0) -> RunFolder:
+def begin_run(
+    path: Path, models: Models, environment: str = "clock", seed: int = 0, origin: str = "trained"
+) -> RunFolder:
     """A run folder with run.json alone."""
     folder = RunFolder(path)
     specs = specs_to_json(models.key_specs, models.action_spec)
     config = json.loads(json.dumps(CONFIG.to_json()))
-    run = {"environment": environment, "seed": seed, "steps": 300, "device": "cpu"}
+    run = {"environment": environment, "seed": seed, "steps": 300, "device": "cpu", "origin": origin}
+    if origin == "imported":
+        run = {**run, "seed": None, "steps": None, "device": None}
     folder.create({**run, "config": config, "specs": specs})
     return folder
 
@@ -151,6 +155,17 @@ def test_several_runs_share_the_charts(tmp_path: Path, models: Models) -> None:
     assert path == tmp_path / "all.html" and not folders[0].report.exists()
     text = Checked(path.read_text()).text
     assert "3 runs: one, two, three" in text and "Open-loop error of the world model (one)" in text
+
+
+def test_only_the_trained_of_several_runs_have_a_seed(tmp_path: Path, models: Models) -> None:
+    trained = begin_run(tmp_path / "ours", models, seed=41)
+    imported = begin_run(tmp_path / "theirs", models, origin="imported")
+    finish_run(trained, models)
+    for order in ([trained, imported], [imported, trained]):
+        raw = write_report([folder.path for folder in order], tmp_path / "both.html").read_text()
+        assert "<td>ours</td><td>41</td><td>300</td>" in raw.replace("\n", "")
+        assert "<td>theirs</td><td></td><td>imported</td><td></td><td>not evaluated</td>" in raw.replace("\n", "")
+        assert ("updates per step" in raw) == ("learning_rate" in raw) == (order[0] is trained)
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:

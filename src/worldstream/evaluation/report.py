@@ -24,6 +24,17 @@ from worldstream.run_folder import RunFolder, replace_file
 STEPS = "environment steps"
 _UNKNOWN = "not recorded"
 
+_OF_AGENT: dict[str, tuple[str, ...]] = {
+    "environment": (),
+    "tokenizers": ("loss_weights",),
+    "world_model": ("loss_weights", "priority_weights"),
+    "actor_critic": (),
+    "losses": ("entropy_weight",),
+    "imagination": (),
+    "evaluation": ("every_steps", "episodes", "final_episodes"),
+}
+"""Parts of a configuration that describe an agent, and the fields in them that describe its training all the same."""
+
 
 @dataclass(frozen=True)
 class RunLog:
@@ -89,9 +100,7 @@ def write_report(paths: Sequence[Path], output: Path | None = None, *, device: s
         ),
     ]
     many = f"{len(runs)} runs: " if len(runs) > 1 else "run "
-    text = page.page(
-        f"worldstream on {', '.join(environments)}", many + ", ".join(run.name for run in runs), sections
-    )
+    text = page.page(f"worldstream on {', '.join(environments)}", many + ", ".join(run.name for run in runs), sections)
     target = first.folder.report if output is None else Path(output)
     replace_file(target, lambda file: file.write(text.encode()))
     return target
@@ -99,20 +108,36 @@ def write_report(paths: Sequence[Path], output: Path | None = None, *, device: s
 
 def protocol_section(runs: list[RunLog]) -> str:
     """How the runs were made, and what came out."""
-    first = runs[0].description
+    first, imported = runs[0].description, runs[0].imported
+    config, preset = first.get("config", {}), str(first.get("preset") or _UNKNOWN)
+    config = _of_agent(config) if imported else config
     versions = {"worldstream": first.get("worldstream"), **first.get("versions", {})}
+    device = ", ".join(str(first[name]) for name in ("device", "machine") if first.get(name))
     rows = [
         ("environment", str(first.get("environment") or "unnamed")),
-        ("preset", str(first.get("preset") or _UNKNOWN)),
-        *_config_highlights(first.get("config", {})),
-        ("device", ", ".join(str(first[name]) for name in ("device", "machine") if first.get(name)) or _UNKNOWN),
+        ("weights", f"imported ({preset}); their training is not recorded here") if imported else ("preset", preset),
+        *_config_highlights(config),
+        *([] if imported else [("device", device or _UNKNOWN)]),
         ("versions", ", ".join(f"{name} {value}" for name, value in versions.items() if value) or _UNKNOWN),
     ]
+    caption = "The configuration of the agent" if imported else "The whole configuration"
+    caption += f" of {runs[0].name}" if len(runs) > 1 else ""
+    shown = page.folded(caption, json.dumps(config, indent=1))
+    return page.section("Protocol", page.table(rows), _results(runs), shown)
+
+
+def _results(runs: list[RunLog]) -> str:
+    """What came out; and how it was trained, where any of the runs was."""
+    if all(run.imported for run in runs):
+        return page.columns(("run", "return"), [(run.name, _result(run)) for run in runs])
     head = ("run", "seed", "steps", "wall time", "return at the end")
-    results = [(run.name, str(run.description.get("seed", "")), _steps(run), _wall(run), _result(run)) for run in runs]
-    shown = json.dumps(first.get("config", {}), indent=1)
-    caption = "The whole configuration" + (f" of {runs[0].name}" if len(runs) > 1 else "")
-    return page.section("Protocol", page.table(rows), page.columns(head, results), page.folded(caption, shown))
+    rows = [
+        (run.name, "", "imported", "", _result(run))
+        if run.imported
+        else (run.name, str(run.description.get("seed", "")), _steps(run), _wall(run), _result(run))
+        for run in runs
+    ]
+    return page.columns(head, rows)
 
 
 def learning_section(runs: list[RunLog]) -> str:
@@ -211,6 +236,15 @@ def _curve(records: list[dict[str, Any]], name: str) -> tuple[np.ndarray, np.nda
     return np.array([r["steps"] for r in present], float), np.array([r[name] for r in present], float)
 
 
+def _of_agent(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without what only a training reads."""
+    return {
+        part: {name: value for name, value in config[part].items() if name not in left_out}
+        for part, left_out in _OF_AGENT.items()
+        if part in config
+    }
+
+
 def _config_highlights(config: dict[str, Any]) -> list[tuple[str, str]]:
     """The few numbers of a configuration that say most about a run."""
     paths = {
@@ -225,8 +259,6 @@ def _config_highlights(config: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _steps(run: RunLog) -> str:
-    if run.imported:
-        return "imported"
     done = max((record.get("steps", 0) for record in run.metrics), default=0)
     asked = run.description.get("steps")
     return f"{done}" if asked in (None, done) else f"{done} of {asked}"
