@@ -35,6 +35,11 @@ def dmc() -> Sampled:
     return Sampled(floats(5), spaces.Box(-1, 1, (2,), np.float32))
 
 
+def dmc_again() -> Sampled:
+    """Of the same spaces, but another."""
+    return dmc()
+
+
 def dmc_in_two_keys() -> Sampled:
     """As the suite gives it: several vectors, which the published agent reads one behind the other."""
     observation = spaces.Dict({"a_position": floats(3), "b_velocity": floats(2)})

@@ -7,7 +7,8 @@
         | policy                                              v
         '-------------- actor-critic <---------------- imagination
 
-``train`` learns an agent for any Gymnasium environment; ``Agent.load`` reads one back; ``Agent.act`` acts.
+``train`` learns an agent for any Gymnasium environment; ``evaluate`` measures its return; ``Agent.load`` reads it
+back; ``Agent.act`` acts.
 ``docs/tour.md`` gives the reading order.
 """
 
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from worldstream.version import __version__
 
 if TYPE_CHECKING:
-    from worldstream.api import Agent, TrainingResult, resume, train
+    from worldstream.api import Agent, EvaluationResult, TrainingResult, evaluate, resume, train
     from worldstream.config import Config
     from worldstream.environments.config import EnvironmentConfig
     from worldstream.errors import ConfigError, EnvironmentFault, RunFolderError, SpaceError, WorldstreamError
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Agent": "api",
+    "EvaluationResult": "api",
     "TrainingResult": "api",
+    "evaluate": "api",
     "resume": "api",
     "train": "api",
     "Config": "config",
@@ -45,11 +48,13 @@ __all__ = [
     "ConfigError",
     "EnvironmentConfig",
     "EnvironmentFault",
+    "EvaluationResult",
     "RunFolderError",
     "SpaceError",
     "TrainingResult",
     "WorldstreamError",
     "__version__",
+    "evaluate",
     "resume",
     "train",
 ]

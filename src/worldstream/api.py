@@ -1,8 +1,7 @@
-"""The Python interface: ``train`` an agent on any environment, ``Agent.load`` it, let it ``act``."""
+"""The Python interface: ``train`` an agent on any environment, ``evaluate`` it, ``Agent.load`` it, let it ``act``."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,11 +16,20 @@ from worldstream.actions.composite import decode
 from worldstream.compat.checkpoint import published_agent, read_checkpoint
 from worldstream.compat.settings import read_settings
 from worldstream.config import Config
-from worldstream.description import describe, environment_name, is_imported, read_run, recorded_environment
+from worldstream.description import (
+    default_output,
+    describe,
+    environment_name,
+    is_imported,
+    read_run,
+    recorded_environment,
+)
 from worldstream.environments import resolve
 from worldstream.environments.fit import require_specs
 from worldstream.errors import ConfigError, RunFolderError
 from worldstream.evaluation.evaluate import Evaluation, protocol_card
+from worldstream.evaluation.evaluate import evaluate as measure
+from worldstream.evaluation.recording import keep_evaluation, why_not_kept
 from worldstream.line_log import read_lines
 from worldstream.modalities.observation import ObservationAdapter
 from worldstream.models import Models, choose_device, load_run, save_weights
@@ -99,14 +107,6 @@ def _check_time_limit(seconds: float | None) -> None:
         raise ConfigError(f"time_limit must be at least 0 seconds, not {seconds}.")
 
 
-def default_output(environment: str | Callable[..., Any], *parts: str) -> Path:
-    """runs/<environment>-<part>-..., with a number behind it when that exists already."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "_", environment_name(environment))
-    base = Path("runs") / "-".join((name, *parts))
-    candidates = [base, *(base.with_name(f"{base.name}-{i}") for i in range(2, 10_000))]
-    return next(path for path in candidates if not path.exists())
-
-
 @contextmanager
 def _keep_thread_count() -> Iterator[None]:
     """The trainer sets the number of threads of the whole process; put back what the caller had."""
@@ -115,6 +115,17 @@ def _keep_thread_count() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What the evaluation of a run brought."""
+
+    environment: str
+    """Where it was evaluated."""
+    evaluation: Evaluation
+    note: str
+    """Of an imported run: whether the run folder keeps the evaluation, or why not. Of others: empty."""
 
 
 @_keep_thread_count()
@@ -221,9 +232,8 @@ def resume(
 
     def begin() -> str:
         models = session.trainer.models
-        specs = specs_from_json(description["specs"])
         # In order: the weights of keys and their positions in a block have no names but that.
-        require_specs(chosen, (models.key_specs, models.action_spec), specs, in_order=True)
+        require_specs(chosen, models.specs, specs_from_json(description["specs"]), in_order=True)
         if not force:
             require_room(config, models, steps, folder.path)
         return f"resuming {folder.path} at {session.restore()} of {steps} steps"
@@ -252,6 +262,56 @@ def _run(session: Session, begin: Callable[[], str], out: Console) -> TrainingRe
     )
     agent = Agent(session.trainer.models, temperature=session.config.evaluation.temperature)
     return TrainingResult(session.folder.path, agent, result)
+
+
+def evaluate(
+    path: str | Path,
+    *,
+    environment: str | Callable[..., Any] | None = None,
+    episodes: int = 100,
+    seed: int = 0,
+    temperature: float | None = None,
+    device: str = "auto",
+    best: bool = False,
+) -> EvaluationResult:
+    """Measure the return of a run's agent over whole episodes.
+
+    The folder of an imported run keeps the evaluation, with a few episodes for the report, where environment and
+    temperature are those of the run: it has no training that ended in an evaluation.
+
+    Args:
+        path: run folder.
+        environment: see ``train``. None: as recorded; needed when that was a function without a name.
+        episodes: how many.
+        seed: of environments and policy.
+        temperature: divides the policy's logits; 0 takes the most likely action. None: as configured for the run.
+        device: "auto", "cpu", "cuda", ...
+        best: take the weights of the best evaluation during training instead of the newest.
+
+    Raises:
+        RunFolderError: the folder is not a run, or has no such weights.
+        ConfigError: an option makes no sense, the environment is needed, or the agent was not trained on such a one.
+        SpaceError, EnvironmentFault: the environment cannot be used.
+    """
+    if episodes < 1:
+        raise ConfigError(f"episodes must be at least 1, not {episodes}.")
+    check_seed(seed)
+    run = load_run(path, device, best=best)
+    chosen = recorded_environment(run.folder, run.description) if environment is None else environment
+    config = run.config
+    if temperature is not None:
+        config = replace(config, evaluation=replace(config.evaluation, temperature=temperature))
+    result = measure(run.models, chosen, config, episodes=episodes, seed=seed)
+    name, note = environment_name(chosen), ""
+    if run.imported:
+        note = why_not_kept(run, name, config)
+        if not note:
+            note = f"noted, with episodes. Next: worldstream report {path}"
+            try:
+                keep_evaluation(run, chosen, result, seed=seed)
+            except RunFolderError as error:  # what came out is more important
+                note = f"not noted in the run: {error}"
+    return EvaluationResult(name, result, note)
 
 
 def import_checkpoint(
@@ -293,8 +353,7 @@ def import_checkpoint(
         modality=modality,
         settings=None if settings is None else read_settings(Path(settings)),
     )
-    specs = (agent.models.key_specs, agent.models.action_spec)
-    description = describe(specs, agent.config, environment, preset=name, origin="imported")
+    description = describe(agent.models.specs, agent.config, environment, preset=name, origin="imported")
     folder.create({**description, "protocol": protocol_card(environment, agent.config, agent.protocol)})
     save_weights(folder.weights, agent.models)
     for line in (*agent.notes, f"imported into {folder.path}. Next: worldstream evaluate {folder.path}"):
@@ -321,7 +380,7 @@ def _begin(session: Session, preset: str, force: bool) -> str:
     if not force:
         require_room(config, models, session.steps, folder.path)
     description = describe(
-        (models.key_specs, models.action_spec),
+        models.specs,
         config,
         session.environment,
         preset=preset,

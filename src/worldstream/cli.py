@@ -62,9 +62,7 @@ class Train:
 
         if self.resume is not None:
             self._check_nothing_else_is_given()
-            resume(
-                self.resume, environment=self.env, time_limit=self.time_limit, force=self.force, quiet=self.quiet
-            )
+            resume(self.resume, environment=self.env, time_limit=self.time_limit, force=self.force, quiet=self.quiet)
             return
         if self.env is None or self.steps is None:
             raise ConfigError("give --env and --steps (or --resume RUN to continue a run).")
@@ -116,30 +114,20 @@ class Evaluate:
 
     def run(self) -> None:
         """Evaluate and print."""
-        from worldstream.api import check_seed
-        from worldstream.description import UNNAMED, recorded_environment
-        from worldstream.evaluation.evaluate import evaluate
-        from worldstream.evaluation.recording import keep_evaluation
-        from worldstream.models import load_run
+        from worldstream.api import evaluate
 
-        if self.episodes < 1:
-            raise ConfigError(f"--episodes must be at least 1, not {self.episodes}.")
-        check_seed(self.seed)
-        loaded = load_run(self.run_folder, self.device, best=self.best)
-        environment = self.env if self.env is not None else recorded_environment(loaded.folder, loaded.description)
-        config = loaded.config
-        if self.temperature is not None:
-            config = replace(config, evaluation=replace(config.evaluation, temperature=self.temperature))
-        result = evaluate(loaded.models, environment, config, episodes=self.episodes, seed=self.seed)
-        print_mapping(f"{environment}, {self.episodes} episodes", result.summary)
-        if not loaded.imported:
-            return
-        recorded = loaded.description["environment"]
-        if self.temperature is not None or (environment != recorded and not recorded.startswith(UNNAMED)):
-            console(quiet=False).print("not noted in the run: it is of another environment or temperature.")
-            return
-        keep_evaluation(loaded, environment, result, seed=self.seed)
-        console(quiet=False).print(f"noted, with episodes. Next: worldstream report {self.run_folder}")
+        result = evaluate(
+            self.run_folder,
+            environment=self.env,
+            episodes=self.episodes,
+            seed=self.seed,
+            temperature=self.temperature,
+            device=self.device,
+            best=self.best,
+        )
+        print_mapping(f"{result.environment}, {self.episodes} episodes", result.evaluation.summary)
+        if result.note:
+            console(quiet=False).print(result.note)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,9 +246,7 @@ def print_estimate(result: Any, command: Info) -> None:
         vocabulary = key.tokens.vocabulary
         sizes = ",".join(map(str, vocabulary[:6])) + (f",... ({len(vocabulary)} channels)" if vocabulary[6:] else "")
         stored = f"{key.spec.num_bytes} + {key.token_bytes} cached"
-        table.add_row(
-            key.spec.key, key.spec.modality, str(key.spec.shape), str(key.tokens.num_tokens), sizes, stored
-        )
+        table.add_row(key.spec.key, key.spec.modality, str(key.spec.shape), str(key.tokens.num_tokens), sizes, stored)
     out.print(table)
     table = Table(title="action")
     for column in ("component", "kind", "tokens", "values of each"):

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import sys
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Literal
 
 from worldstream.config import Config
-from worldstream.environments.fit import Specs
 from worldstream.environments.gym import require_harmless
 from worldstream.errors import ConfigError, RunFolderError
 from worldstream.run_folder import RunFolder, specs_to_json
+from worldstream.specs import Specs
 from worldstream.version import __version__
 
 Origin = Literal["trained", "imported"]
@@ -39,6 +41,14 @@ def environment_name(environment: str | Callable[..., Any]) -> str:
     if module != "__main__" and getattr(sys.modules.get(module), name, None) is environment:
         return f"{module}:{name}"
     return UNNAMED + (name or type(environment).__qualname__)
+
+
+def default_output(environment: str | Callable[..., Any], *parts: str) -> Path:
+    """runs/<environment>-<part>-..., with a number behind it when that exists already."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", environment_name(environment))
+    base = Path("runs") / "-".join((name, *parts))
+    candidates = [base, *(base.with_name(f"{base.name}-{i}") for i in range(2, 10_000))]
+    return next(path for path in candidates if not path.exists())
 
 
 def describe(
@@ -107,6 +117,6 @@ def recorded_environment(folder: RunFolder, description: dict[str, Any]) -> str:
     """
     recorded = str(description["environment"])
     if recorded.startswith(UNNAMED):
-        raise ConfigError(f"{folder.path} is of an environment that was a Python function. Name it: --env module:factory.")
+        raise ConfigError(f"the environment of {folder.path} was a Python function. Name it: --env module:factory.")
     require_harmless(recorded)
     return recorded

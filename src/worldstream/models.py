@@ -17,7 +17,7 @@ from worldstream.config import Config
 from worldstream.description import is_imported, read_run
 from worldstream.errors import ConfigError, RunFolderError
 from worldstream.run_folder import RunFolder, array_digest, replace_file, specs_from_json
-from worldstream.specs import ActionSpec, KeySpec
+from worldstream.specs import ActionSpec, KeySpec, Specs
 from worldstream.tokenizers.bundle import TokenizerBundle
 from worldstream.world_model.model import WorldModel
 
@@ -39,6 +39,11 @@ class Models(nn.Module):
         )
         self.actor_critic = ActorCritic(config.actor_critic, self.tokenizers.specs, action_spec)
         self.return_scale = ReturnScale()
+
+    @property
+    def specs(self) -> Specs:
+        """What is observed, by key, and what is done."""
+        return self.key_specs, self.action_spec
 
     @property
     def device(self) -> torch.device:

@@ -90,6 +90,10 @@ class ActionSpec:
         return len(self.sizes)
 
 
+Specs = tuple[dict[str, KeySpec], ActionSpec]
+"""What is observed, by key, and what is done."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TokenSpec:
     """One observation key after tokenization: ids of shape (..., K, C)."""

@@ -14,6 +14,7 @@ from worldstream.actions import decode, encode, spec_from_space
 from worldstream.environments import EnvironmentConfig, FlatEnvironment, check, make_environment
 from worldstream.environments.clock import Clock
 from worldstream.environments.keys import NUM_COLORS, EveryKey
+from worldstream.environments.suites import same_environment
 from worldstream.errors import ConfigError, EnvironmentFault, SpaceError
 
 
@@ -162,6 +163,25 @@ def test_factories_of_a_module_in_the_current_directory(user_module) -> None:
 def test_faulty_factories(user_module, name: str, message: str) -> None:
     with pytest.raises(EnvironmentFault, match=message):
         make_environment(name)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("Pong", "ALE/Pong-v5", True),
+        ("PongNoFrameskip-v4", "pong", True),
+        ("Pong", "Qbert", False),
+        ("CartPole-v1", "gymnasium.envs.classic_control:CartPole-v1", True),
+        ("CartPole-v1", "CartPole-v0", False),
+        ("my_worlds:build", "my_worlds:build", True),
+        ("my_worlds:build", "other_worlds:build", False),
+        ("my_worlds:Pong", "Pong", False),
+        ("clock", "keys", False),
+        ("clock", "clock", True),
+    ],
+)
+def test_spellings_of_one_environment(one: str, other: str, same: bool) -> None:
+    assert same_environment(one, other) == same_environment(other, one) == same
 
 
 def test_a_function_from_python() -> None:

@@ -17,11 +17,12 @@ from tiny import tiny_config
 from worldstream.cli import main
 from worldstream.config import Config
 from worldstream.environments import make_vector
-from worldstream.environments.fit import Specs, require_specs
+from worldstream.environments.fit import require_specs
 from worldstream.errors import ConfigError, Interrupted
 from worldstream.evaluation.evaluate import evaluate
 from worldstream.evaluation.recording import record_episodes
 from worldstream.models import Models
+from worldstream.specs import Specs
 
 OBSERVATION: dict[str, gym.Space[Any]] = {
     "body": spaces.Box(-1, 1, (3,), np.float32),
@@ -39,7 +40,7 @@ def world(observation: dict[str, Any] | None = None, action: dict[str, Any] | No
 
 def specs_of(environment: Any) -> Specs:
     with make_vector(environment) as vector:
-        return vector.observation_specs, vector.action_spec
+        return vector.specs
 
 
 OTHERS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
@@ -84,7 +85,7 @@ def test_what_leads_to_the_same_ids_is_taken(models: Models) -> None:
 def test_pictures_that_are_resized_where_they_enter_may_have_any_size() -> None:
     large, small = (lambda n=n: Sampled(spaces.Box(0, 255, (n, n, 3), np.uint8), spaces.Discrete(6)) for n in (64, 32))
     with make_vector(large, Config().environment) as ours, make_vector(small, Config().environment) as theirs:
-        specs = [(vector.observation_specs, vector.action_spec) for vector in (ours, theirs)]
+        specs = [vector.specs for vector in (ours, theirs)]
     assert specs[0] != specs[1]
     require_specs("small", specs[1], specs[0])
 

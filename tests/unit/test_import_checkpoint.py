@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+import published_environments
 from reference.checkpoint import AgentSize, Checkpoint
-from worldstream.api import Agent, import_checkpoint
+from worldstream.api import Agent, evaluate, import_checkpoint
 from worldstream.cli import main
+from worldstream.errors import ConfigError
 from worldstream.line_log import read_lines
 from worldstream.models import load_run
 from worldstream.presets import PRESETS
@@ -96,12 +98,70 @@ def test_reports_of_imported_runs_say_what_there_is(tmp_path: Path, capsys: pyte
     main(["report", str(run)])
     text = RunFolder(run).report.read_text()
     assert "No evaluation was recorded yet" in text and "when an imported one is evaluated" in text
-    main(["evaluate", str(run), "--episodes", "1", "--device", "cpu", "--temperature", "0"])
-    assert "not noted in the run" in " ".join(capsys.readouterr().out.split())
-    assert read_lines(RunFolder(run).evaluations) == []
     with pytest.raises(SystemExit):
         main(["evaluate", str(run), "--best"])
     assert "it was imported, and has one set of them" in capsys.readouterr().err
+
+
+def test_reports_of_imported_runs_state_no_training(tmp_path: Path) -> None:
+    run = imported("dmc_retnet", tmp_path)
+    main(["report", str(run)])
+    (protocol,) = re.findall("<h2>Protocol</h2>.*?</section>", RunFolder(run).report.read_text(), re.DOTALL)
+    told = ("imported (published-dmc); their training is not recorded here", "discount per step", "&quot;width&quot;: ")
+    assert all(text in protocol for text in (*told, "&quot;temperature&quot;: 0.5", "torch "))
+    training = (
+        "updates|seed|device|steps<|wall time|preset|learn|replay|collection|epsilon|sampler|entropy|every_|at the end"
+    )
+    assert not re.search(training, protocol), re.search(training, protocol)
+
+
+ELSEWHERE = "the environment is 'published_environments:dmc_again', not 'published_environments:dmc'"
+WARMER = "the temperature is 1.0, not 0.5"
+
+
+@pytest.mark.parametrize(
+    ("options", "note"),
+    [
+        (["--temperature", "1"], f"not noted in the run: {WARMER}."),
+        (["--env", "published_environments:dmc_again"], f"not noted in the run: {ELSEWHERE}."),
+        (
+            ["--env", "published_environments:dmc_again", "--temperature", "1"],
+            f"not noted in the run: {ELSEWHERE} and {WARMER}.",
+        ),
+        (["--env", "published_environments:dmc", "--temperature", "0.5"], "noted, with episodes."),
+    ],
+)
+def test_an_evaluation_is_noted_where_it_is_the_one_of_the_run(
+    options: list[str], note: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = imported("dmc_retnet", tmp_path)
+    capsys.readouterr()
+    main(["evaluate", str(run), "--episodes", "1", "--device", "cpu", *options])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert note in shown and ("not noted" in note) == ("not noted" in shown)
+    assert len(read_lines(RunFolder(run).evaluations)) == ("not noted" not in note)
+
+
+def test_python_evaluates_as_the_command_line_does(tmp_path: Path) -> None:
+    run = imported("dmc_retnet", tmp_path)
+    result = evaluate(run, environment=published_environments.dmc, episodes=2, temperature=0.5, device="cpu")
+    assert (result.environment, result.evaluation.returns) == ("published_environments:dmc", [10.0, 10.0])
+    (record,) = read_lines(RunFolder(run).evaluations)
+    assert result.evaluation.summary.items() <= record.items() and "noted, with episodes" in result.note
+    for mistake in ({"episodes": 0}, {"seed": -1}, {"temperature": -1.0}, {"environment": "CartPole-v1"}):
+        with pytest.raises(ConfigError):
+            evaluate(run, device="cpu", **mistake)
+
+
+def test_a_folder_that_cannot_be_written_costs_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(source: object, target: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    run = imported("dmc_retnet", tmp_path)
+    monkeypatch.setattr("worldstream.run_folder.os.replace", full)
+    result = evaluate(run, episodes=1, device="cpu")
+    assert result.evaluation.returns == [10.0]
+    assert re.search(r"not noted in the run: .*episodes\.npz: No space left", result.note)
 
 
 def test_several_vectors_are_read_one_behind_the_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -293,4 +293,12 @@ def _title(rom: str) -> str:
     return "".join(part.capitalize() for part in rom.split("_"))
 
 
-SUITE = Suite(claims=_claims, make=make, example="ALE/Breakout-v5", package="ale_py", action_repeat=4)
+def _identity(name: str) -> str:
+    match = _NAME.fullmatch(name)
+    assert match is not None
+    return match["game"].lower()
+
+
+SUITE = Suite(
+    claims=_claims, make=make, example="ALE/Breakout-v5", package="ale_py", action_repeat=4, identity=_identity
+)

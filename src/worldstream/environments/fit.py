@@ -7,7 +7,7 @@ from typing import Any
 
 from worldstream.environments.suites import EnvironmentName, label
 from worldstream.errors import ConfigError
-from worldstream.specs import ActionSpec, KeySpec
+from worldstream.specs import Specs
 
 # Not compared: the shape before an observation is stored (pictures are resized there), and the shape, type and nesting
 # of the leaves of an action, which each environment decodes for itself.
@@ -22,9 +22,6 @@ _OF_KEYS = {
 _OF_ACTIONS = {"kind": "kind", "sizes": "numbers of values", "low": "lowest values", "high": "highest values"}
 _SHOWN = 8
 """Most numbers of a field that a message shows."""
-
-Specs = tuple[dict[str, KeySpec], ActionSpec]
-"""What is observed, by key, and what is done."""
 
 
 def require_specs(environment: EnvironmentName, found: Specs, expected: Specs, *, in_order: bool = False) -> None:

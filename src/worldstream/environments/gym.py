@@ -156,4 +156,10 @@ def _nearest(name: str, choices: list[str]) -> str:
     return f" Nearest names: {', '.join(near)}." if near else ""
 
 
-SUITE = Suite(claims=lambda name: True, make=make, example="CartPole-v1")
+def _identity(name: str) -> str:
+    """A registered id without the module that registers it; a "module:factory" as it is."""
+    last = name.rpartition(":")[2]
+    return name if last.isidentifier() else last
+
+
+SUITE = Suite(claims=lambda name: True, make=make, example="CartPole-v1", identity=_identity)

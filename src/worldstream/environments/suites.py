@@ -28,6 +28,8 @@ class Suite:
     """Package that an optional extra must install; None when the core suffices."""
     action_repeat: int = 1
     """Frames for which an action is repeated where ``EnvironmentConfig`` does not say it."""
+    identity: Callable[[str], str] = str
+    """The same for every spelling of the name of one environment."""
 
 
 # Asked in this order; the last one claims whatever the others do not.
@@ -52,6 +54,12 @@ def resolve(name: EnvironmentName, config: EnvironmentConfig) -> EnvironmentConf
 def label(name: EnvironmentName) -> str:
     """What messages call an environment."""
     return name if isinstance(name, str) else getattr(name, "__qualname__", repr(name))
+
+
+def same_environment(one: str, other: str) -> bool:
+    """Whether two names of environments are spellings of the same."""
+    suite = _suite(one)
+    return suite is _suite(other) and suite.identity(one) == suite.identity(other)
 
 
 def _suite(name: EnvironmentName) -> Suite:

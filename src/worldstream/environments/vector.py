@@ -18,7 +18,7 @@ from worldstream.environments.config import EnvironmentConfig
 from worldstream.environments.suites import EnvironmentName, label, make_environment
 from worldstream.environments.worker import LocalWorker, ProcessWorker, Worker
 from worldstream.errors import ConfigError, EnvironmentFault, WorldstreamError, warn
-from worldstream.specs import ActionSpec, KeySpec
+from worldstream.specs import ActionSpec, KeySpec, Specs
 
 BACKENDS = ("sync", "process")
 MAX_FAILURES_IN_A_ROW = 10
@@ -177,6 +177,11 @@ class VectorEnvironment:
         observations = {key: np.asarray(saved["observations"][key]) for key in self.observation_specs}
         self._seen({int(i): {key: array[i] for key, array in observations.items()} for i in np.flatnonzero(goes_on)})
         return goes_on
+
+    @property
+    def specs(self) -> Specs:
+        """What is observed, by key, and what is done."""
+        return self.observation_specs, self.action_spec
 
     @property
     def latest(self) -> dict[str, np.ndarray]:

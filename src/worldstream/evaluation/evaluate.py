@@ -115,11 +115,7 @@ def play(
         environment, config.environment.for_evaluation(), num, seed + SEED_STREAM, collection.backend,
         timeout=collection.timeout, max_restarts=collection.max_restarts, on_fault=on_fault,
     ) as vector:  # fmt: skip
-        require_specs(
-            environment,
-            (vector.observation_specs, vector.action_spec),
-            (models.key_specs, models.action_spec),
-        )
+        require_specs(environment, vector.specs, models.specs)
         observations, carry = vector.reset(), models.actor_critic.initial_carry(num)
         while quota.any():
             actions, carry = act(models.tokenizers, policy, observations, carry, generator)

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from worldstream.config import Config
+from worldstream.description import UNNAMED
+from worldstream.environments.suites import same_environment
 from worldstream.environments.vector import OnFault
 from worldstream.errors import RunFolderError
 from worldstream.evaluation.evaluate import Evaluation, Played, play, warn_of_fault
@@ -128,6 +130,24 @@ def keep_evaluation(run: LoadedRun, environment: Any, result: Evaluation, *, see
     log = LineLog(run.folder.evaluations)
     log.append(result.record(steps=0, environment_steps=0, final=True, training_seconds=0.0))
     log.flush()
+
+
+def why_not_kept(run: LoadedRun, environment: str, config: Config) -> str:
+    """Why an evaluation is not that of an imported run, whose report would show it as such; empty where it is.
+
+    Args:
+        run: imported.
+        environment: name of where it was evaluated.
+        config: with which it was evaluated.
+    """
+    recorded = str(run.description["environment"])
+    temperature, configured = config.evaluation.temperature, run.config.evaluation.temperature
+    others = []
+    if not (recorded.startswith(UNNAMED) or same_environment(environment, recorded)):
+        others.append(f"the environment is '{environment}', not '{recorded}'")
+    if temperature != configured:
+        others.append(f"the temperature is {temperature}, not {configured}")
+    return f"not noted in the run: {' and '.join(others)}." if others else ""
 
 
 def load_episodes(folder: RunFolder) -> list[RecordedEpisode]:
