@@ -10,13 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from reference.names import AGENT, KINDS, MODEL, PICTURES, Arrays
 from reference.sequence import sequence_model
 
-KINDS = ("image", "vector", "token", "token_2d")
 GROUPS = 8
 REWARD_LIMIT, VALUE_LIMIT = 10.39486, 15.0
-PICTURES, MODEL, AGENT = "tokenizer.tokenizers.image.", "world_model.", "actor_critic."
-Arrays = dict[str, np.ndarray]
 
 
 def reference(weights: Arrays, inputs: Arrays, settings: dict[str, Any]) -> Arrays:

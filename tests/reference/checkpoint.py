@@ -8,16 +8,13 @@ from math import prod
 from operator import mul
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-KINDS = ("image", "vector", "token", "token_2d")
+from reference.names import AGENT, KINDS, MODEL, PICTURES, SEQUENCE, Arrays
+
 NUM_LEVELS = 125
 REWARD_BINS = 129
-PICTURES = "tokenizer.tokenizers.image."
-SEQUENCE = "world_model._model."
-Arrays = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +169,7 @@ class Checkpoint:
         self.convolution(f"{decoder}2.2", colours, channels[0])
 
     def _embeddings(self) -> None:
-        size, prefix = self.size, "world_model."
+        size, prefix = self.size, MODEL
         for kind in size.kinds:
             if kind == "token_2d":
                 for c, values in enumerate(size.spaces[kind][0]):
@@ -190,15 +187,13 @@ class Checkpoint:
 
     def _retention(self) -> None:
         size = self.size
-        self.weights["world_model.placeholder_embeddings.weight"] = self.draw(size.block_length, size.width)
-        pairs = size.width // size.heads // 2
+        self.weights[f"{MODEL}placeholder_embeddings.weight"] = self.draw(size.block_length, size.width)
+        thetas = 1 / 10_000 ** torch.linspace(0, 1, size.width // size.heads // 2)
         for i in range(size.layers):
             prefix = f"{SEQUENCE}layers.{i}."
             self.norm(f"{prefix}norm1", size.width)
             self.norm(f"{prefix}norm2", size.width)
-            self.weights[f"{prefix}retention.thetas"] = (
-                10_000 ** -torch.linspace(0, 1, pairs)
-            ).repeat_interleave(2)  # fmt: skip
+            self.weights[f"{prefix}retention.thetas"] = thetas.repeat_interleave(2)
             for part in ("q_proj", "k_proj", "v_proj", "g_proj", "out_proj"):
                 self.linear(f"{prefix}retention.{part}", size.width, size.width)
             self.linear(f"{prefix}linear1", 4 * size.width, size.width)
@@ -209,7 +204,7 @@ class Checkpoint:
         self.weights[f"{SEQUENCE}pred_tokens"] = 0.5 * self.draw(sum(size.tokens.values()), size.width)
         self.weights[f"{SEQUENCE}embed.weight"] = self.draw(1, size.width)  # never read
         self.weights[f"{SEQUENCE}obs_head.weight"] = self.draw(1, size.width)  # never read
-        self.weights[f"{SEQUENCE}rotary_emb.inv_freq"] = 10_000.0 ** -(torch.arange(pairs) / pairs)
+        self.weights[f"{SEQUENCE}rotary_emb.inv_freq"] = 1 / 10_000 ** (torch.arange(pairs) / pairs)
         for i in range(size.layers):
             prefix = f"{SEQUENCE}layers.{i}."
             self.norm(f"{prefix}norm1", size.width)
@@ -220,7 +215,7 @@ class Checkpoint:
             self.linear(f"{prefix}ff.2", size.width, 4 * size.width)
 
     def _heads(self) -> None:
-        size, prefix = self.size, "world_model."
+        size, prefix = self.size, MODEL
         for kind in size.kinds:
             self.head(f"{prefix}head_observations.{kind}", 2 * size.width, size.vocabulary[kind])
             for e in range(size.members):
@@ -230,7 +225,7 @@ class Checkpoint:
         self.head(f"{prefix}head_ends", size.width, 2)
 
     def _actor_critic(self) -> None:
-        size, prefix, hidden = self.size, "actor_critic.", self.size.hidden[-1]
+        size, prefix, hidden = self.size, AGENT, self.size.hidden[-1]
         features = sum(self._encoder(kind) for kind in size.kinds)
         for fuser, part in (("obs_latent_fuser", "actor"), ("critic_latent_fuser", "critic"))[: 1 + size.separate]:
             for i, (fan_in, fan_out) in enumerate(zip((features, *size.hidden), size.hidden)):
@@ -253,7 +248,7 @@ class Checkpoint:
 
     def _encoder(self, kind: str) -> int:
         """Number of features that the policy reads of a kind."""
-        size, prefix, width = self.size, f"actor_critic.obs_encoders.{kind}.", 1
+        size, prefix, width = self.size, f"{AGENT}obs_encoders.{kind}.", 1
         if kind == "image":
             width = size.image.code
             for i, channels in enumerate(size.image.convolutions):

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-PREFIX = "world_model._model."
+from reference.names import MODEL, SEQUENCE
+
 Weights = dict[str, Tensor]
 
 
@@ -50,18 +51,18 @@ def sequence_model(
     """blocks (B, T, L, E) -> context (B, T, L, E), predictions (B, T, n, E)."""
     num_blocks, length = blocks.shape[1:3]
     tokens = Tokens.of(num_blocks, length, predictions)
-    attention = f"{PREFIX}pred_tokens" in weights
-    own = weights[f"{PREFIX}pred_tokens"] if attention else weights["world_model.placeholder_embeddings.weight"]
+    attention = f"{SEQUENCE}pred_tokens" in weights
+    own = weights[f"{SEQUENCE}pred_tokens"] if attention else weights[f"{MODEL}placeholder_embeddings.weight"]
     x = torch.cat((blocks.flatten(1, 2), own[:predictions].repeat(num_blocks, 1).expand(len(blocks), -1, -1)), 1)
     layer = 0
-    while f"{PREFIX}layers.{layer}.norm1.weight" in weights:
+    while f"{SEQUENCE}layers.{layer}.norm1.weight" in weights:
         of_layer = {
-            name.removeprefix(f"{PREFIX}layers.{layer}."): tensor
+            name.removeprefix(f"{SEQUENCE}layers.{layer}."): tensor
             for name, tensor in weights.items()
-            if name.startswith(f"{PREFIX}layers.{layer}.")
+            if name.startswith(f"{SEQUENCE}layers.{layer}.")
         }
         if attention:
-            x = _attention_layer(x, of_layer, tokens, weights[f"{PREFIX}rotary_emb.inv_freq"], settings)
+            x = _attention_layer(x, of_layer, tokens, weights[f"{SEQUENCE}rotary_emb.inv_freq"], settings)
         else:
             x = _retention_layer(x, of_layer, tokens, length, settings)
         layer += 1

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from golden_files import FILES
+from golden_files import read as read_golden
 from reference.checkpoint import AgentSize, Checkpoint, arrays, settings_of
 from worldstream.compat.published import golden_models
 from worldstream.compat.tensors import ForeignTensors
 from worldstream.errors import WeightsError
 
-GOLDEN = Path(__file__).parents[1] / "golden"
-FILES = sorted(path.stem for path in GOLDEN.glob("*.npz"))
 ALIKE = re.compile(r"ensemble\.[1-9]|layers\.0\.(?!retention)|critic_latent|critic_action|critic\.lstm")
 """Tensors of parts that are read like others."""
 INTEGERS = ("num_batches_tracked", "fsq._levels", "fsq._basis")
@@ -39,9 +37,8 @@ FAULTS: dict[str, Callable[[np.ndarray], np.ndarray | None]] = {
 
 
 def read(name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    with np.load(GOLDEN / f"{name}.npz") as file:
-        weights = {key.removeprefix("w/"): file[key] for key in file.files if key.startswith("w/")}
-    return weights, json.loads((GOLDEN / f"{name}.json").read_text())
+    golden = read_golden(name)
+    return golden.weights, golden.settings
 
 
 def refusal(weights: dict[str, Any], settings: dict[str, Any]) -> str:
@@ -118,6 +115,14 @@ def test_constants_of_other_values_are_refused(name: str) -> None:
         if key.endswith(CONSTANTS):
             other = weights[key][::-1].copy() if "fsq" in key else weights[key] * 1.01
             assert key in refusal({**weights, key: other}, settings)
+
+
+def test_constants_may_differ_in_their_last_bit_only() -> None:
+    weights, settings = read("dmc_retnet")
+    key = "world_model._model.layers.0.retention.thetas"
+    last_bit = np.nextafter(weights[key], np.float32(2))
+    golden_models({**weights, key: last_bit}, settings, num_blocks=2)
+    assert key in refusal({**weights, key: weights[key] * np.float32(1 + 1e-6)}, settings)
 
 
 @pytest.mark.parametrize("levels", [[-4, -4, 2], [0, 4, 8], [10**6] * 3, [4, 8], [32], [1, 32, 1], [2, 4, 4]])

@@ -7,11 +7,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 import published_environments
+from golden_files import FILES, read
 from reference.checkpoint import AgentSize, Checkpoint
 from worldstream.api import Agent, evaluate, import_checkpoint
 from worldstream.cli import main
@@ -21,8 +21,6 @@ from worldstream.models import load_run
 from worldstream.presets import PRESETS
 from worldstream.run_folder import RunFolder, checksummed
 
-GOLDEN = Path(__file__).parents[1] / "golden"
-FILES = sorted(path.stem for path in GOLDEN.glob("*.npz"))
 KEYS = {
     "dmc": {"observation": "vector"},
     "craftax": {"stats": "vector", "direction": "token", "map": "token_2d"},
@@ -30,14 +28,9 @@ KEYS = {
 }
 
 
-def golden(name: str) -> dict[str, np.ndarray]:
-    with np.load(GOLDEN / f"{name}.npz") as file:
-        return {key: file[key] for key in file.files}
-
-
 def checkpoint(name: str, folder: Path, **changes: Any) -> Path:
     """A state dict on disk; ``changes`` replace tensors, None removes one."""
-    state = {key[2:]: torch.as_tensor(x) for key, x in golden(name).items() if key.startswith("w/")}
+    state = {key: torch.as_tensor(x) for key, x in read(name).weights.items()}
     state = {key: x for key, x in {**state, **changes}.items() if x is not None}
     path = folder / f"{name}.pt"
     torch.save(state, path)
@@ -170,12 +163,12 @@ def test_several_vectors_are_read_one_behind_the_other(tmp_path: Path, capsys: p
     main(["import-checkpoint", str(file), "--config", "dmc", "--env", environment, "--output", str(run)])
     printed = " ".join(capsys.readouterr().out.split())
     assert "reads a_position, b_velocity one behind the other as one vector, in this order" in printed
-    models, arrays = load_run(run, "cpu").models, golden("dmc_retnet")
-    ids = torch.as_tensor(arrays["out/tokens/vector"]).unsqueeze(-1)
+    models, golden = load_run(run, "cpu").models, read("dmc_retnet")
+    ids = torch.as_tensor(golden.outputs["tokens/vector"]).unsqueeze(-1)
     tokens = {"a_position": ids[:, :, :3], "b_velocity": ids[:, :, 3:]}
-    actions = ((torch.as_tensor(arrays["in/actions"]) + 1) * 25).round().long()
+    actions = ((torch.as_tensor(golden.inputs["actions"]) + 1) * 25).round().long()
     embedded = models.world_model.embed(tokens, actions)
-    torch.testing.assert_close(embedded, torch.as_tensor(arrays["out/token_embeddings"]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(embedded, torch.as_tensor(golden.outputs["token_embeddings"]), rtol=1e-4, atol=1e-5)
 
 
 def test_a_matrix_of_cells_is_read_row_by_row(tmp_path: Path) -> None:

@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from golden_files import FILES, read
 from worldstream.compat.published import recompute
 from worldstream.compat.spaces import Arrays
 from worldstream.compat.tensors import ForeignTensors
 from worldstream.compat.weights import logit_order
 from worldstream.errors import WeightsError
 from worldstream.nn.outputs import FactoredCategorical
+from worldstream.nn.rotary import rotary_frequencies
 
-GOLDEN = Path(__file__).parents[1] / "golden"
-FILES = sorted(path.stem for path in GOLDEN.glob("*.npz"))
 COMPARED = {
     "token_embeddings", "latents", "imagination_latents", "reward", "termination_logits", "policy_logits", "values",
     "lambda_returns", "return_scale",
     *(f"world_model_loss/{name}" for name in ("loss_obs", "loss_rewards", "curiosity_loss", "per_segment")),
 }  # fmt: skip
 OF_EACH_KIND = {"tokens", "codes", "observation_logits", "ensemble_logits"}
-
-
-def read(name: str) -> tuple[Arrays, Arrays, Arrays, dict[str, Any]]:
-    """Weights, inputs, outputs and settings of a golden file."""
-    with np.load(GOLDEN / f"{name}.npz") as file:
-        weights, inputs, outputs = (
-            {key.removeprefix(prefix): file[key] for key in file.files if key.startswith(prefix)}
-            for prefix in ("w/", "in/", "out/")
-        )
-    return weights, inputs, outputs, json.loads((GOLDEN / f"{name}.json").read_text())
 
 
 @cache
@@ -46,7 +34,8 @@ def results(name: str) -> tuple[Arrays, Arrays]:
 
 
 def test_there_are_golden_files() -> None:
-    assert {name.split("_")[1] for name in FILES} == {"retnet", "attention"}
+    published = {f"{agent}_{model}" for agent in ("atari", "dmc", "craftax") for model in ("retnet", "attention")}
+    assert set(FILES) == published
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -97,6 +86,18 @@ def test_impossible_values_that_make_channels_equal_change_nothing(name: str) ->
     for output in ("observation_logits/token_2d", "ensemble_logits/token_2d"):
         kept = np.delete(ours[output], [place, place + 1], -1)
         np.testing.assert_allclose(kept, published[output], rtol=1e-4, atol=1e-5, err_msg=output)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_rotary_tables_are_the_published_ones_to_the_last_bit(name: str) -> None:
+    tables = {key: torch.as_tensor(x) for key, x in read(name).weights.items() if key.endswith(("thetas", "inv_freq"))}
+    assert tables
+    for key, table in tables.items():
+        if key.endswith("thetas"):
+            ours = rotary_frequencies(len(table) // 2, last_included=True).repeat_interleave(2)
+        else:
+            ours = rotary_frequencies(len(table))
+        assert torch.equal(ours, table), key
 
 
 def test_logits_of_equal_channels_change_their_order() -> None:

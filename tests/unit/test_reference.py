@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from reference.agent import Arrays, reference
+from golden_files import FILES, read
+from reference.agent import reference
 from reference.checkpoint import AgentSize, Checkpoint, ImageSize, arrays, inputs_of, settings_of
+from reference.names import Arrays
 from worldstream.compat.published import recompute
-
-GOLDEN = Path(__file__).parents[1] / "golden"
-FILES = sorted(path.stem for path in GOLDEN.glob("*.npz"))
 
 
 def cells(*channels: int, rows: int = 9) -> list[list[int]]:
@@ -71,7 +68,7 @@ def compare(ours: Arrays, expected: Arrays, left_out: set[str] = frozenset()) ->
         if output.startswith("tokens/"):
             np.testing.assert_array_equal(ours[output], expected[output], err_msg=output)
         else:  # ours is of single precision, the other of double
-            np.testing.assert_allclose(ours[output], expected[output], rtol=1e-4, atol=3e-5, err_msg=output)
+            np.testing.assert_allclose(ours[output], expected[output], rtol=1e-4, atol=1e-5, err_msg=output)
 
 
 def check(case: dict[str, Any], **lengths: int) -> None:
@@ -83,15 +80,10 @@ def check(case: dict[str, Any], **lengths: int) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_the_reference_agrees_with_the_golden_files(name: str) -> None:
-    with np.load(GOLDEN / f"{name}.npz") as file:
-        parts = [
-            {key.removeprefix(prefix): file[key] for key in file.files if key.startswith(prefix)}
-            for prefix in ("w/", "in/", "out/")
-        ]
-    settings = json.loads((GOLDEN / f"{name}.json").read_text())
+    golden = read(name)
     compare(
-        reference(parts[0], parts[1], settings),
-        parts[2],
+        reference(golden.weights, golden.inputs, golden.settings),
+        golden.outputs,
         {"world_model_loss/loss_ends", "disagreement/token_2d", "tokenizer_loss/perceptual_loss"},
     )
 

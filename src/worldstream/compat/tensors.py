@@ -122,7 +122,8 @@ class ForeignTensors:
         tensor = self._taken(name, tuple(value.shape), integer)
         if tensor is None:
             return
-        tolerance = 0.0 if integer else max(1e-4, torch.finfo(tensor.dtype).eps)
+        # One in the last place: powers differ by that between machines, and more would show over a long segment.
+        tolerance = 0.0 if integer else max(torch.finfo(dtype).eps for dtype in (tensor.dtype, value.dtype))
         if not torch.allclose(tensor.double(), value.to(tensor.dtype).double(), rtol=tolerance, atol=0.0):
             self._problems[DIFFERENT].append(name)
 

@@ -21,7 +21,8 @@ Pairing = Literal["half", "interleaved"]
 def rotary_frequencies(num_pairs: int, *, base: float = 10_000.0, last_included: bool = False) -> Tensor:
     """(P,) radians per position, from 1 geometrically towards 1 / base, which is reached if ``last_included``."""
     exponent = torch.linspace(0.0, 1.0, num_pairs) if last_included else torch.arange(num_pairs) / num_pairs
-    return base**-exponent
+    # Not base**-exponent, which is the same number but for its last bit: over hundreds of positions that would show.
+    return 1.0 / base**exponent
 
 
 def axial_frequencies(num_pairs: int, num_axes: int, *, base: float = 100.0) -> Tensor:
