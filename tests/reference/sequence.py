@@ -75,7 +75,7 @@ def _attention_layer(
 ) -> Tensor:
     """LN(x + Att x), LN(x + W2 gelu(W1 x)); feature i turns together with i + d/2."""
     head_width = 2 * len(frequencies)
-    angle = tokens.place[:, None] * frequencies
+    angle = _angles(tokens.place, frequencies)
     full = settings["world_model"]["transformer"]["pred_self_mask"] == "full"
 
     def rotated(y: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ def _retention_layer(x: Tensor, weights: Weights, tokens: Tokens, length: int, s
     rates = (1 - steps.exp()).float().to(x.dtype)  # the published rates are single-precision numbers
     lag = (tokens.place[:, None] - tokens.place).clamp(min=0)
     decay = torch.where(tokens.visible(full=False), rates[:, None, None] ** lag, 0.0)
-    angle = tokens.place[:, None] * thetas[::2]
+    angle = _angles(tokens.place, thetas[::2])
 
     def rotated(y: Tensor) -> Tensor:
         a, b = y[..., ::2], y[..., 1::2]
@@ -112,6 +112,11 @@ def _retention_layer(x: Tensor, weights: Weights, tokens: Tokens, length: int, s
     x = x + _linear(F.silu(_linear(y, weights, "retention.g_proj")) * normed, weights, "retention.out_proj")
     hidden = F.silu(_linear(_norm(x, weights, "norm2", 1e-6), weights, "linear1"))
     return x + _linear(hidden, weights, "linear2")
+
+
+def _angles(place: Tensor, frequencies: Tensor) -> Tensor:
+    """(N, d / 2); like the decay rates, the published ones are single-precision numbers."""
+    return (place[:, None] * frequencies.float()).to(frequencies.dtype)
 
 
 def _heads(x: Tensor, head_width: int) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -10,8 +12,8 @@ import pytest
 import torch
 
 from golden_files import FILES, read
+from worldstream.compat.arrays import Arrays
 from worldstream.compat.published import recompute
-from worldstream.compat.spaces import Arrays
 from worldstream.compat.tensors import ForeignTensors
 from worldstream.compat.weights import logit_order
 from worldstream.errors import WeightsError
@@ -168,11 +170,144 @@ def test_outputs_whose_inputs_are_absent_are_left_out(absent: tuple[str, ...], l
     assert not any(output.startswith(("tokens/vector", "tokens/token_2d")) for output in missing)
 
 
-def test_segments_that_members_cannot_share_are_refused() -> None:
-    weights, inputs, _, settings = read("dmc_retnet")
+@pytest.mark.parametrize("name", FILES)
+def test_of_segments_that_members_cannot_share_only_their_loss_is_left_out(name: str) -> None:
+    weights, inputs, _, settings = read(name)
     fewer = {key: x if key.startswith("return") else x[:3] for key, x in inputs.items()}
-    with pytest.raises(WeightsError, match="4 members, among which 3 segments"):
-        recompute(weights, fewer, settings)
+    found, whole = recompute(weights, fewer, settings), results(name)[0]
+    assert whole.keys() - found.keys() == {"world_model_loss/curiosity_loss"}
+    for output in ("latents", "values", "world_model_loss/per_segment"):
+        np.testing.assert_allclose(found[output], whole[output][:3], rtol=1e-4, atol=1e-5, err_msg=output)
+
+
+def reversed_twice(x: np.ndarray) -> np.ndarray:
+    """The same array, with negative strides."""
+    return np.flip(np.ascontiguousarray(np.flip(x)))
+
+
+@pytest.mark.parametrize("name", ["atari_attention", "craftax_retnet"])
+def test_arrays_of_other_layouts_give_the_same(name: str) -> None:
+    weights, inputs, _, settings = read(name)
+    layouts: list[Callable[[np.ndarray], np.ndarray]] = [
+        reversed_twice,
+        lambda x: x.astype(x.dtype.newbyteorder(">")),
+        np.asfortranarray,
+    ]
+    for layout in layouts:
+        arrays = [{key: layout(x) for key, x in part.items()} for part in (weights, inputs)]
+        found = recompute(*arrays, settings)
+        assert all(np.array_equal(found[output], x) for output, x in results(name)[0].items())
+
+
+def test_returns_of_one_step_are_the_value_itself() -> None:
+    weights, inputs, _, settings = read("dmc_attention")
+    cut = {key: x[:, :1] if key.startswith("returns_") else x for key, x in inputs.items()}
+    np.testing.assert_array_equal(recompute(weights, cut, settings)["lambda_returns"], cut["returns_values"])
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "kind", "value", "message"),
+    [
+        ("craftax_retnet", "spaces", "vector", 6, "space of vector is 6; it must be [features]"),
+        ("craftax_retnet", "spaces", "vector", [6.5], "space of vector is [6.5]"),
+        ("craftax_retnet", "spaces", "vector", [2, 3], "space of vector is [2, 3]"),
+        ("craftax_retnet", "spaces", "vector", [10**12], "each a whole number from 1 to 65536"),
+        ("craftax_retnet", "spaces", "token", [], "space of token is []"),
+        ("craftax_retnet", "spaces", "token", [True], "space of token is [True]"),
+        ("craftax_retnet", "spaces", "token_2d", [7, 3, 5, 4], "space of token_2d is [7, 3, 5, 4]"),
+        ("craftax_retnet", "spaces", "token_2d", [[7, 3], [7]], "space of token_2d is [[7, 3], [7]]"),
+        (
+            "craftax_retnet",
+            "spaces",
+            "sound",
+            [4],
+            "'spaces' of the kind 'sound'. Known: image, vector, token, token_2d",
+        ),
+        ("atari_attention", "spaces", "image", [64], "space of image is [64]; it must be [1, channels, height, width]"),
+        ("atari_attention", "spaces", "image", [2, 3, 64, 64], "space of image is [2, 3, 64, 64]"),
+        ("craftax_retnet", "action_space", "discrete", "9", "action space is discrete '9'; it must be a whole number"),
+        ("craftax_retnet", "action_space", "discrete", [9], "action space is discrete [9]"),
+        ("dmc_retnet", "action_space", "continuous", 0, "action space is continuous 0"),
+        ("dmc_retnet", "action_space", "discrete", 2, "several kinds of actions, continuous, discrete: name one"),
+    ],
+)
+def test_sizes_that_are_none_are_refused(name: str, part: str, kind: str, value: Any, message: str) -> None:
+    weights, inputs, _, settings = read(name)
+    settings[part][kind] = value
+    with pytest.raises(WeightsError, match=re.escape(message)):
+        recompute(weights, inputs, settings)
+
+
+def changed(x: np.ndarray, value: float) -> np.ndarray:
+    """The array with another first value."""
+    x = x.copy()
+    x[(0,) * x.ndim] = value
+    return x
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "change", "message"),
+    [
+        ("dmc_retnet", "actions", lambda x: x[0, 0], "'actions' has the shape (2,); it must be (segments, blocks, 2)"),
+        ("dmc_retnet", "actions", lambda x: x[..., :1], "'actions' has the shape (4, 6, 1)"),
+        (
+            "dmc_retnet",
+            "actions",
+            lambda x: changed(x, np.nan),
+            "'actions' holds complex numbers, or some that are not",
+        ),
+        ("craftax_retnet", "actions", lambda x: x[0], "'actions' has the shape (6,)"),
+        (
+            "craftax_retnet",
+            "actions",
+            lambda x: changed(x, 9),
+            "'actions' holds 9; its values are whole numbers, 0 to 8",
+        ),
+        ("craftax_retnet", "actions", lambda x: changed(x, -1), "'actions' holds -1"),
+        ("craftax_retnet", "observations/vector", lambda x: x[..., :5], "it must be (segments, blocks, 6)"),
+        ("craftax_retnet", "observations/token", lambda x: changed(x, 4), "'observations/token' holds 4"),
+        ("craftax_retnet", "observations/token", lambda x: x + 0.5, "its values are whole numbers"),
+        ("craftax_retnet", "observations/token_2d", lambda x: changed(x, 7), "'observations/token_2d' holds 7"),
+        ("craftax_retnet", "observations/token_2d", lambda x: x[..., :3], "it must be (segments, blocks, 12, 4)"),
+        ("craftax_retnet", "mask_padding", lambda x: x[:, :5], "(4, 5); it must be (4, 6) in its first two axes"),
+        ("craftax_retnet", "mask_padding", lambda x: x * 2, "'mask_padding' holds other values than 0 and 1"),
+        ("craftax_retnet", "rewards", lambda x: x[:, None], "'rewards' has the shape (4, 1, 6)"),
+        ("craftax_retnet", "rewards", lambda x: x.astype(str), "'rewards' is an array of <U32, not of numbers"),
+        ("craftax_retnet", "returns_ends", lambda x: x[:, :3], "'returns_ends' has the shape (4, 3)"),
+        ("craftax_retnet", "returns_values", lambda x: x[:, :0], "'returns_values' has the shape (4, 0)"),
+        ("craftax_retnet", "return_scale_inputs", lambda x: x[:0], "'return_scale_inputs' has the shape (0, 64)"),
+        ("atari_retnet", "observations/image", lambda x: (255 * x).astype(np.uint8), "Divide them by 255"),
+        (
+            "atari_retnet",
+            "observations/image",
+            lambda x: np.moveaxis(x, 2, -1),
+            "must be (segments, blocks, 3, 64, 64)",
+        ),
+    ],
+)
+def test_inputs_that_cannot_be_are_refused(
+    name: str, key: str, change: Callable[[np.ndarray], np.ndarray], message: str
+) -> None:
+    weights, inputs, _, settings = read(name)
+    with pytest.raises(WeightsError, match=re.escape(message)):
+        recompute(weights, {**inputs, key: change(inputs[key])}, settings)
+
+
+def test_pictures_of_whole_numbers_are_no_bytes() -> None:
+    weights, inputs, _, settings = read("atari_attention")
+    black_and_white = inputs["observations/image"].round()
+    found = [
+        recompute(weights, {"observations/image": black_and_white.astype(dtype)}, settings)["reconstruction/image"]
+        for dtype in (np.float32, np.uint8, bool)
+    ]
+    assert all(np.array_equal(found[0], x) for x in found)
+
+
+def test_weights_that_are_no_numbers_are_refused() -> None:
+    weights, inputs, _, settings = read("dmc_retnet")
+    key = "world_model.head_ends.0.weight"
+    with pytest.raises(WeightsError, match=key):
+        recompute({**weights, key: weights[key].astype(str)}, inputs, settings)
 
 
 def test_settings_without_sizes_are_refused() -> None:

@@ -60,22 +60,22 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def compare(ours: Arrays, expected: Arrays, left_out: set[str] = frozenset()) -> None:
-    """Both hold the same outputs, but for those left out, and the same numbers."""
+def compare(ours: Arrays, expected: Arrays, left_out: set[str] = frozenset(), *, atol: float = 1e-5) -> None:
+    """Both hold the same outputs, but for those left out, and the same numbers; ours are of single precision."""
     assert set(ours) ^ set(expected) <= left_out
     for output in ours.keys() & expected.keys():
         assert ours[output].shape == expected[output].shape, output
         if output.startswith("tokens/"):
             np.testing.assert_array_equal(ours[output], expected[output], err_msg=output)
-        else:  # ours is of single precision, the other of double
-            np.testing.assert_allclose(ours[output], expected[output], rtol=1e-4, atol=1e-5, err_msg=output)
+        else:
+            np.testing.assert_allclose(ours[output], expected[output], rtol=1e-4, atol=atol, err_msg=output)
 
 
-def check(case: dict[str, Any], **lengths: int) -> None:
+def check(case: dict[str, Any], *, atol: float = 1e-5, **lengths: int) -> None:
     size = AgentSize(**case)
     weights, inputs = arrays(Checkpoint(size, seed=1).weights), arrays(inputs_of(size, **lengths))
     settings = settings_of(size)
-    compare(recompute(weights, inputs, settings), reference(weights, inputs, settings))
+    compare(recompute(weights, inputs, settings), reference(weights, inputs, settings), atol=atol)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -103,4 +103,7 @@ def test_every_length_agrees(attention: bool, segments: int, blocks: int) -> Non
 @pytest.mark.parametrize("attention", [False, True])
 @pytest.mark.parametrize("case", [VECTOR, MIXED, {**PICTURE, "spaces": {"image": [1, 3, 64, 64]}}])
 def test_larger_sizes_and_long_segments_agree(case: dict[str, Any], attention: bool) -> None:
-    check({**case, "attention": attention, "layers": 4, "heads": 4, "width": 64}, blocks=12)
+    # Where a head retains next to nothing, its norm magnifies what single precision rounds off: a handful of some
+    # hundred thousand latents of the retention agents differ by 4e-5. Those of attention do not.
+    atol = 1e-5 if attention else 3e-5
+    check({**case, "attention": attention, "layers": 4, "heads": 4, "width": 64}, blocks=12, atol=atol)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, cast
@@ -14,12 +15,12 @@ from worldstream.agent.actor_critic import Trunk
 from worldstream.agent.losses import ActorCriticLossConfig
 from worldstream.agent.return_scale import ReturnScale
 from worldstream.compat.architecture import config_for
+from worldstream.compat.arrays import RETURNS, Arrays, action_ids, prepared, tokenizer_input, weights_of
 from worldstream.compat.kinds import in_published_order
 from worldstream.compat.settings import PublishedSettings, values_of
-from worldstream.compat.spaces import Arrays, action_ids, action_spec, key_specs, prepared, tokenizer_input
+from worldstream.compat.spaces import PublishedSpaces
 from worldstream.compat.tensors import ForeignTensors
 from worldstream.compat.weights import load_published, logit_order, make_models
-from worldstream.errors import WeightsError
 from worldstream.models import Models
 from worldstream.nn.numerics import lambda_returns
 from worldstream.tokenizers.image import ImageTokenizer, ImageVQ
@@ -28,7 +29,6 @@ from worldstream.world_model.block import SUMMARY
 from worldstream.world_model.heads.disagreement import DisagreementHead
 from worldstream.world_model.heads.termination import TerminationHead
 from worldstream.world_model.heads.tokens import TokenHead
-from worldstream.world_model.model import WorldModelLosses
 
 GIVEN_BLOCKS = 2
 """Blocks that are given at once before the first of ``imagination_latents``."""
@@ -38,11 +38,12 @@ LOSSES = ("mask_padding", "rewards", "ends")
 """Inputs that the losses need beside observations and actions."""
 
 
-def recompute(weights: Arrays, inputs: Arrays, settings: dict[str, Any]) -> Arrays:
+def recompute(weights: Arrays, inputs: Arrays, settings: Mapping[str, Any]) -> Arrays:
     """What our modules compute with the published agent's weights.
 
     Left out is what we deliberately compute otherwise (``docs/method.md``): ``world_model_loss/loss_ends`` of the
-    retention agents (C1) and ``disagreement/token_2d`` of tokens with several channels (C6).
+    retention agents (C1) and ``disagreement/token_2d`` of tokens with several channels (C6). So is ``curiosity_loss``
+    of a number of segments that the members of the ensemble cannot share evenly.
 
     Args:
         weights: arrays ``w/...`` of a golden file, by name without the prefix.
@@ -54,7 +55,7 @@ def recompute(weights: Arrays, inputs: Arrays, settings: dict[str, Any]) -> Arra
 
     Raises WeightsError when weights, inputs and settings do not fit each other.
     """
-    given = prepared(inputs)
+    given = prepared(inputs, PublishedSpaces.from_json(settings))
     blocks = given["actions"].shape[1] if "actions" in given else GIVEN_BLOCKS
     models, discounts = golden_models(weights, settings, num_blocks=blocks)
     with torch.no_grad():
@@ -64,24 +65,24 @@ def recompute(weights: Arrays, inputs: Arrays, settings: dict[str, Any]) -> Arra
 
 
 def golden_models(
-    weights: Arrays, settings: dict[str, Any], *, num_blocks: int
+    weights: Arrays, settings: Mapping[str, Any], *, num_blocks: int
 ) -> tuple[Models, ActorCriticLossConfig]:
     """Models of a golden file, with room for segments of ``num_blocks``; and the discounts of the agent.
 
     Raises WeightsError when weights and settings do not fit each other.
     """
-    found = key_specs(settings)
-    kinds = {key: key for key in found}
-    tensors = ForeignTensors({name: torch.as_tensor(array) for name, array in weights.items()}, "the set of weights")
+    spaces = PublishedSpaces.from_json(settings)
+    kinds = {key: key for key in spaces.keys}
+    tensors = ForeignTensors(weights_of(weights), "the set of weights")
     published = PublishedSettings.from_json(settings)
     config = config_for(tensors, replace(published, segment_length=max(num_blocks, GIVEN_BLOCKS)))
-    actions = action_spec(settings, config.environment.num_action_levels)
-    models = make_models(config, in_published_order(found, kinds), actions, tensors.source)
+    actions = spaces.action_spec(config.environment.num_action_levels)
+    models = make_models(config, in_published_order(spaces.keys, kinds), actions, tensors.source)
     load_published(models, tensors, kinds, code_width=published.code_width)
     return models, config.losses
 
 
-def _has_perceptual_loss(settings: dict[str, Any]) -> bool:
+def _has_perceptual_loss(settings: Mapping[str, Any]) -> bool:
     """Whether the tokenizer was trained with one, unless the settings say that it was not."""
     said = list(values_of(settings, "with_lpips"))
     return not said or any(said)
@@ -117,15 +118,9 @@ class _Recomputation:
         return found
 
     @cached_property
-    def raw_actions(self) -> Tensor:
-        """(B, T, M) as the environment takes them."""
-        raw = self.inputs["actions"]
-        return raw if raw.ndim == 3 else raw.unsqueeze(-1)
-
-    @cached_property
     def actions(self) -> Tensor:
         """(B, T, M) ids."""
-        return action_ids(self.models.action_spec, self.raw_actions)
+        return action_ids(self.models.action_spec, self.inputs["actions"])
 
     @cached_property
     def blocks(self) -> Tensor:
@@ -193,11 +188,7 @@ class _Recomputation:
     def losses(self) -> dict[str, Tensor]:
         """Observations count behind the context; rewards and ends wherever there was a block before (C17)."""
         mask, members = self.inputs["mask_padding"], self.model.config.ensemble_size
-        if members and len(mask) % members:
-            raise WeightsError(
-                f"the ensemble has {members} members, among which {len(mask)} segments do not divide evenly: give it a "
-                "multiple of them."
-            )
+        shared = members and len(mask) % members == 0  # members learn from shares of equal size
         batch = Batch(
             ids=np.arange(len(mask)),
             tokens=self.tokens,
@@ -207,8 +198,11 @@ class _Recomputation:
             observed=mask,
             acted=mask,
         )
-        behind = self._losses(batch, self.model.config.context_length, priority="observation")
-        anywhere = self._losses(batch, 1, priority="reward")
+        of_observations = ("observation", "disagreement") if shared else ("observation",)
+        behind = self.model.losses(batch, names=of_observations, priority_weights={"observation": 1.0})
+        anywhere = self.model.losses(
+            batch, names=("reward", "termination"), context_length=1, priority_weights={"reward": 1.0}
+        )
         found = {
             "loss_obs": behind.means["observation"],
             "loss_rewards": anywhere.means["reward"],
@@ -219,16 +213,6 @@ class _Recomputation:
         if self.model.config.sequence.model == "attention":  # C1: the older agents expect ends a block too early
             found["loss_ends"] = anywhere.means["termination"]
         return {f"world_model_loss/{name}": value for name, value in found.items()}
-
-    def _losses(self, batch: Batch, context_length: int, *, priority: str) -> WorldModelLosses:
-        """Losses under another context; ``priority`` is the loss that alone makes the priorities."""
-        config = self.model.config
-        changes = {"context_length": context_length, "priority_weights": {priority: 1.0}}
-        try:
-            self.model.config = replace(config, **changes)  # type: ignore[arg-type]
-            return self.model.losses(batch)
-        finally:
-            self.model.config = config
 
     def imagined(self) -> dict[str, Tensor]:
         """Predictions of the model that is stepped block by block."""
@@ -245,7 +229,7 @@ class _Recomputation:
         """Policy and value after each observation, with the executed actions fed in between."""
         agent, (batch_size, length) = self.models.actor_critic, self.actions.shape[:2]
         trunks = cast(list[Trunk], list(agent.trunks))
-        executed = [_embedded(trunk, self.actions, self.raw_actions) for trunk in trunks]
+        executed = [_embedded(trunk, self.actions, self.inputs["actions"]) for trunk in trunks]
         memory, logits, values = list(agent.initial_carry(batch_size).memory), [], []
         for t in range(length):
             features = self.models.tokenizers.features({key: ids[:, t] for key, ids in self.tokens.items()})
@@ -263,11 +247,14 @@ class _Recomputation:
 
 def _returns(inputs: dict[str, Tensor], losses: ActorCriticLossConfig) -> dict[str, Tensor]:
     """Lambda returns, whose last one is the value itself, and the spread of returns after each update."""
-    found, names = {}, ("returns_rewards", "returns_ends", "returns_values")
-    if all(name in inputs for name in names):
-        rewards, ends, values = (inputs[name] for name in names)
-        returns = lambda_returns(rewards[:, :-1], ends[:, :-1], values, losses.discount, losses.lambda_)
-        found["lambda_returns"] = torch.cat((returns, values[:, -1:]), 1)
+    found = {}
+    if all(name in inputs for name in RETURNS):
+        rewards, ends, values = (inputs[name] for name in RETURNS)
+        returns = [values[:, -1:]]
+        if rewards.shape[1] > 1:
+            before = lambda_returns(rewards[:, :-1], ends[:, :-1], values, losses.discount, losses.lambda_)
+            returns.insert(0, before)
+        found["lambda_returns"] = torch.cat(returns, 1)
     if "return_scale_inputs" in inputs:
         updates, spreads = inputs["return_scale_inputs"], []
         scale = ReturnScale(num_samples=updates[0].numel())

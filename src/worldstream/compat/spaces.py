@@ -1,80 +1,102 @@
-"""Spaces, observations and actions as the published agent's golden files describe them, in our terms."""
+"""The spaces that the published agent's golden files describe, in our terms."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from gymnasium import spaces
-from torch import Tensor
 
-from worldstream.actions import encode, spec_from_space
+from worldstream.actions import spec_from_space
 from worldstream.errors import WeightsError
 from worldstream.specs import ActionSpec, KeySpec
 
-Arrays = dict[str, np.ndarray]
+MOST = 65_536
+"""Largest size that settings may give: what is beyond it is a mistake, and nothing is allocated for it."""
+
+FORMS = {
+    "image": "[1, channels, height, width]",
+    "vector": "[features]",
+    "token": "the number of values of each entry, such as [4, 4]",
+    "token_2d": "the number of values of each channel, for each cell, such as [[7, 3], [7, 3]]",
+}
+"""How settings give the size of each kind of observation."""
 
 
-def prepared(inputs: Arrays) -> dict[str, Tensor]:
-    """Inputs as tensors of the types that we compute with: single precision, int64 for ids, bool for masks and ends."""
-    tensors = {name: torch.as_tensor(array) for name, array in inputs.items()}
-    kinds = {"mask_padding": torch.bool, "ends": torch.bool, "returns_ends": torch.bool}
-    kinds |= {f"observations/{kind}": torch.int64 for kind in ("token", "token_2d")}
-    return {
-        name: x.to(kinds[name]) if name in kinds else x.float() if x.is_floating_point() else x
-        for name, x in tensors.items()
-    }
+@dataclass(frozen=True)
+class PublishedSpaces:
+    """What an agent observes and does."""
 
+    keys: dict[str, KeySpec]
+    """One key for each kind of observation, called like it."""
+    continuous: bool
+    """Whether actions are numbers in [-1, 1] instead of a category."""
+    num_actions: int
+    """Categories, or dimensions."""
 
-def tokenizer_input(kind: str, x: Tensor) -> Tensor:
-    """An observation, which is pre-processed already, as the tokenizer of its key takes it."""
-    if kind == "image":
-        return 255 * x  # the tokenizer takes bytes; it minds no fractions of them
-    return x.unsqueeze(-1) if kind == "token" else x
-
-
-def action_ids(spec: ActionSpec, raw: Tensor) -> Tensor:
-    """(B, T, M) ids of actions (B, T, M)."""
-    rows = (raw.float() if spec.ordinal[0] else raw.long()).flatten(0, 1).numpy()
-    ids = [encode(spec, row if spec.ordinal[0] else row[0]) for row in rows]
-    return torch.as_tensor(np.stack(ids)).unflatten(0, raw.shape[:2])
-
-
-def key_specs(settings: dict[str, Any]) -> dict[str, KeySpec]:
-    """One key for each kind of observation, called like it. Raises WeightsError for none, and an unknown kind."""
-    specs = {}
-    for kind, size in _described(settings, "spaces").items():
-        if kind == "image":
-            *_, channels, height, width = size
-            specs[kind] = KeySpec(key=kind, modality="image", shape=(height, width, channels), dtype="uint8")
-        elif kind == "vector":
-            specs[kind] = KeySpec(key=kind, modality="vector", shape=tuple(size), dtype="float32")
-        elif kind in ("token", "token_2d"):
-            # The published agent takes the vocabulary of the first entry for all (C29).
-            vocabulary = tuple(size[0]) if kind == "token_2d" else (size[0],)
-            shape, grid = (len(size), len(vocabulary)), (len(size), 1)
-            specs[kind] = KeySpec(
-                key=kind, modality="grid", shape=shape, dtype="int64", vocabulary=vocabulary, grid=grid
+    @staticmethod
+    def from_json(settings: Mapping[str, Any]) -> PublishedSpaces:
+        """Read "spaces" and "action_space" of the settings. Raises WeightsError when they are not there or no sizes."""
+        keys = {kind: _key_spec(kind, size) for kind, size in _described(settings, "spaces", tuple(FORMS)).items()}
+        actions = _described(settings, "action_space", ("discrete", "continuous"))
+        if len(actions) > 1:
+            raise WeightsError(f"the settings describe several kinds of actions, {', '.join(actions)}: name one.")
+        ((kind, size),) = actions.items()
+        if not _is_size(size):
+            raise WeightsError(
+                f"the settings say that the action space is {kind} {_shortened(size)}; it must be a whole number "
+                f"from 1 to {MOST}."
             )
-        else:
-            raise WeightsError(f"observations of the kind '{kind}' are unknown.")
-    return specs
+        return PublishedSpaces(keys, kind == "continuous", size)
+
+    def action_spec(self, num_levels: int) -> ActionSpec:
+        """The actions; continuous ones are cut into levels."""
+        if self.continuous:
+            return spec_from_space(spaces.Box(-1.0, 1.0, (self.num_actions,), np.float32), num_levels)
+        return spec_from_space(spaces.Discrete(self.num_actions))
 
 
-def action_spec(settings: dict[str, Any], num_levels: int) -> ActionSpec:
-    """The actions; continuous ones are cut into levels. Raises WeightsError for none, and an unknown kind."""
-    (kind, size), *_ = _described(settings, "action_space").items()
-    if kind == "discrete":
-        return spec_from_space(spaces.Discrete(size))
-    if kind == "continuous":
-        box = spaces.Box(-1.0, 1.0, (size,), np.float32)
-        return spec_from_space(box, num_levels)
-    raise WeightsError(f"actions of the kind '{kind}' are unknown.")
+def _key_spec(kind: str, size: Any) -> KeySpec:
+    """Key of a kind of observation. Raises WeightsError when that is not its size."""
+    listed = isinstance(size, list | tuple) and len(size) > 0
+    rows = size if listed and kind == "token_2d" else [size]
+    right = listed and all(isinstance(row, list | tuple) and len(row) > 0 and all(map(_is_size, row)) for row in rows)
+    if right and kind == "image":
+        right = len(size) >= 3 and all(leading == 1 for leading in size[:-3])
+    elif right:
+        right = len({len(row) for row in rows}) == 1 and (kind != "vector" or len(size) == 1)
+    if not right:
+        raise WeightsError(
+            f"the settings say that the space of {kind} is {_shortened(size)}; it must be {FORMS[kind]}, each a whole "
+            f"number from 1 to {MOST}."
+        )
+    if kind == "image":
+        channels, height, width = size[-3:]
+        return KeySpec(key=kind, modality="image", shape=(height, width, channels), dtype="uint8")
+    if kind == "vector":
+        return KeySpec(key=kind, modality="vector", shape=tuple(size), dtype="float32")
+    # The published agent takes the vocabulary of the first entry for all (C29).
+    vocabulary = tuple(size[0]) if kind == "token_2d" else (size[0],)
+    shape, grid = (len(size), len(vocabulary)), (len(size), 1)
+    return KeySpec(key=kind, modality="grid", shape=shape, dtype="int64", vocabulary=vocabulary, grid=grid)
 
 
-def _described(settings: dict[str, Any], name: str) -> dict[str, Any]:
+def _described(settings: Mapping[str, Any], name: str, known: tuple[str, ...]) -> dict[str, Any]:
+    """Sizes by kind. Raises WeightsError for none, and for an unknown kind."""
     described = settings.get(name)
     if not isinstance(described, dict) or not described:
-        raise WeightsError(f"the settings describe no '{name}': give sizes by kind, such as {{'vector': [5]}}.")
+        raise WeightsError(f"the settings describe no '{name}': give sizes by kind ({', '.join(known)}).")
+    if unknown := [kind for kind in described if kind not in known]:
+        raise WeightsError(f"the settings describe '{name}' of the kind '{unknown[0]}'. Known: {', '.join(known)}.")
     return described
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."

@@ -5,6 +5,7 @@ It knows token ids and layouts only: what the tokens mean is the tokenizers' bus
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, cast
 
@@ -119,9 +120,7 @@ class WorldModel(nn.Module):
         self.termination: Head = HEADS["termination"](width, num_logits=config.termination_logits)
         members = config.ensemble_size
         self.disagreement = nn.ModuleList(
-            HEADS["disagreement"](key, spec, width, num_members=members)
-            for key, spec in token_specs.items()
-            if members
+            HEADS["disagreement"](key, spec, width, num_members=members) for key, spec in token_specs.items() if members
         )
         names = {head.loss_name for head in self._heads()}
         if names != set(config.loss_weights):
@@ -144,23 +143,40 @@ class WorldModel(nn.Module):
         enabled = self.config.precision == "bfloat16" and positions != SUMMARY
         return torch.autocast(device, torch.bfloat16, enabled=enabled)
 
-    def losses(self, batch: Batch) -> WorldModelLosses:
+    def losses(
+        self,
+        batch: Batch,
+        *,
+        names: Collection[str] | None = None,
+        context_length: int | None = None,
+        priority_weights: Mapping[str, float] | None = None,
+    ) -> WorldModelLosses:
         """Named losses of tokenized segments, each (B, T) before masking, masked here and nowhere else.
 
         A target counts when the prediction it is read from has at least ``context_length`` real blocks before it:
         the same rule for observations, rewards and ends (C17).
+
+        Args:
+            batch: the segments.
+            names: of the losses to compute; None: all.
+            context_length: None: as configured.
+            priority_weights: None: as configured.
         """
+        context_length = self.config.context_length if context_length is None else context_length
+        priority_weights = self.config.priority_weights if priority_weights is None else priority_weights
         blocks = self.embed(batch.tokens, batch.actions)
         state = self.sequence.init_state(len(blocks))
         with self._mixed_precision():
             _, predictions, _ = self.sequence.parallel(blocks, state)
         predictions = predictions.float()
         trained = batch.observed.clone()
-        trained[:, : self.config.context_length] = False
+        trained[:, :context_length] = False
         arrived = trained[:, 1:] & batch.acted[:, :-1]
         sums: dict[str, Tensor] = {}
         per_segment = torch.zeros(len(blocks), device=blocks.device)
         for head in self._heads():
+            if names is not None and head.loss_name not in names:
+                continue
             latents = predictions[..., self.layout.positions(head.positions), :]
             target, mask = head.target(batch), trained
             if head.arrives_with_next:
@@ -170,7 +186,7 @@ class WorldModel(nn.Module):
             # Observation heads of several keys are averaged by their number of tokens, as one block of slots.
             share = 1.0 if head.arrives_with_next else latents.shape[2] / self.layout.num_observation_tokens
             sums[head.loss_name] = sums.get(head.loss_name, 0.0) + share * masked_mean(loss, mask)
-            weight = self.config.priority_weights.get(head.loss_name, 0.0)
+            weight = priority_weights.get(head.loss_name, 0.0)
             if weight:
                 rows = torch.where(mask, loss.detach(), 0.0).sum(1) / mask.sum(1).clamp(min=1)
                 per_segment = per_segment + weight * share * rows
