@@ -1,8 +1,9 @@
 """What the published agent's tensors and settings say about its architecture, as a configuration of ours.
 
 Sizes follow from the shapes of tensors; only what no tensor shows comes from settings. What is there follows from any
-name of a part, so that a single tensor that is missing is missed by its name; a size that several tensors share is
-compared between them. Names are those of the published checkpoints (method.md describes the modules behind them).
+name of a part, and a size from all tensors that share it: the architecture is found though some of them are missing or
+of another shape, so that these are reported by name, together with what else is wrong. Names are those of the
+published checkpoints (method.md describes the modules behind them).
 """
 
 from __future__ import annotations
@@ -87,43 +88,43 @@ def _config_for(tensors: ForeignTensors, settings: PublishedSettings) -> Config:
 
 def has_continuous_actions(tensors: ForeignTensors) -> bool:
     """Whether actions are levels on lines instead of categories."""
-    return tensors.has("actor_critic.actor_action_projection.")
+    return tensors.has("actor_critic.actor_action_projection.") or tensors.has("actor_critic.actor_linear.0.")
 
 
 def action_dimensions(tensors: ForeignTensors) -> int:
     """Dimensions of continuous actions."""
-    return tensors.shape("actor_critic.actor_action_projection.weight", 2)[1]
+    parts = ("actor_critic.actor_", "actor_critic.critic_", "world_model.action_encoder.")
+    return tensors.size(*(Size(f"{part}action_projection.weight", 1, 2) for part in parts))
 
 
 def _action_levels(tensors: ForeignTensors) -> int:
-    """Levels of each dimension; 0 for categories. Raises WeightsError when the policy has another number of them."""
+    """Levels of each dimension; 0 for categories."""
     if not has_continuous_actions(tensors):
         return 0
-    table, actor = "world_model.action_encoder.embedding.weight", "actor_critic.actor_linear.0.weight"
-    levels, rows, dimensions = tensors.shape(table, 2)[0], tensors.shape(actor, 2)[0], action_dimensions(tensors)
-    if rows != levels * dimensions:
-        raise WeightsError(
-            f"{tensors.source}: '{actor}' has {rows} rows, not {levels} levels, by '{table}', of {dimensions} "
-            "dimensions, by 'actor_critic.actor_action_projection.weight'."
-        )
-    return levels
+    actor, dimensions = "actor_critic.actor_linear.0.", action_dimensions(tensors)
+    return tensors.size(
+        Size("world_model.action_encoder.embedding.weight", 0, 2),
+        Size(f"{actor}weight", 0, 2, dimensions),
+        Size(f"{actor}bias", 0, 1, dimensions),
+    )
 
 
 def _sequence(tensors: ForeignTensors, settings: PublishedSettings) -> SequenceConfig:
-    ends = "world_model.head_ends."
-    width = tensors.size(Size(f"{ends}0.weight", 1, 2), Size(f"{ends}0.weight", 0, 2), Size(f"{ends}1.weight", 0, 1))
+    width, num_layers = _width(tensors), tensors.count(SEQUENCE + "layers.{}.")
     attention = tensors.has(f"{SEQUENCE}pred_tokens") or tensors.has(f"{SEQUENCE}layers.0.self_attn.")
     # Tables of rotary frequencies betray the width of a head: one entry a pair, or one a feature.
-    table = f"{SEQUENCE}rotary_emb.inv_freq" if attention else f"{SEQUENCE}layers.0.retention.thetas"
-    head_width = tensors.shape(table, 1)[0] * (2 if attention else 1)
+    tables = [f"{SEQUENCE}layers.{i}.retention.thetas" for i in range(max(num_layers, 1))]
+    if attention:
+        tables = [f"{SEQUENCE}rotary_emb.inv_freq"]
+    shares = 2 if attention else 1
+    head_width = tensors.size(*(Size(table, 0, 1) for table in tables), otherwise=width // shares) * shares
     if head_width % 2 or width % head_width:
-        raise WeightsError(
-            f"{tensors.source}: by '{table}' a head has {head_width} features, which must be even and divide the width "
-            f"{width} of '{ends}0.weight'."
+        raise tensors.refusal(
+            f"has '{tables[0]}', by which a head has {head_width} features, not an even divisor of the width {width}."
         )
     return SequenceConfig(
         model="attention" if attention else "retention",
-        num_layers=tensors.count(SEQUENCE + "layers.{}."),
+        num_layers=num_layers,
         width=width,
         num_heads=width // head_width,
         dropout=0.1,
@@ -137,33 +138,47 @@ def _sequence(tensors: ForeignTensors, settings: PublishedSettings) -> SequenceC
     )
 
 
+def _width(tensors: ForeignTensors) -> int:
+    """Width of the model, by parts that every agent has."""
+    ends = "world_model.head_ends."
+    return tensors.size(
+        Size(f"{ends}0.weight", 1, 2),
+        Size(f"{ends}0.bias", 0, 1),
+        Size(f"{ends}1.weight", 0, 1),
+        Size(f"{ends}1.bias", 0, 1),
+        Size("world_model.head_rewards.model.0.weight", 1, 2),
+    )
+
+
 def observed_kinds(tensors: ForeignTensors) -> list[str]:
     """Kinds of observation that the agent predicts. Raises WeightsError when there is none."""
     found = [kind for kind in KINDS if tensors.has(f"world_model.head_observations.{kind}.")]
     if not found:
-        raise WeightsError(
-            f"{tensors.source} has no tensor 'world_model.head_observations.*': it is no published agent's checkpoint."
-        )
+        raise tensors.refusal("has no tensor 'world_model.head_observations.*': it is no published agent's checkpoint.")
     return found
 
 
 def cell_vocabulary(tensors: ForeignTensors) -> tuple[int, ...]:
     """Number of values of each channel of the cells that the agent observes; () when it observes none."""
-    name = "world_model.obs_embeddings.token_2d.embeddings.embeddings.{}.weight"
-    return tuple(tensors.shape(name.format(c), 2)[0] for c in range(tensors.count(name)))
+    tables = (
+        "world_model.obs_embeddings.token_2d.embeddings.embeddings.{}.weight",
+        "actor_critic.obs_encoders.token_2d.embeddings.embeddings.embeddings.{}.weight",
+    )
+    return tuple(
+        tensors.size(*(Size(table.format(c), 0, 2) for table in tables)) for c in range(tensors.count(*tables))
+    )
 
 
 def _ensemble_size(tensors: ForeignTensors) -> int:
-    return tensors.count(f"world_model.curiosity_head.{observed_kinds(tensors)[0]}.ensemble." + "{}.")
+    return tensors.count(*(f"world_model.curiosity_head.{kind}.ensemble." + "{}." for kind in observed_kinds(tensors)))
 
 
 def _actor_critic(tensors: ForeignTensors) -> ActorCriticConfig:
     agent, critic = "actor_critic.", "actor_critic.critic_v_head.linear."
-    tables = {
-        "token": f"{agent}obs_encoders.token.embeddings.weight",
-        "token_2d": f"{agent}obs_encoders.token_2d.embeddings.embeddings.embeddings.0.weight",
-    }
-    embedded = [Size(name, 1, 2) for kind, name in tables.items() if kind in observed_kinds(tensors)]
+    channels = f"{agent}obs_encoders.token_2d.embeddings.embeddings.embeddings.{{}}.weight"
+    embedded = [Size(channels.format(c), 1, 2) for c in range(len(cell_vocabulary(tensors)))]
+    if "token" in observed_kinds(tensors):
+        embedded.append(Size(f"{agent}obs_encoders.token.embeddings.weight", 1, 2))
     convolutions = tensors.count(agent + "obs_encoders.image.model.{}.")
     if "image" in observed_kinds(tensors):
         convolutions = max(convolutions, 1)  # without any it would flatten codes in another order than ours
@@ -171,20 +186,23 @@ def _actor_critic(tensors: ForeignTensors) -> ActorCriticConfig:
     fuser = tensors.numbers(agent + "obs_latent_fuser.{}.")
     return ActorCriticConfig(
         hidden=tuple(
-            tensors.size(
-                Size(f"{agent}obs_latent_fuser.{i}.weight", 0, 2), Size(f"{agent}obs_latent_fuser.{i + 1}.weight", 0, 1)
-            )
+            tensors.size(*_rows(f"{agent}obs_latent_fuser.{i}.", 2), *_rows(f"{agent}obs_latent_fuser.{i + 1}.", 1))
             for i in range(0, max(fuser, default=0) + 1, 3)  # Linear, LayerNorm and an activation each
         ),
         embedding_width=tensors.size(*embedded) if embedded else ActorCriticConfig().embedding_width,
         grid_channels=tuple(
-            tensors.size(Size(layer.format(i) + "weight", 0, 4), Size(layer.format(i) + "bias", 0, 1))
+            tensors.size(*_rows(layer.format(i), 4), Size(f"{layer.format(i + 1)}weight", 1, 4))
             for i in range(convolutions)
         ),
         separate_networks=tensors.has(f"{agent}critic_latent_fuser."),
         value_output="hl_gauss",
-        num_value_bins=tensors.size(Size(f"{critic}weight", 0, 2), Size(f"{critic}bias", 0, 1)),
+        num_value_bins=tensors.size(*_rows(critic, 2)),
     )
+
+
+def _rows(prefix: str, num_axes: int) -> tuple[Size, Size]:
+    """The first axis of a weight with so many axes, which its bias shares."""
+    return Size(f"{prefix}weight", 0, num_axes), Size(f"{prefix}bias", 0, 1)
 
 
 def _tokenizers(tensors: ForeignTensors) -> TokenizerConfig:
@@ -192,36 +210,51 @@ def _tokenizers(tensors: ForeignTensors) -> TokenizerConfig:
     choice = {**base.choice, "vector": "fixed_levels"}
     if "image" not in observed_kinds(tensors):
         return replace(base, choice=choice)
-    logits = Size("world_model.head_observations.image.3.weight", 0, 2)
+    logits = (
+        *_rows("world_model.head_observations.image.3.", 2),
+        *_rows("world_model.curiosity_head.image.ensemble.0.3.", 2),
+    )
     image = _image_networks(tensors, base.image)
     if not tensors.has(f"{PICTURES}fsq.") and not tensors.has(f"{PICTURES}pre_quant_conv."):
-        codes = tensors.size(Size(f"{PICTURES}embedding.weight", 0, 2), logits)
+        codes = tensors.size(Size(f"{PICTURES}embedding.weight", 0, 2), *logits)
         return replace(base, choice={**choice, "image": "image_vq"}, image=replace(image, codebook_size=codes))
-    levels = _quantizer_levels(tensors, logits)
+    levels = _quantizer_levels(tensors, tensors.size(*logits))
     return replace(base, choice={**choice, "image": "image_fsq"}, image=replace(image, fsq_levels=levels))
 
 
-def _quantizer_levels(tensors: ForeignTensors, logits: Size) -> tuple[int, ...]:
-    """Levels of FSQ. Raises WeightsError when they do not make as many ids, numbered as the agent numbers them."""
-    codes = tensors.size(logits)
+def _quantizer_levels(tensors: ForeignTensors, codes: int) -> tuple[int, ...]:
+    """Levels of FSQ, which the basis tells as well. Raises WeightsError when neither makes as many ids."""
     name, basis_name = f"{PICTURES}fsq._levels", f"{PICTURES}fsq._basis"
-    tensors.size(Size(name, 0, 1), Size(f"{PICTURES}pre_quant_conv.weight", 0, 4))
-    levels, basis = tensors.integers(name), tensors.integers(basis_name)
-    possible = min(levels) >= 2 and len(levels) < MOST_CODES.bit_length() and prod(levels) == codes <= MOST_CODES
-    if not possible or basis != tuple(prod(levels[:i]) for i in range(len(levels))):
-        raise WeightsError(
-            f"{tensors.source}: '{name}' holds {levels[:20]} and '{basis_name}' {basis[:20]}. Levels are numbers from "
-            f"2 up, whose product is the number of ids, {codes} by '{logits.name}'; the basis numbers them, the first "
-            "level fastest."
+    stored, basis = tensors.integers(name), tensors.integers(basis_name)
+    told = [levels for levels in (stored, _levels_of_basis(basis, codes)) if _makes(levels, codes)]
+    if not told:
+        raise tensors.refusal(
+            f"has '{name}' {stored[:20] or 'nowhere'} and '{basis_name}' {basis[:20] or 'nowhere'}. Levels are numbers "
+            f"from 2 up, whose product is the number of ids, {codes} by 'world_model.head_observations.image.3.*', "
+            "and the basis numbers them, the first level fastest."
         )
-    return levels
+    if len(set(told)) > 1:
+        tensors.contradict(f"{name} {told[0]} but {basis_name} tells the levels {told[1]}")
+    return told[0]
+
+
+def _levels_of_basis(basis: tuple[int, ...], codes: int) -> tuple[int, ...]:
+    """Each number of the basis is the product of the levels before; () when it cannot be."""
+    following = (*basis[1:], codes)
+    possible = basis[:1] == (1,) and all(a > 0 and b % a == 0 for a, b in zip(basis, following, strict=True))
+    return tuple(b // a for a, b in zip(basis, following, strict=True)) if possible else ()
+
+
+def _makes(levels: tuple[int, ...], codes: int) -> bool:
+    few = 0 < len(levels) < MOST_CODES.bit_length()
+    return few and min(levels) >= 2 and prod(levels) == codes <= MOST_CODES
 
 
 def _image_networks(tensors: ForeignTensors, base: ImageTokenizerConfig) -> ImageTokenizerConfig:
     encoder, decoder = f"{PICTURES}encoder.cnn.", f"{PICTURES}decoder.cnn.0.0."
-    halvings = tensors.count(encoder + "1.{}.")
-    convolutions = [f"{encoder}0.weight", *(f"{encoder}1.{i}.2.conv.weight" for i in range(halvings))]
-    norms = [*(f"{encoder}1.{i}.0.weight" for i in range(halvings)), f"{encoder}2.0.weight"]
+    halvings = tensors.count(encoder + "1.{}.", f"{PICTURES}decoder.cnn.1.{{}}.")
+    convolutions = [f"{encoder}0.", *(f"{encoder}1.{i}.2.conv." for i in range(halvings))]
+    norms = [*(f"{encoder}1.{i}.0." for i in range(halvings)), f"{encoder}2.0."]
     channels = tuple(
         _grouped(tensors, convolution, norm) for convolution, norm in zip(convolutions, norms, strict=True)
     )
@@ -230,7 +263,7 @@ def _image_networks(tensors: ForeignTensors, base: ImageTokenizerConfig) -> Imag
         base,
         channels=channels,
         patch=1,
-        code_size=_grouped(tensors, f"{encoder}2.2.weight", f"{decoder}weight"),
+        code_size=_grouped(tensors, f"{encoder}2.2.", decoder),
         fsq_channels=1,
         ema_decay=0.0,
         revive_below=0.0,
@@ -239,11 +272,11 @@ def _image_networks(tensors: ForeignTensors, base: ImageTokenizerConfig) -> Imag
 
 
 def _grouped(tensors: ForeignTensors, convolution: str, norm: str) -> int:
-    """Channels of a convolution and the norm behind it. Raises WeightsError when they do not split into groups."""
-    channels = tensors.size(Size(convolution, 0, 4), Size(norm, 0, 1))
+    """Channels of a convolution and the norm behind it, by prefix. Raises WeightsError when they make no groups."""
+    channels = tensors.size(*_rows(convolution, 4), *_rows(norm, 1))
     if channels % NUM_GROUPS:
-        raise WeightsError(
-            f"{tensors.source}: '{convolution}' gives {channels} channels, which are no multiple of the {NUM_GROUPS} "
-            "groups of their norm."
+        raise tensors.refusal(
+            f"has '{convolution}weight' with {channels} channels, which are no multiple of the {NUM_GROUPS} groups of "
+            "their norm."
         )
     return channels

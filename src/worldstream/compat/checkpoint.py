@@ -20,7 +20,7 @@ from worldstream.compat.architecture import (
 )
 from worldstream.compat.kinds import in_published_order, published_kinds
 from worldstream.compat.settings import SETTINGS, PublishedSettings
-from worldstream.compat.tensors import ForeignTensors
+from worldstream.compat.tensors import ForeignTensors, Size
 from worldstream.compat.weights import load_published, make_models
 from worldstream.config import Config
 from worldstream.environments import ENVIRONMENTS, make_environment
@@ -185,7 +185,8 @@ def _check_keys(
 def _check_actions(tensors: ForeignTensors, action: ActionSpec, environment: str) -> None:
     """Raises WeightsError unless actions are of the kind, and as many, as the agent chooses from."""
     continuous = has_continuous_actions(tensors)
-    rows = tensors.shape(f"actor_critic.actor_linear.{'0.' if continuous else ''}weight", 2)[0]
+    actor = f"actor_critic.actor_linear.{'0.' if continuous else ''}"
+    rows = tensors.size(Size(f"{actor}weight", 0, 2), Size(f"{actor}bias", 0, 1))
     fits = sum(action.sizes) == rows and (all(action.ordinal) if continuous else len(action.sizes) == 1)
     if not fits:
         chosen = f"levels of {action_dimensions(tensors)} dimensions" if continuous else f"one of {rows} actions"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from worldstream.agent.actor_critic import ActorCritic, Trunk
 from worldstream.agent.encoder import KeyEncoder
 from worldstream.compat.architecture import PICTURES, SEQUENCE, has_continuous_actions
-from worldstream.compat.tensors import ForeignTensors
+from worldstream.compat.tensors import ForeignTensors, Size
 from worldstream.config import Config
 from worldstream.errors import ConfigError, WeightsError
 from worldstream.models import Models
@@ -129,7 +129,7 @@ def _load_world_model(
 def _expect_code_map(tensors: ForeignTensors, prefix: str, width: int, code_width: int | None) -> None:
     """A map of codes is there wherever their width is another than the model's, even if nothing is read by codes."""
     if code_width is None and tensors.has(prefix):
-        code_width = tensors.shape(f"{prefix}weight", 2)[1]
+        code_width = tensors.size(Size(f"{prefix}weight", 1, 2), otherwise=0)
     if code_width not in (None, width):
         tensors.expect(f"{prefix}weight", (width, code_width))
         tensors.expect(f"{prefix}bias", (width,))
