@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 import published_environments
-from golden_files import FILES, read
+from golden_files import FILES, Golden, read
+from reference.agent import reference
 from reference.checkpoint import AgentSize, Checkpoint
 from worldstream.api import Agent, evaluate, import_checkpoint
 from worldstream.cli import main
+from worldstream.compat.settings import SETTINGS, PublishedSettings
+from worldstream.compat.weights import logit_order
 from worldstream.errors import ConfigError
 from worldstream.line_log import read_lines
 from worldstream.models import load_run
@@ -54,22 +59,49 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return captured.err + captured.out
 
 
+def expected_outputs(golden: Golden) -> dict[str, Tensor]:
+    """What the published agent computes if it executes the levels of its continuous actions, as agents do."""
+    outputs = golden.outputs
+    if "continuous" in golden.settings["action_space"]:
+        levels = ((golden.inputs["actions"] + 1) * 25).round() / 25 - 1
+        executed = reference(golden.weights, {**golden.inputs, "actions": levels}, golden.settings)
+        outputs = {**outputs, **{name: executed[name] for name in ("policy_logits", "values")}}
+    return {name: torch.as_tensor(x) for name, x in outputs.items()}
+
+
+def close(ours: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(ours, expected.to(ours.dtype), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_an_imported_run_computes_the_published_numbers(name: str, tmp_path: Path) -> None:
-    run, arrays = imported(name, tmp_path), golden(name)
-    models, kinds = load_run(run, "cpu").models, KEYS[name.split("_")[0]]
+    """From observations to tokens, predictions and what the policy does about them."""
+    models, golden = load_run(imported(name, tmp_path), "cpu").models, read(name)
+    kinds, expected = KEYS[name.split("_")[0]], expected_outputs(golden)
     assert list(models.key_specs) == list(kinds)  # in the order of the published agent
-    tokens = {key: torch.as_tensor(arrays[f"out/tokens/{kind}"]) for key, kind in kinds.items()}
-    tokens = {key: ids if kinds[key] == "token_2d" else ids.unsqueeze(-1) for key, ids in tokens.items()}
-    actions = torch.as_tensor(arrays["in/actions"])
+    tokens = {}
+    for key, kind in kinds.items():
+        x = torch.as_tensor(golden.inputs[f"observations/{kind}"])
+        x = 255 * x if kind == "image" else x.unsqueeze(-1) if kind == "token" else x
+        tokens[key] = models.tokenizers.by_key[key].encode(x)
+        published = expected[f"tokens/{kind}"]
+        assert torch.equal(tokens[key], published if kind == "token_2d" else published.unsqueeze(-1))
+    actions = torch.as_tensor(golden.inputs["actions"])
     ids = actions.unsqueeze(-1) if actions.ndim == 2 else ((actions + 1) * 25).round().long()
-    model = models.world_model
+    model, agent = models.world_model, models.actor_critic
     with torch.no_grad():
         predictions = model.sequence.parallel(model.embed(tokens, ids), model.init_state(len(ids)))[1]
         reward = model.reward.predict(predictions[:, :, -1:])
-    latents = torch.as_tensor(arrays["out/latents"]).unflatten(1, (ids.shape[1], -1))
-    torch.testing.assert_close(predictions, latents[:, :, : predictions.shape[2]], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(reward, torch.as_tensor(arrays["out/reward"]), rtol=1e-4, atol=1e-5)
+        act, carry, order = agent.policy(), agent.initial_carry(len(ids)), logit_order(agent.sizes).argsort()
+        for t in range(ids.shape[1]):
+            features = models.tokenizers.features({key: x[:, t] for key, x in tokens.items()})
+            _, carry, info = act(features, carry, None)
+            close(info["policy_logits"][:, order], expected["policy_logits"][:, t].flatten(1))
+            close(agent.value_output(info["value_logits"]).mean, expected["values"][:, t])
+            carry = replace(carry, action=ids[:, t])  # what was executed then
+    latents = expected["latents"].unflatten(1, (ids.shape[1], -1))
+    close(predictions, latents[:, :, : predictions.shape[2]])
+    close(reward, expected["reward"])
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -207,6 +239,27 @@ def test_settings_of_other_agents_are_read(tmp_path: Path) -> None:
         ('{"world_model": {"transformer": {"pred_self_mask": "none"}}}', "'causal' or 'full', not 'none'"),
         ('{"world_model": {"tokenize_actions": false}}', "tokenize_actions 'False' cannot be read"),
         ('{"actor_critic": {"rnn_type": "gru"}}', "rnn_type 'gru' cannot be read, only those with 'lstm'"),
+        ('{"world_model": {"shared_embeddings": "false"}}', "shared_embeddings is 'false'; it must be true or false"),
+        ('{"world_model": {"tokenize_actions": 1}}', "tokenize_actions is 1; it must be true or false"),
+        ('{"world_model": {"context_lenght": 3}}', "have 'context_lenght' below 'world_model'. Did you mean"),
+        ('{"world_model": {"context_lenght": 3}}', "Did you mean 'context_length' below 'world_model'?"),
+        ('{"worldmodel": {}}', "Did you mean 'world_model' at the top?"),
+        ('{"colour": 1}', "'colour' at the top. No published agent has that; those that are read are action_repeat,"),
+        (
+            '{"decay_scale_min_num_blocks": 1}',
+            "at the top. 'decay_scale_min_num_blocks' belongs below 'world_model.retnet'",
+        ),
+        ('{"actor_critic": {"gamma": 0.9}}', "'gamma' below 'actor_critic'. 'gamma' belongs at the top"),
+        ('{"retnet": {"decay_scale_min_num_blocks": 1}}', "'retnet' at the top. 'retnet' belongs below 'world_model'"),
+        ('{"world_model.context_length": 3}', "'context_length' belongs below 'world_model'"),
+        (
+            '{"world_model": {"retnet": {"decay_scale_min_num_blocks": 8}}}',
+            "min_num_blocks is 8, more than decay_scale_max",
+        ),
+        ('{"horizon": 0}', "horizon is 0; it must be a number between 1 and"),
+        ('{"burn_in": 1.5}', "burn_in is 1.5; it must be a whole number"),
+        ('{"batch_size": 30}', "batch_size is 30; it must be a multiple of the 4 members"),
+        ('{"segment_length": 3, "world_model": {"context_length": 3}}', "segment_length 3 must exceed"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(
@@ -218,6 +271,30 @@ def test_settings_that_make_no_sense_are_refused(
     environment = "published_environments:dmc"
     found = fails(capsys, str(file), "--config", "dmc", "--env", environment, "--settings", str(settings))
     assert message in " ".join(found.split())
+
+
+def test_settings_of_training_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = tmp_path / "settings.json"
+    given = {"segment_length": 7, "batch_size": 12, "horizon": 3, "burn_in": 4, "action_repeat": 1}
+    settings.write_text(json.dumps(given))
+    config = load_run(imported("dmc_retnet", tmp_path, "--settings", str(settings)), "cpu").config
+    assert (config.segment_length, config.world_model_learner.batch_size) == (7, 12)
+    assert (config.imagination.horizon, config.imagination.burn_in) == (3, 4)
+    assert config.environment.action_repeat == 1
+    assert "repeated" not in capsys.readouterr().out
+
+
+def test_repeated_actions_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert load_run(imported("dmc_retnet", tmp_path), "cpu").config.environment.action_repeat == 2
+    assert "each action is repeated for 2 frames, as in training" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_settings_of_golden_files_are_those_of_an_agent(name: str) -> None:
+    """All of the names of a published configuration may stand in the file of a user."""
+    settings = read(name).settings
+    base = SETTINGS[name.split("_")[0]]
+    assert PublishedSettings.from_user(settings, base) == PublishedSettings.from_json(settings, base)
 
 
 def test_a_column_of_cells_is_told_from_a_list_of_tokens(tmp_path: Path) -> None:

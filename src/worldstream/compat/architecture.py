@@ -78,7 +78,7 @@ def _config_for(tensors: ForeignTensors, settings: PublishedSettings) -> Config:
             context_length=settings.context_length,
             burn_in=settings.burn_in,
         ),
-        segment_length=max(settings.segment_length, settings.context_length + 1),
+        segment_length=settings.segment_length,
         # Each member of the ensemble trains on its own share of a batch.
         world_model_learner=replace(
             base.world_model_learner, batch_size=max(settings.batch_size // max(members, 1), 1) * max(members, 1)

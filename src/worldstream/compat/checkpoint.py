@@ -23,7 +23,7 @@ from worldstream.compat.settings import SETTINGS, PublishedSettings
 from worldstream.compat.tensors import ForeignTensors, Size
 from worldstream.compat.weights import load_published, make_models
 from worldstream.config import Config
-from worldstream.environments import ENVIRONMENTS, make_environment
+from worldstream.environments import ENVIRONMENTS, make_environment, resolve
 from worldstream.environments.config import EnvironmentConfig
 from worldstream.errors import ConfigError, WeightsError
 from worldstream.models import Models
@@ -92,7 +92,7 @@ def published_agent(
         environment: name or factory; its keys are matched by what they are, and its shapes must be those of the
             tensors.
         modality: overrides by observation key, as in ``EnvironmentConfig``.
-        settings: of an agent that was trained with others than published, see ``PublishedSettings.from_json``.
+        settings: of an agent that was trained with others than published, see ``PublishedSettings.from_user``.
 
     Raises:
         ConfigError: unknown configuration.
@@ -102,8 +102,13 @@ def published_agent(
     if published not in SETTINGS:
         raise ConfigError(f"unknown published configuration '{published}'. Available: {', '.join(SETTINGS)}.")
     _check_configuration(tensors, published)
-    chosen = PublishedSettings.from_json(settings or {}, SETTINGS[published])
+    chosen = PublishedSettings.from_user(settings or {}, SETTINGS[published])
     config = config_for(tensors, chosen)
+    if "batch_size" in (settings or {}) and config.world_model_learner.batch_size != chosen.batch_size:
+        raise WeightsError(
+            f"the settings say that batch_size is {chosen.batch_size}; it must be a multiple of the "
+            f"{config.world_model.ensemble_size} members of the ensemble."
+        )
     played = _played(environment, published, config.environment)
     config = replace(config, environment=replace(played, modality=dict(modality or {})))
     made = make_environment(environment, config.environment)
@@ -119,7 +124,8 @@ def published_agent(
     keys = in_published_order(made.observation_specs, kinds)
     models = make_models(config, keys, made.action_spec, tensors.source)
     load_published(models, tensors, kinds, code_width=chosen.code_width)
-    return PublishedAgent(config, models, made.protocol, _joined_keys(kinds, list(keys)))
+    notes = [*_joined_keys(kinds, list(keys)), *_repeated_actions(resolve(environment, config.environment))]
+    return PublishedAgent(config, models, made.protocol, notes)
 
 
 def _check_configuration(tensors: ForeignTensors, published: str) -> None:
@@ -144,12 +150,24 @@ def _joined_keys(kinds: Mapping[str, str], keys: list[str]) -> list[str]:
     ]
 
 
+def _repeated_actions(played: EnvironmentConfig) -> list[str]:
+    """That actions are repeated, which an environment may do itself: nothing shows it."""
+    frames = played.action_repeat or 1
+    if frames == 1:
+        return []
+    return [
+        f"note: each action is repeated for {frames} frames, as in training. If the environment does that by itself, "
+        'say so: --settings FILE with {"action_repeat": 1}.'
+    ]
+
+
 def _played(environment: Any, published: str, otherwise: EnvironmentConfig) -> EnvironmentConfig:
     """How the environment is made: as in the preset of the publication, where it is of the suite that this is for."""
     suite, preset = PROTOCOLS.get(published, ("", ""))
     if suite and next(name for name, each in ENVIRONMENTS.items() if each.claims(environment)) == suite:
         played: EnvironmentConfig = PRESETS[preset]().environment
-        return played
+        repeat = otherwise.action_repeat
+        return played if repeat is None else replace(played, action_repeat=repeat)
     return otherwise
 
 

@@ -75,7 +75,8 @@ def golden_models(
     kinds = {key: key for key in spaces.keys}
     tensors = ForeignTensors(weights_of(weights), "the set of weights")
     published = PublishedSettings.from_json(settings)
-    config = config_for(tensors, replace(published, segment_length=max(num_blocks, GIVEN_BLOCKS)))
+    segment_length = max(num_blocks, GIVEN_BLOCKS, published.context_length + 1)
+    config = config_for(tensors, replace(published, segment_length=segment_length))
     actions = spaces.action_spec(config.environment.num_action_levels)
     models = make_models(config, in_published_order(spaces.keys, kinds), actions, tensors.source)
     load_published(models, tensors, kinds, code_width=published.code_width)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -31,8 +32,8 @@ class PublishedSettings:
     """Imagined steps."""
     burn_in: int = 20
     """Real steps before the first imagined one."""
-    action_repeat: int = 1
-    """Frames for which each action is repeated, beyond what the environment itself repeats."""
+    action_repeat: int | None = None
+    """Frames for which each action is repeated. None: as is usual for the suite of the environment."""
     discount: float = 0.99
     lambda_: float = 0.95
     extrinsic_weight: float = 1.0
@@ -49,7 +50,8 @@ class PublishedSettings:
     def from_json(settings: Mapping[str, Any], base: PublishedSettings | None = None) -> PublishedSettings:
         """Settings of a published configuration, in its own words; those that are absent are as in ``base``.
 
-        Raises WeightsError for settings that no agent of ours computes, and values that make no sense.
+        What else the published configuration holds is not read. Raises WeightsError for settings that no agent of ours
+        computes, and values that make no sense.
         """
         base = base if base is not None else PublishedSettings()
         for name, known in COMPUTED.items():
@@ -60,24 +62,38 @@ class PublishedSettings:
         slots = attention.get("pred_self_mask", base.slots)
         if slots not in ("causal", "full"):
             raise WeightsError(f"prediction tokens see each other 'causal' or 'full', not '{slots}'.")
-        shared = model.get("shared_embeddings")
-        tokenized = model.get("tokenize_actions")
+        spans = (
+            _number(retention, "decay_scale_min_num_blocks", base.decay_blocks[0], 1),
+            _number(retention, "decay_scale_max_num_blocks", base.decay_blocks[1], 1),
+        )
+        if spans[0] > spans[1]:
+            raise WeightsError(
+                f"decay_scale_min_num_blocks is {spans[0]:g}, more than decay_scale_max_num_blocks, {spans[1]:g}. Give "
+                "both."
+            )
         return replace(
             base,
-            decay_blocks=(
-                _number(retention, "decay_scale_min_num_blocks", base.decay_blocks[0], 1),
-                _number(retention, "decay_scale_max_num_blocks", base.decay_blocks[1], 1),
-            ),
+            decay_blocks=spans,
             slots=slots,
             context_length=_whole(model, "context_length", base.context_length, 1, 1000),
             discount=_number(settings, "gamma", base.discount, 0, 1),
             lambda_=_number(settings, "lambda_", base.lambda_, 0, 1),
             extrinsic_weight=_number(agent, "real_reward_weight", base.extrinsic_weight),
             intrinsic_weight=_number(agent, "intrinsic_reward_weight", base.intrinsic_weight),
-            shared_embeddings=base.shared_embeddings if shared is None else bool(shared),
+            shared_embeddings=_flag(model, "shared_embeddings", base.shared_embeddings),
             code_width=_whole(model, "obs_emb_dim", base.code_width or 0, 0) or None,
-            tokenized_actions=base.tokenized_actions if tokenized is None else bool(tokenized),
+            tokenized_actions=bool(_flag(model, "tokenize_actions", base.tokenized_actions)),
         )
+
+    @staticmethod
+    def from_user(settings: Mapping[str, Any], base: PublishedSettings) -> PublishedSettings:
+        """Settings that a user gives in order to change those of ``base``: nothing is accepted and not read.
+
+        Raises WeightsError, beside the cases of ``from_json``, for names that are none of a published agent.
+        """
+        _require_known(settings)
+        changes: dict[str, Any] = {name: _whole(settings, name, 0, 1, 1000) for name in TRAINING if name in settings}
+        return replace(PublishedSettings.from_json(settings, base), **changes)
 
 
 COMPUTED: dict[str, Any] = {
@@ -90,6 +106,32 @@ COMPUTED: dict[str, Any] = {
     "rnn_type": "lstm",
 }
 """Options of the published code of which we compute one value, the one that the published agents use."""
+
+TRAINING = ("segment_length", "batch_size", "horizon", "burn_in", "action_repeat")
+"""Fields of ``PublishedSettings`` that users may give by these names."""
+
+PARTS = ("world_model", "world_model.retnet", "world_model.transformer", "actor_critic")
+"""Names that hold settings by name."""
+
+READ = frozenset(
+    {"gamma", "lambda_", *TRAINING, *(f"world_model.retnet.decay_scale_{end}_num_blocks" for end in ("min", "max"))}
+    | {"world_model.transformer.pred_self_mask", "actor_critic.real_reward_weight"}
+    | {"actor_critic.intrinsic_reward_weight"}
+    | {f"world_model.{name}" for name in ("context_length", "shared_embeddings", "obs_emb_dim", "tokenize_actions")}
+)
+"""Paths of the settings that are read."""
+
+SEQUENCE_SIZES = ("max_blocks", "num_layers", "num_heads", "embed_dim", "dropout", "blocks_per_chunk", "pred_pass_mode")
+TOLERATED = frozenset(
+    {"config", "variant", "checkout", "modalities", "tokens_per_observation", "tokens_per_action", "seed"}
+    | {"spaces", "action_space", "tokenizer"}
+    | {f"world_model.{part}.{name}" for part in ("retnet", "transformer") for name in SEQUENCE_SIZES}
+    | {f"world_model.{name}" for name in ("max_blocks", "compute_states_parallel", "enable_curiosity")}
+    | {"world_model.curiosity_ensemble_size", "actor_critic.name", "actor_critic.obs_mlp_layer_sizes"}
+    | {f"actor_critic.{name}" for name in ("num_layers", "separate_networks", "num_value_bins", "tokens_embed_dim")}
+    | {"actor_critic.n_action_quant_levels"}
+)
+"""Paths of a published configuration that need not be read, as tensors show the same, or as nothing depends on them."""
 
 SETTINGS: dict[str, PublishedSettings] = {
     "atari": PublishedSettings(decay_blocks=(4.0, 16.0), context_length=2, segment_length=10, batch_size=32, horizon=9),
@@ -145,6 +187,41 @@ def _whole(settings: Mapping[str, Any], name: str, default: int, low: float, hig
     if value != int(value):
         raise WeightsError(f"the settings say that {name} is {value!r}; it must be a whole number.")
     return int(value)
+
+
+def _flag(settings: Mapping[str, Any], name: str, default: bool | None) -> bool | None:
+    """A setting that is on or off, or the default where it is absent or null."""
+    value = settings.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise WeightsError(f"the settings say that {name} is {value!r}; it must be true or false.")
+    return default if value is None else value
+
+
+def _require_known(settings: Mapping[str, Any], part: str = "") -> None:
+    """Raises WeightsError, with the nearest name, for a setting that no published agent has, or has elsewhere."""
+    for name, value in settings.items():
+        path = f"{part}.{name}" if part else name
+        if "." not in name and path in PARTS:
+            if isinstance(value, Mapping):  # anything else is refused where it is read
+                _require_known(value, path)
+        elif "." in name or (path not in READ and path not in TOLERATED and name not in COMPUTED):
+            raise WeightsError(f"the settings have '{name}' {_place(part)}. {_nearest(name)}")
+
+
+def _nearest(name: str) -> str:
+    """Where a setting belongs, or which others there are."""
+    by_name = {path.rpartition(".")[2]: path for path in (*sorted(READ), *PARTS)}
+    last = name.rpartition(".")[2]
+    if last in by_name:
+        return f"'{last}' belongs {_place(by_name[last].rpartition('.')[0])}."
+    guesses = difflib.get_close_matches(last, by_name, n=1)
+    if guesses:
+        return f"Did you mean '{guesses[0]}' {_place(by_name[guesses[0]].rpartition('.')[0])}?"
+    return f"No published agent has that; those that are read are {', '.join(sorted(READ))}."
+
+
+def _place(part: str) -> str:
+    return f"below '{part}'" if part else "at the top"
 
 
 def values_of(settings: Any, name: str) -> Iterator[Any]:
