@@ -77,6 +77,18 @@ def full_craftax() -> Sampled:
     return Sampled(spaces.Dict(observation), spaces.Discrete(43))
 
 
+def lists() -> Sampled:
+    """A list of categories, one of the same beside it, and a vector."""
+    observation = {"cards": spaces.MultiDiscrete([5, 5, 5]), "suit": spaces.Discrete(5), "table": floats(3)}
+    return Sampled(spaces.Dict(observation), spaces.Discrete(2))
+
+
+def longer_lists() -> Sampled:
+    """Categories of another number of values."""
+    observation = {"cards": spaces.MultiDiscrete([6, 5, 5]), "suit": spaces.Discrete(5), "table": floats(3)}
+    return Sampled(spaces.Dict(observation), spaces.Discrete(2))
+
+
 def columns() -> Sampled:
     """A row of categories, and a column."""
     observation = {"column": spaces.MultiDiscrete(np.full((5, 1), 6)), "row": spaces.MultiDiscrete(np.full((1, 3), 4))}

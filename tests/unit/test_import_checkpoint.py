@@ -15,16 +15,18 @@ from torch import Tensor
 import published_environments
 from golden_files import FILES, Golden, read
 from reference.agent import reference
-from reference.checkpoint import AgentSize, Checkpoint
+from reference.checkpoint import AgentSize, Checkpoint, arrays, inputs_of, settings_of
 from worldstream.api import Agent, evaluate, import_checkpoint
 from worldstream.cli import main
+from worldstream.compat.published import recompute
 from worldstream.compat.settings import SETTINGS, PublishedSettings
 from worldstream.compat.weights import logit_order
 from worldstream.errors import ConfigError
 from worldstream.line_log import read_lines
-from worldstream.models import load_run
+from worldstream.models import Models, load_run
 from worldstream.presets import PRESETS
 from worldstream.run_folder import RunFolder, checksummed
+from worldstream.types import Tokens
 
 KEYS = {
     "dmc": {"observation": "vector"},
@@ -69,8 +71,25 @@ def expected_outputs(golden: Golden) -> dict[str, Tensor]:
     return {name: torch.as_tensor(x) for name, x in outputs.items()}
 
 
-def close(ours: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(ours, expected.to(ours.dtype), rtol=1e-4, atol=1e-5)
+def compare(models: Models, tokens: Tokens, ids: Tensor, expected: dict[str, Tensor]) -> None:
+    """Predictions, rewards, policy and values after tokens, when the actions ``ids`` (B, T, M) are executed."""
+
+    def close(ours: Tensor, published: Tensor) -> None:
+        torch.testing.assert_close(ours, published.to(ours.dtype), rtol=1e-4, atol=1e-5)
+
+    model, agent = models.world_model, models.actor_critic
+    with torch.no_grad():
+        predictions = model.sequence.parallel(model.embed(tokens, ids), model.init_state(len(ids)))[1]
+        latents = expected["latents"].unflatten(1, (ids.shape[1], -1))
+        close(predictions, latents[:, :, : predictions.shape[2]])
+        close(model.reward.predict(predictions[:, :, -1:]), expected["reward"])
+        act, carry, order = agent.policy(), agent.initial_carry(len(ids)), logit_order(agent.sizes).argsort()
+        for t in range(ids.shape[1]):
+            features = models.tokenizers.features({key: x[:, t] for key, x in tokens.items()})
+            _, carry, info = act(features, carry, None)
+            close(info["policy_logits"][:, order], expected["policy_logits"][:, t].flatten(1))
+            close(agent.value_output(info["value_logits"]).mean, expected["values"][:, t])
+            carry = replace(carry, action=ids[:, t])  # what was executed then
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -88,20 +107,7 @@ def test_an_imported_run_computes_the_published_numbers(name: str, tmp_path: Pat
         assert torch.equal(tokens[key], published if kind == "token_2d" else published.unsqueeze(-1))
     actions = torch.as_tensor(golden.inputs["actions"])
     ids = actions.unsqueeze(-1) if actions.ndim == 2 else ((actions + 1) * 25).round().long()
-    model, agent = models.world_model, models.actor_critic
-    with torch.no_grad():
-        predictions = model.sequence.parallel(model.embed(tokens, ids), model.init_state(len(ids)))[1]
-        reward = model.reward.predict(predictions[:, :, -1:])
-        act, carry, order = agent.policy(), agent.initial_carry(len(ids)), logit_order(agent.sizes).argsort()
-        for t in range(ids.shape[1]):
-            features = models.tokenizers.features({key: x[:, t] for key, x in tokens.items()})
-            _, carry, info = act(features, carry, None)
-            close(info["policy_logits"][:, order], expected["policy_logits"][:, t].flatten(1))
-            close(agent.value_output(info["value_logits"]).mean, expected["values"][:, t])
-            carry = replace(carry, action=ids[:, t])  # what was executed then
-    latents = expected["latents"].unflatten(1, (ids.shape[1], -1))
-    close(predictions, latents[:, :, : predictions.shape[2]])
-    close(reward, expected["reward"])
+    compare(models, tokens, ids, expected)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -306,6 +312,39 @@ def test_a_column_of_cells_is_told_from_a_list_of_tokens(tmp_path: Path) -> None
     run = import_checkpoint(file, published="craftax", environment=environment, output=tmp_path / "run", quiet=True)
     specs = load_run(run, "cpu").models.key_specs
     assert {key: spec.vocabulary for key, spec in specs.items()} == {"row": (4,), "column": (6,)}
+
+
+LISTS = {"spaces": {"vector": [3], "token": [5] * 4}, "actions": {"discrete": 2}}
+
+
+@pytest.mark.parametrize("attention", [False, True])
+def test_lists_of_categories_are_tokens(attention: bool, tmp_path: Path) -> None:
+    """Each of their entries is a token, and several keys of them stand one behind the other."""
+    size = AgentSize(**LISTS, attention=attention)
+    weights, inputs = Checkpoint(size).weights, inputs_of(size)
+    file, run = tmp_path / "checkpoint.pt", tmp_path / "run"
+    torch.save(weights, file)
+    settings = tmp_path / "settings.json"  # the published ones of --config craftax are others
+    settings.write_text(json.dumps(settings_of(size)))
+    environment = "published_environments:lists"
+    import_checkpoint(file, published="craftax", environment=environment, settings=settings, output=run, quiet=True)
+    models = load_run(run, "cpu").models
+    assert list(models.key_specs) == ["table", "cards", "suit"]
+    ids = inputs["observations/token"].unsqueeze(-1)
+    observed = {"table": inputs["observations/vector"], "cards": ids[:, :, :3], "suit": ids[:, :, 3:]}
+    tokens = {key: models.tokenizers.by_key[key].encode(x) for key, x in observed.items()}
+    expected = recompute(arrays(weights), arrays(inputs), settings_of(size))
+    expected_tensors = {name: torch.as_tensor(x) for name, x in expected.items()}
+    compare(models, tokens, inputs["actions"].unsqueeze(-1), expected_tensors)
+    main(["evaluate", str(run), "--episodes", "1", "--device", "cpu"])
+    main(["report", str(run)])
+
+
+def test_lists_of_other_categories_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "checkpoint.pt"
+    torch.save(Checkpoint(AgentSize(**LISTS)).weights, file)
+    found = fails(capsys, str(file), "--config", "craftax", "--env", "published_environments:longer_lists")
+    assert "obs_embeddings.token.weight is (5, 32), not (6, 32)" in " ".join(found.split())
 
 
 def test_tensors_that_are_no_weights_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

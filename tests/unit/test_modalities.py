@@ -116,6 +116,14 @@ def test_bad_images_are_named_by_key(value, message: str) -> None:
         adapter.store({"front/left": value})
 
 
+def test_a_list_that_is_said_to_be_a_grid_has_a_token_for_each_entry() -> None:
+    space = spaces.MultiDiscrete([4, 3, 4])
+    adapter = ObservationAdapter.from_space(space, {"observation": "grid"})
+    modality = adapter.modalities["observation"]
+    assert (modality.spec.vocabulary, modality.spec.grid) == ((4,), (1, 3))
+    assert modality.load(modality.store(np.array([3, 0, 2]))).tolist() == [[3], [0], [2]]
+
+
 @pytest.mark.parametrize(
     ("space", "modality"),
     [

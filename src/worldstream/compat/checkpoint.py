@@ -18,7 +18,7 @@ from worldstream.compat.architecture import (
     has_continuous_actions,
     observed_kinds,
 )
-from worldstream.compat.kinds import in_published_order, published_kinds
+from worldstream.compat.kinds import in_published_order, lists_of_tokens, published_kinds
 from worldstream.compat.settings import SETTINGS, PublishedSettings
 from worldstream.compat.tensors import ForeignTensors, Size
 from worldstream.compat.weights import load_published, make_models
@@ -113,8 +113,9 @@ def published_agent(
     config = replace(config, environment=replace(played, modality=dict(modality or {})))
     made = make_environment(environment, config.environment)
     made.close()
-    if matrices := _matrices_of_cells(tensors, made.observation_specs):
-        overrides = {**matrices, **config.environment.modality}
+    matrices, lists = _matrices_of_cells(tensors, made.observation_specs), lists_of_tokens(made.observation_specs)
+    if matrices or lists:
+        overrides = {**matrices, **config.environment.modality, **lists}
         config = replace(config, environment=replace(config.environment, modality=overrides))
         made = make_environment(environment, config.environment)
         made.close()

@@ -30,6 +30,8 @@ def _kind(spec: KeySpec, observed: list[str], cells: tuple[int, ...]) -> str:
     single = len(spec.vocabulary) == 1
     if spec.modality == "categorical" and single:
         return "token"
+    if spec.modality == "grid" and spec.space_shape is not None and len(spec.space_shape) == 1:
+        return "token"
     if spec.modality == "grid":
         # Cells of one channel may be a list of categories or a matrix of one column: what the agent observes decides.
         column = spec.space_shape is not None and spec.space_shape[1:] == (1,)
@@ -37,9 +39,21 @@ def _kind(spec: KeySpec, observed: list[str], cells: tuple[int, ...]) -> str:
         return "token" if single and listed else "token_2d"
     raise WeightsError(
         f"key '{spec.key}' ({spec.modality}, shape {spec.shape}) is nothing that the published agent reads: it has "
-        "pictures, vectors, single categories and grids of categories. Leave the key out "
+        "pictures, vectors, categories, and lists and grids of categories. Leave the key out "
         f"(--modality {spec.key}=ignore)."
     )
+
+
+def lists_of_tokens(specs: Mapping[str, KeySpec]) -> dict[str, str]:
+    """Modality of the keys that are lists of categories: a token for each entry, not one with as many channels.
+
+    The published agent takes the number of values of the first entry for all (C29).
+    """
+    return {
+        key: f"grid:{spec.vocabulary[0]}"
+        for key, spec in specs.items()
+        if spec.modality == "categorical" and len(spec.vocabulary) > 1
+    }
 
 
 def in_published_order(specs: Mapping[str, KeySpec], kinds: Mapping[str, str]) -> dict[str, KeySpec]:

@@ -33,7 +33,7 @@ class Grid(IntegerModality):
     """rows x columns cells of C integers. Stored (rows * columns, C); loaded as int64 ids (..., K, C).
 
     A matrix is rows x columns cells of one integer, or, when it is given the sizes of all its columns, a column of
-    cells that each row describes.
+    cells that each row describes. A list is one row of cells, when it is said to be a grid: a token for each entry.
     """
 
     @classmethod
@@ -46,16 +46,16 @@ class Grid(IntegerModality):
     @classmethod
     def from_space(cls, key: str, space: Space[Any], options: tuple[int, ...] = ()) -> Self:
         low, high = integer_bounds(key, space)
-        if low.ndim not in (2, 3):
+        if low.ndim not in (1, 2, 3):
             raise SpaceError(
-                f"observation key '{key}': a grid has shape (rows, columns) or (rows, columns, channels), "
+                f"observation key '{key}': a grid has shape (cells,), (rows, columns) or (rows, columns, channels), "
                 f"but the space is {space}. Use '{key}=categorical'."
             )
         shape = low.shape
         if low.ndim == 2 and len(options) == shape[1] > 1:
             low, high = low[:, None], high[:, None]
         channels = low.shape[2] if low.ndim == 3 else 1
-        rows, columns = low.shape[:2]
+        rows, columns = low.shape[:2] if low.ndim > 1 else (1, len(low))
         low, high = low.reshape(-1, channels).min(axis=0), high.reshape(-1, channels).max(axis=0)
         vocabulary, offset = channel_sizes(key, "grid", space, low, high, options)
         return cls(
