@@ -192,7 +192,8 @@ def test_widths_that_do_not_split_into_heads_are_refused() -> None:
     keys = [f"world_model._model.layers.{i}.retention.thetas" for i in range(2)]
     for size in (17, 12, 64, 1):
         message = refusal({**weights, **dict.fromkeys(keys, np.ones(size, np.float32))}, settings)
-        assert keys[0] in message and f"a head has {size} features" in message
+        assert f"by {keys[0]} a head has {size} features, not an even divisor of the width 32." in message
+        assert "Of another shape" not in message
 
 
 def test_the_map_of_unread_codes_is_there_where_settings_say_so() -> None:

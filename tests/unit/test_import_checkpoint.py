@@ -239,6 +239,8 @@ def test_settings_of_other_agents_are_read(tmp_path: Path) -> None:
         ('{"world_model": 3}', "world_model is 3; it must hold settings by name"),
         ('{"gamma": "much"}', "gamma is 'much'; it must be a number between 0 and 1"),
         ('{"gamma": 7}', "gamma is 7"),
+        ('{"gamma": NaN}', "gamma is nan"),
+        (f'{{"actor_critic": {{"real_reward_weight": 1{400 * "0"}}}}}', "real_reward_weight is 1000"),
         ('{"world_model": {"context_length": 0}}', "context_length is 0; it must be a number between 1 and"),
         ('{"world_model": {"context_length": 1.5}}', "context_length is 1.5; it must be a whole number"),
         ('{"world_model": {"retnet": {"decay_scale_min_num_blocks": 0}}}', "must be a number from 1 up"),

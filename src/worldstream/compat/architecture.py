@@ -119,9 +119,9 @@ def _sequence(tensors: ForeignTensors, settings: PublishedSettings) -> SequenceC
     shares = 2 if attention else 1
     head_width = tensors.size(*(Size(table, 0, 1) for table in tables), otherwise=width // shares) * shares
     if head_width % 2 or width % head_width:
-        raise tensors.refusal(
-            f"has '{tables[0]}', by which a head has {head_width} features, not an even divisor of the width {width}."
-        )
+        said = f"by {tables[0]} a head has {head_width} features, not an even divisor of the width {width}"
+        tensors.contradict(said, *tables)
+        head_width = width  # nothing but these tables depends on it
     return SequenceConfig(
         model="attention" if attention else "retention",
         num_layers=num_layers,

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
+from sys import float_info
 from typing import Any
 
 from worldstream.errors import WeightsError
@@ -175,7 +176,8 @@ def _part(settings: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def _number(settings: Mapping[str, Any], name: str, default: float, low: float = -inf, high: float = inf) -> float:
     """A setting, or the default where it is absent. Raises WeightsError when it is no number between the limits."""
     value = settings.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high or abs(value) == inf:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not low <= value <= high or abs(value) > float_info.max:  # whole numbers may be larger
         limits = f" between {low} and {high}" if high < inf else f" from {low} up" if low > -inf else ""
         raise WeightsError(f"the settings say that {name} is {value!r}; it must be a number{limits}.")
     return value

@@ -138,9 +138,10 @@ class ForeignTensors:
         tensor = self._tensors.get(name)
         return tuple(tensor.tolist()) if tensor is not None and tensor.ndim == 1 and _is_integer(tensor) else ()
 
-    def contradict(self, text: str) -> None:
-        """Note for ``check`` that tensors contradict each other, which ``text`` names."""
+    def contradict(self, text: str, *names: str) -> None:
+        """Note for ``check`` that tensors contradict each other, and nothing else about those of the names."""
         self._note(CONTRADICTING, text)
+        self._noted.update(names)
 
     def refusal(self, text: str) -> WeightsError:
         """Error of something that leaves nothing to compare the other tensors with, and all that is noted so far."""
