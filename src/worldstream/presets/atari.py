@@ -141,6 +141,6 @@ def atari_small() -> Config:
             batch_size=8, learning_rate=1.2e-3, cooldown=0.4, weight_decay=0.05, updates_per_step=0.25, start_steps=5000
         ),
         actor_critic_learner=LearnerConfig(
-            batch_size=32, learning_rate=8e-4, cooldown=0.4, updates_per_step=0.07, start_steps=8000
+            batch_size=32, learning_rate=5e-4, cooldown=0.4, updates_per_step=0.07, start_steps=8000
         ),
     )  # fmt: skip
