@@ -149,7 +149,8 @@ def test_values_that_are_no_weights_are_refused(name: str, fault: str) -> None:
 def test_weights_of_other_precisions_are_taken() -> None:
     weights, settings = read("dmc_retnet")
     for dtype in (np.float16, np.float64):
-        golden_models({key: x.astype(dtype) for key, x in weights.items()}, settings, num_blocks=2)
+        models, _ = golden_models({key: x.astype(dtype) for key, x in weights.items()}, settings, num_blocks=2)
+        assert {parameter.dtype for parameter in models.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize("name", FILES)
