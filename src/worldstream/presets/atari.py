@@ -97,8 +97,8 @@ def atari_small() -> Config:
     The tokenizer learns during the first 5000 decisions, in which actions are random and held for a while, and then
     rests: a world model cannot follow ids whose meaning moves. A token comes from its own 16 x 16 pixels and has four
     ids of 64 values; half of the weight of pixels goes by rarity, so that small moving things stay in the picture.
-    Rewards, which are rare, are learned at ten times their size and weigh ten times the disagreement, and replay and
-    imagination favour what was mistaken about them. The sequence model multiplies in bfloat16: on a processor without
+    Rewards, which are rare, are learned at ten times their size and weigh a hundred times the disagreement, and replay
+    and imagination favour what was mistaken about them. The sequence model multiplies in bfloat16: on a processor without
     units for that, ``--world-model.precision single`` is faster.
     """
     base = atari100k()
@@ -122,7 +122,7 @@ def atari_small() -> Config:
             priority_weights={"reward": 1.0},
         ),
         actor_critic=ActorCriticConfig(hidden=(256,), grid_channels=(64,)),
-        losses=replace(base.losses, entropy_weight=0.01, extrinsic_weight=10.0),
+        losses=replace(base.losses, entropy_weight=0.01, extrinsic_weight=10.0, intrinsic_weight=0.1),
         replay=replace(
             base.replay,
             sampler_options={"uniform_fraction": 0.5, "initial_priority": 1.25, "temperature": 0.1},
