@@ -98,8 +98,8 @@ def atari_small() -> Config:
     rests: a world model cannot follow ids whose meaning moves. A token comes from its own 16 x 16 pixels and has four
     ids of 64 values; half of the weight of pixels goes by rarity, so that small moving things stay in the picture.
     Rewards, which are rare, are learned at ten times their size and weigh a hundred times the disagreement, and replay
-    and imagination favour what was mistaken about them. The sequence model multiplies in bfloat16: on a processor without
-    units for that, ``--world-model.precision single`` is faster.
+    and imagination favour what was mistaken about them. The sequence model multiplies in bfloat16: on a processor
+    without units for that, ``--world-model.precision single`` is faster.
     """
     base = atari100k()
     return replace(
