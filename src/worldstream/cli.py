@@ -265,7 +265,7 @@ def print_estimate(result: Any, command: Info) -> None:
             "peak memory of an update, with the libraries": f"{result.peak_bytes / megabyte:.0f} MB",
             **{f"{part}, per 1000 steps": f"{seconds:.2f} s" for part, seconds in result.seconds.items()},
             "all, per 1000 steps": f"{sum(result.seconds.values()):.1f} s",
-            f"all, {command.steps} steps and what follows them": f"{result.total_seconds / 60:.0f} min",
+            f"all of training, {command.steps} steps, without evaluations": f"{result.total_seconds / 60:.0f} min",
         },
     )
     if result.missing:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -337,6 +338,23 @@ def test_the_time_limit_has_its_own_status(tmp_path: Path) -> None:
     with pytest.raises(Interrupted, match="time limit of 0 s after 1 of 160 steps") as error:
         worldstream.train("clock", steps=STEPS, config=tiny(), output=tmp_path / "run", time_limit=0, quiet=True)
     assert error.value.exit_code == 75
+
+
+def test_the_time_limit_ends_an_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, config = tmp_path / "run", tiny()
+    stop_after(monkeypatch, STEPS)
+    with pytest.raises(Interrupted):
+        worldstream.train("clock", steps=STEPS, config=config, output=path, quiet=True)
+
+    def endless(*arguments: Any, **options: Any) -> Any:
+        for _ in range(6000):  # a minute, unless the limit ends it
+            time.sleep(0.01)
+
+    said = "limit of 2 s .* Only the evaluation is left"
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match=said):
+        patch.setattr(session_module, "evaluate", endless)
+        worldstream.resume(path, time_limit=2, quiet=True)
+    assert len(worldstream.resume(path, quiet=True).evaluation.returns) == config.evaluation.final_episodes
 
 
 def test_a_run_on_a_nameless_function_needs_its_environment(tmp_path: Path) -> None:

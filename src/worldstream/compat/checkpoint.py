@@ -125,7 +125,7 @@ def published_agent(
     keys = in_published_order(made.observation_specs, kinds)
     models = make_models(config, keys, made.action_spec, tensors.source)
     load_published(models, tensors, kinds, code_width=chosen.code_width)
-    notes = [*_joined_keys(kinds, list(keys)), *_repeated_actions(resolve(environment, config.environment))]
+    notes = [*_joined_keys(kinds, list(keys)), *_repeated_actions(environment, config.environment)]
     return PublishedAgent(config, models, made.protocol, notes)
 
 
@@ -151,10 +151,10 @@ def _joined_keys(kinds: Mapping[str, str], keys: list[str]) -> list[str]:
     ]
 
 
-def _repeated_actions(played: EnvironmentConfig) -> list[str]:
-    """That actions are repeated, which an environment may do itself: nothing shows it."""
-    frames = played.action_repeat or 1
-    if frames == 1:
+def _repeated_actions(environment: Any, played: EnvironmentConfig) -> list[str]:
+    """That actions are repeated, where the environment may do so itself: nothing shows it."""
+    frames, usual = (resolve(environment, config).action_repeat for config in (played, EnvironmentConfig()))
+    if frames == usual:
         return []
     return [
         f"note: each action is repeated for {frames} frames, as in training. If the environment does that by itself, "

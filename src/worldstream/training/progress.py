@@ -26,7 +26,7 @@ class ProgressDisplay:
         self._console = console
         self._began = self._printed = time.monotonic()
         self._first: int | None = None
-        self._latest = {"return": float("nan")}
+        self._return: float | None = None
         self._bar: Progress | None = None
         if console.is_terminal:
             self._bar = Progress(
@@ -49,8 +49,8 @@ class ProgressDisplay:
             self._first, self._began = steps, now
         rate = (steps - self._first) / max(now - self._began, 1e-9)
         if "episode/return" in record:
-            self._latest["return"] = record["episode/return"]
-        text = f"return {self._latest['return']:.4g}"
+            self._return = record["episode/return"]
+        text = "no episode has ended" if self._return is None else f"return {self._return:.4g}"
         for name, label in (("world_model/observation", "model loss"), ("actor_critic/entropy", "entropy")):
             if name in record:
                 text += f"  {label} {record[name]:.3f}"

@@ -202,8 +202,9 @@ class Session:
     def _interrupted(self) -> Interrupted:
         steps, reason = self.trainer.clock, self._request.reason
         self._record("stopped", reason=reason)
+        rest = " Only the evaluation is left, which will begin anew." if steps >= self.last_step else ""
         return Interrupted(
-            f"stopped by {reason} after {steps} of {self.last_step} steps, and saved. "
+            f"stopped by {reason} after {steps} of {self.last_step} steps, and saved.{rest} "
             f"Go on with: worldstream train --resume {self.folder.path}"
         )
 

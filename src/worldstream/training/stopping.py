@@ -6,6 +6,7 @@ run is resumed. A second SIGINT leaves at once.
 
 from __future__ import annotations
 
+import _thread
 import signal
 import threading
 import time
@@ -24,7 +25,8 @@ class StopRequest:
     """Whether the run was told to stop.
 
     Args:
-        time_limit: seconds of wall time from now; None: no limit. It is looked at between steps of training.
+        time_limit: seconds of wall time from now; None: no limit. It is looked at between steps of training, and ends
+            an evaluation like a signal.
     """
 
     def __init__(self, time_limit: float | None = None) -> None:
@@ -41,14 +43,27 @@ class StopRequest:
         return self.reason is not None
 
     def leaving(self, work: Callable[[], T]) -> T:
-        """Do work that changes nothing. Raises Left where a signal comes while it goes on, or has come before."""
+        """Do work that changes nothing. Raises Left where a request comes while it goes on, or has come before."""
+        if self.is_due():
+            raise Left
+        timer = None
+        if self._time_limit is not None:
+            timer = threading.Timer(self._began + self._time_limit - time.monotonic(), self._run_out)
+            timer.daemon = True
         self._leaves = True
         try:
-            if self.reason is not None:
-                raise Left
+            if timer is not None:
+                timer.start()
             return work()
         finally:
             self._leaves = False
+            if timer is not None:
+                timer.cancel()
+
+    def _run_out(self) -> None:
+        """The time is over: the main thread is told as if by a signal, for which it has a handler while it listens."""
+        self.is_due()
+        _thread.interrupt_main(signal.SIGTERM)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
