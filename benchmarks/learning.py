@@ -68,7 +68,13 @@ BENCHMARKS = {
     ),
     "keys": Benchmark("keys", "keys", 20_000),
     "cameras": Benchmark("cameras", "cameras", 20_000),
-    "boxing": Benchmark("Boxing", "atari-small", 100_000, metrics=("return", "training_return")),
+    "boxing": Benchmark(
+        "Boxing",
+        "atari-small",
+        100_000,
+        metrics=("return", "training_return"),
+        variants={"attention": ATTENTION},
+    ),
     "freeway": Benchmark("Freeway", "atari-small", 100_000, metrics=("return", "training_return")),
 }
 
