@@ -6,7 +6,7 @@ PYTHON_BIN := .venv/bin/python
 EXTRAS ?= dev,minigrid,atari
 RUN := $(or $(RUN),runs/demo-$(shell date +%Y%m%d-%H%M%S))
 ENV ?= CartPole-v1
-PRESET ?= demo
+PRESET ?=
 STEPS ?= 14500
 SEED ?= 0
 DEVICE ?= auto
@@ -27,7 +27,7 @@ setup: ## make .venv (EXTRAS=dev,minigrid,atari); instant when nothing changed
 	@scripts/setup "$(EXTRAS)"
 
 demo: setup ## train on CartPole-v1 for 14,500 steps, then write the report
-	$(PYTHON_BIN) -m worldstream train --env $(ENV) --preset $(PRESET) --steps $(STEPS) --seed $(SEED) \
+	$(PYTHON_BIN) -m worldstream train --env $(ENV) $(addprefix --preset ,$(PRESET)) --steps $(STEPS) --seed $(SEED) \
 		--device $(DEVICE) --output $(RUN)
 	$(PYTHON_BIN) -m worldstream report $(RUN)
 	@echo "The run, its metrics and its report are in $(RUN)/"

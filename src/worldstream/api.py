@@ -24,7 +24,7 @@ from worldstream.description import (
     read_run,
     recorded_environment,
 )
-from worldstream.environments import resolve
+from worldstream.environments import resolve, suited_preset
 from worldstream.environments.fit import require_specs
 from worldstream.errors import ConfigError, RunFolderError
 from worldstream.evaluation.evaluate import Evaluation, protocol_card
@@ -133,7 +133,7 @@ def train(
     environment: str | Callable[..., Any],
     *,
     steps: int,
-    preset: str = "demo",
+    preset: str | None = None,
     config: Config | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -147,7 +147,8 @@ def train(
     Args:
         environment: Gymnasium id, "module:factory", or a function that returns a ``gymnasium.Env``.
         steps: environment steps (decisions of the agent).
-        preset: name of a configuration; recorded, and used when ``config`` is None.
+        preset: name of a configuration; recorded, and used when ``config`` is None. None: the one that suits the
+            environment.
         config: complete configuration.
         seed: of environments, networks, replay and policy.
         device: "auto", "cpu", "cuda", ...
@@ -166,6 +167,7 @@ def train(
         raise ConfigError(f"steps must be at least 1, not {steps}.")
     check_seed(seed)
     _check_time_limit(time_limit)
+    preset = suited_preset(environment) if preset is None else preset
     config = PRESETS[preset]() if config is None else config
     config = replace(config, environment=resolve(environment, config.environment))
     chosen = choose_device(device)
@@ -392,4 +394,4 @@ def _begin(session: Session, preset: str, force: bool) -> str:
     protocol = protocol_card(session.environment, config, session.trainer.environments.protocol)
     folder.create({**description, "protocol": protocol})
     name = environment_name(session.environment)
-    return f"training on '{name}' for {session.steps} steps on {models.device}, into {folder.path}"
+    return f"training on '{name}' for {session.steps} steps on {models.device}, preset {preset}, into {folder.path}"

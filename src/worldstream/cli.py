@@ -17,11 +17,13 @@ import tyro
 from rich.table import Table
 
 from worldstream.config import Config
+from worldstream.environments import suited_preset
 from worldstream.errors import ConfigError, WorldstreamError, WorldstreamWarning
 from worldstream.presets import PRESETS
 from worldstream.training.progress import console
 
 DEFAULT_PRESET = "demo"
+"""Where an environment does not say otherwise, and of what ``--help`` shows."""
 
 Options = Annotated[Config, tyro.conf.arg(name="")]
 """Leaves of the configuration, as flags without a prefix."""
@@ -37,8 +39,8 @@ class Train:
     """Environment steps, that is decisions of the agent."""
     resume: Path | None = None
     """Run folder to continue from its newest checkpoint; everything else is as recorded there."""
-    preset: str = DEFAULT_PRESET
-    """Complete configuration that the flags below start from."""
+    preset: str | None = None
+    """Complete configuration that the flags below start from. Default: the one that suits the environment."""
     seed: int = 0
     """Seed of environments, networks, replay and policy."""
     device: str = "auto"
@@ -87,7 +89,7 @@ class Train:
             for name in ("steps", "preset", "seed", "device", "output", "modality")
             if getattr(self, name) != getattr(plain, name)
         ]
-        if self.preset == DEFAULT_PRESET and self.config != PRESETS[self.preset]():
+        if self.preset is None and self.config != PRESETS[DEFAULT_PRESET]():
             given.append("flags of the configuration")
         if given:
             raise ConfigError(f"--resume continues the run as it was recorded; leave out {', '.join(given)}.")
@@ -154,8 +156,8 @@ class Info:
 
     env: tyro.conf.Positional[str]
     """Gymnasium id, or module:factory."""
-    preset: str = DEFAULT_PRESET
-    """Complete configuration that the flags below start from."""
+    preset: str | None = None
+    """Complete configuration that the flags below start from. Default: the one that suits the environment."""
     steps: int = 100_000
     """Planned environment steps, which bound the memory of replay."""
     device: str = "auto"
@@ -173,7 +175,9 @@ class Info:
         if self.steps < 1:
             raise ConfigError(f"--steps must be at least 1, not {self.steps}.")
         config = with_modalities(self.config, self.modality)
-        print_estimate(estimate(self.env, config, steps=self.steps, device=choose_device(self.device)), self)
+        device = choose_device(self.device)
+        result = estimate(self.env, config, steps=self.steps, device=device)
+        print_estimate(result, replace(self, device=str(device)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,14 +278,14 @@ def print_estimate(result: Any, command: Info) -> None:
         out.print("Long updates were measured on smaller batches; the peak memory is that of these.")
 
 
-def preset_of(arguments: list[str]) -> str:
-    """Value of --preset on a command line, before the rest of it can be parsed."""
+def preset_of(arguments: list[str]) -> str | None:
+    """Value of --preset on a command line, before the rest of it can be parsed; None where there is none."""
     for i, argument in enumerate(arguments):
         if argument.startswith("--preset="):
             return argument.partition("=")[2]
         if argument == "--preset" and i + 1 < len(arguments):
             return arguments[i + 1]
-    return DEFAULT_PRESET
+    return None
 
 
 def parse(arguments: list[str]) -> Any:
@@ -293,11 +297,20 @@ def parse(arguments: list[str]) -> Any:
             raise SystemExit(0)
         raise ConfigError(f"unknown command '{wanted}'. Commands: {', '.join(COMMANDS)}." if wanted else USAGE)
     name, rest = arguments[0], arguments[1:]
-    command, default = COMMANDS[name], None
-    if "config" in command.__dataclass_fields__:
-        required = {f.name: tyro.MISSING for f in fields(command) if f.default is f.default_factory}  # both MISSING
-        default = command(**required, config=PRESETS[preset_of(rest)]())
-    return tyro.cli(command, args=rest, default=default, prog=f"worldstream {name}")
+    kind = COMMANDS[name]
+    if "config" not in kind.__dataclass_fields__:
+        return tyro.cli(kind, args=rest, prog=f"worldstream {name}")
+    required = {f.name: tyro.MISSING for f in fields(kind) if f.default is f.default_factory}  # both MISSING
+
+    def parse_from(preset: str) -> Any:
+        return tyro.cli(kind, args=rest, default=kind(**required, config=PRESETS[preset]()), prog=f"worldstream {name}")
+
+    preset = preset_of(rest)
+    command = parse_from(preset or DEFAULT_PRESET)
+    if preset is not None or command.env is None or getattr(command, "resume", None) is not None:
+        return command
+    suited = suited_preset(command.env)  # known only now, and what the flags start from
+    return replace(command if suited == DEFAULT_PRESET else parse_from(suited), preset=suited)
 
 
 USAGE = """usage: worldstream COMMAND ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import zlib
@@ -47,7 +48,8 @@ class LineLog:
                 file.write((b"" if self._is_whole() else b"\n") + b"".join(self._waiting))
         except OSError as error:
             self.cut(before)
-            raise RunFolderError(f"cannot write {self.path}: {error.strerror or error}. Free some space.") from error
+            remedy = " Free some space." if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+            raise RunFolderError(f"cannot write {self.path}: {error.strerror or error}.{remedy}") from error
         self._waiting.clear()
         self._warned = False
 

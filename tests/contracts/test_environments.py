@@ -9,7 +9,16 @@ import sys
 import numpy as np
 import pytest
 
-from worldstream.environments import ENVIRONMENTS, EnvironmentConfig, FlatEnvironment, check, make_environment
+from worldstream.environments import (
+    ENVIRONMENTS,
+    EnvironmentConfig,
+    FlatEnvironment,
+    check,
+    make_environment,
+    suited_preset,
+)
+from worldstream.models import Models
+from worldstream.presets import PRESETS
 
 
 @pytest.fixture(params=list(ENVIRONMENTS))
@@ -41,6 +50,16 @@ def run_fresh(code: str) -> str:
 
 def test_example_is_claimed_by_its_own_suite(suite) -> None:
     assert next(other for other in ENVIRONMENTS.values() if other.claims(suite.example)) is suite
+
+
+def test_suited_preset_reads_the_example(suite) -> None:
+    config = PRESETS[suited_preset(suite.example)]()
+    environment = make_environment(suite.example, config.environment)
+    models = Models(config, environment.observation_specs, environment.action_spec)
+    stored = {key: value[None] for key, value in environment.reset(seed=0)[0].items()}
+    ids = models.tokenizers.encode_arrays(stored)
+    assert set(ids) == set(models.tokenizers.specs)
+    environment.close()
 
 
 def test_protocol_and_spaces(suite) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from worldstream.cli import main
+from worldstream.cli import main, parse
 
 CLOCK = ["train", "--env", "clock", "--steps", "10"]
 
@@ -270,3 +271,28 @@ def test_every_preset_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None
         assert end.value.code == 0
         shown = capsys.readouterr().out
         assert "--world-model.sequence.num-layers" in shown and "--imagination.horizon" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "preset"),
+    [
+        (["train", "--env", "Breakout", "--steps", "9"], "atari-small"),
+        (["train", "--env", "MiniGrid-DoorKey-5x5-v0", "--steps", "9"], "grid"),
+        (["info", "--steps", "9", "keys"], "keys"),
+        (["info", "CartPole-v1"], "demo"),
+        (["info", "Breakout", "--preset", "atari100k"], "atari100k"),
+        (["train", "--env", "keys", "--steps", "9", "--preset=demo"], "demo"),
+    ],
+)
+def test_flags_start_from_the_named_preset_or_the_suited_one(arguments: list[str], preset: str) -> None:
+    from worldstream.presets import PRESETS
+
+    assert (command := parse(arguments)).preset == preset and command.config == PRESETS[preset]()
+    changed = parse([*arguments, "--imagination.horizon", "3"]).config
+    expected = PRESETS[preset]()
+    assert changed == replace(expected, imagination=replace(expected.imagination, horizon=3))
+
+
+def test_resume_takes_an_environment_without_its_preset(tmp_path: Path) -> None:
+    command = parse(["train", "--resume", str(tmp_path), "--env", "keys"])
+    assert command.preset is None and command.config == parse(["train", "--resume", str(tmp_path)]).config

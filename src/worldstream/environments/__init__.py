@@ -2,7 +2,7 @@
 
 from worldstream.environments.base import FlatEnvironment, check
 from worldstream.environments.config import EnvironmentConfig
-from worldstream.environments.suites import ENVIRONMENTS, Suite, make_environment, resolve
+from worldstream.environments.suites import ENVIRONMENTS, Suite, make_environment, resolve, suited_preset
 from worldstream.environments.vector import StepResult, VectorEnvironment, make_vector
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "make_environment",
     "make_vector",
     "resolve",
+    "suited_preset",
 ]

@@ -300,5 +300,11 @@ def _identity(name: str) -> str:
 
 
 SUITE = Suite(
-    claims=_claims, make=make, example="ALE/Breakout-v5", package="ale_py", action_repeat=4, identity=_identity
+    claims=_claims,
+    make=make,
+    example="ALE/Breakout-v5",
+    package="ale_py",
+    action_repeat=4,
+    preset="atari-small",
+    identity=_identity,
 )

@@ -164,4 +164,5 @@ SUITE = Suite(
     claims=lambda name: name == "cameras",
     make=lambda name, config, render_mode: gym.make_from(str(name), TwoCameras, config, render_mode),
     example="cameras",
+    preset="cameras",
 )

@@ -145,4 +145,5 @@ SUITE = Suite(
     claims=lambda name: name == "keys",
     make=lambda name, config, render_mode: gym.make_from(str(name), EveryKey, config, render_mode),
     example="keys",
+    preset="keys",
 )

@@ -56,4 +56,5 @@ SUITE = Suite(
     make=make,
     example="MiniGrid-DoorKey-5x5-v0",
     package="minigrid",
+    preset="grid",
 )

@@ -28,6 +28,8 @@ class Suite:
     """Package that an optional extra must install; None when the core suffices."""
     action_repeat: int = 1
     """Frames for which an action is repeated where ``EnvironmentConfig`` does not say it."""
+    preset: str = "demo"
+    """Configuration that suits its environments, for who names none; ``make demo`` runs that of the others."""
     identity: Callable[[str], str] = str
     """The same for every spelling of the name of one environment."""
 
@@ -49,6 +51,11 @@ ENVIRONMENTS = Registry(
 def resolve(name: EnvironmentName, config: EnvironmentConfig) -> EnvironmentConfig:
     """The same options with what the suite of an environment decides filled in."""
     return config if config.action_repeat is not None else replace(config, action_repeat=_suite(name).action_repeat)
+
+
+def suited_preset(name: EnvironmentName) -> str:
+    """Name of the preset that trains this environment where none is asked for."""
+    return _suite(name).preset
 
 
 def label(name: EnvironmentName) -> str:
