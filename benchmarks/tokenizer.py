@@ -42,6 +42,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "even": {"perceptual": "none", "rarity": 0.0},
     "overlapping": {"local": False},
     "rarity": {"perceptual": "none", "rarity": 0.5},
+    "local+rarity": {"perceptual": "none", "rarity": 0.5, "local": True, "batch_norm": False},
     "efficientnet_lite0": {"perceptual": "efficientnet_lite0", "rarity": 0.0},
     "efficientnet_lite0+rarity": {"perceptual": "efficientnet_lite0", "rarity": 0.5},
     "lpips": {"perceptual": "lpips", "rarity": 0.0},

@@ -35,7 +35,7 @@ from worldstream.modalities.observation import ObservationAdapter
 from worldstream.models import Models, choose_device, load_run, save_weights
 from worldstream.presets import PRESETS
 from worldstream.run_folder import RunFolder, specs_from_json
-from worldstream.training.progress import ProgressDisplay, console
+from worldstream.training.progress import ProgressDisplay, console, evaluation_progress
 from worldstream.training.room import replay_row_bytes, replay_rows, require_room
 from worldstream.training.session import Session
 
@@ -275,6 +275,7 @@ def evaluate(
     temperature: float | None = None,
     device: str = "auto",
     best: bool = False,
+    quiet: bool = False,
 ) -> EvaluationResult:
     """Measure the return of a run's agent over whole episodes.
 
@@ -289,6 +290,7 @@ def evaluate(
         temperature: divides the policy's logits; 0 takes the most likely action. None: as configured for the run.
         device: "auto", "cpu", "cuda", ...
         best: take the weights of the best evaluation during training instead of the newest.
+        quiet: print nothing; otherwise a long evaluation says now and then how far it is.
 
     Raises:
         RunFolderError: the folder is not a run, or has no such weights.
@@ -303,7 +305,8 @@ def evaluate(
     config = run.config
     if temperature is not None:
         config = replace(config, evaluation=replace(config.evaluation, temperature=temperature))
-    result = measure(run.models, chosen, config, episodes=episodes, seed=seed)
+    on_progress = evaluation_progress(episodes, console(quiet=quiet).print)
+    result = measure(run.models, chosen, config, episodes=episodes, seed=seed, on_progress=on_progress)
     name, note = environment_name(chosen), ""
     if run.imported:
         note = why_not_kept(run, name, config)

@@ -15,6 +15,7 @@ from worldstream.evaluation.evaluate import evaluate, play
 from worldstream.evaluation.recording import RecordedEpisode, load_episodes, record_episodes, save_episodes
 from worldstream.models import Models
 from worldstream.run_folder import RunFolder
+from worldstream.training.progress import evaluation_progress
 
 CONFIG = Config(evaluation=EvaluationConfig(num_environments=3))
 
@@ -42,6 +43,25 @@ def test_evaluation_counts_whole_episodes(models: Models) -> None:
     assert result.lengths == [10] * 7
     assert all(45.0 <= value <= 47.01 for value in result.returns)
     assert result.summary["episodes"] == 7 and result.summary["positive_share"] == 1.0
+
+
+def test_progress_counts_episodes_and_steps(models: Models) -> None:
+    seen: list[tuple[int, int]] = []
+    evaluate(models, "clock", CONFIG, episodes=7, seed=0, on_progress=lambda *counts: seen.append(counts))
+    assert [steps for _, steps in seen] == list(range(3, 93, 3))
+    assert [ended for ended, _ in seen] == [0] * 9 + [3] * 10 + [6] * 10 + [7]
+
+
+def test_progress_is_said_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, said = 100.0, list[str]()
+    monkeypatch.setattr("worldstream.training.progress.time.monotonic", lambda: now)
+    on_progress = evaluation_progress(7, said.append)
+    for second in range(40):
+        now = 100.0 + second
+        on_progress(second // 10, second)
+    assert [line.partition(": ")[2] for line in said] == [
+        "1 of 7 episodes have ended, 15 steps", "3 of 7 episodes have ended, 30 steps",
+    ]  # fmt: skip
 
 
 def test_the_same_seed_gives_the_same_evaluation(models: Models) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -169,8 +169,14 @@ def evaluate(
     episodes: int,
     seed: int,
     on_fault: OnFault = warn_of_fault,
+    on_progress: Callable[[int, int], Any] | None = None,
 ) -> Evaluation:
-    """Returns and lengths of whole episodes without exploration; the arguments are those of ``play``."""
+    """Returns and lengths of whole episodes without exploration; the other arguments are those of ``play``.
+
+    Args:
+        on_progress: called after each step with the episodes that have ended and the steps of all environments.
+    """
+    taken = 0
     totals: np.ndarray = np.zeros(0)
     steps: np.ndarray = np.zeros(0, dtype=np.int64)
     returns: list[float] = []
@@ -185,4 +191,7 @@ def evaluate(
             lengths.append(int(steps[i]))
         over = step.ended | step.result.failed
         totals[over], steps[over] = 0.0, 0
+        taken += len(steps)
+        if on_progress is not None:
+            on_progress(len(returns), taken)
     return Evaluation(returns, lengths)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 PLAIN_PERIOD_SECONDS = 15.0
-"""Where the output is not a terminal, a line is printed this often."""
+"""Lines are printed this often: about evaluations, and where the output is not a terminal about training."""
 
 
 class ProgressDisplay:
@@ -65,6 +66,19 @@ class ProgressDisplay:
         """Stop drawing."""
         if self._bar is not None:
             self._bar.stop()
+
+
+def evaluation_progress(episodes: int, say: Callable[[str], Any]) -> Callable[[int, int], None]:
+    """For ``evaluate``: a line now and then about how many episodes have ended, and how many steps that took."""
+    said = time.monotonic()
+
+    def on_progress(ended: int, steps: int) -> None:
+        nonlocal said
+        if time.monotonic() - said >= PLAIN_PERIOD_SECONDS:
+            said = time.monotonic()
+            say(f"evaluating: {ended} of {episodes} episodes have ended, {steps} steps")
+
+    return on_progress
 
 
 def console(*, quiet: bool) -> Console:

@@ -32,6 +32,7 @@ from worldstream.run_folder import RunFolder
 from worldstream.training.cadence import Every
 from worldstream.training.checkpoint import Checkpoints
 from worldstream.training.metrics import MetricLog
+from worldstream.training.progress import evaluation_progress
 from worldstream.training.room import enough_memory
 from worldstream.training.skipped import SkippedUpdate, save_skipped
 from worldstream.training.stopping import Left, StopRequest
@@ -68,6 +69,7 @@ class Session:
         self._began = time.monotonic()
         self._earlier_seconds = 0.0
         self._best = float("-inf")
+        self._say: Callable[[str], Any] = str
         self._pending_evaluation = False  # it was left because of a request to stop
         self._early: list[dict[str, Any]] | None = []  # records from before there was a run folder
         self._metrics, self._evaluations = LineLog(folder.metrics), LineLog(folder.evaluations)
@@ -144,6 +146,7 @@ class Session:
             EnvironmentFault, DivergedError, OutOfMemoryError: the weights of that moment are kept.
             RunFolderError: the files of the run cannot be written.
         """
+        self._say = say
         early, self._early = self._early or [], None
         for record in early:
             self._sittings.append(record)
@@ -309,6 +312,7 @@ class Session:
                     episodes=episodes,
                     seed=self.seed,
                     on_fault=on_fault,
+                    on_progress=evaluation_progress(episodes, self._say),
                 )
 
         return self._request.leaving(work)
