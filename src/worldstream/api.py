@@ -148,7 +148,7 @@ def train(
         environment: Gymnasium id, "module:factory", or a function that returns a ``gymnasium.Env``.
         steps: environment steps (decisions of the agent).
         preset: name of a configuration; recorded, and used when ``config`` is None. None: the one that suits the
-            environment.
+            environment, or "custom" beside a ``config``.
         config: complete configuration.
         seed: of environments, networks, replay and policy.
         device: "auto", "cpu", "cuda", ...
@@ -167,7 +167,7 @@ def train(
         raise ConfigError(f"steps must be at least 1, not {steps}.")
     check_seed(seed)
     _check_time_limit(time_limit)
-    preset = suited_preset(environment) if preset is None else preset
+    preset = preset or (suited_preset(environment) if config is None else "custom")
     config = PRESETS[preset]() if config is None else config
     config = replace(config, environment=resolve(environment, config.environment))
     chosen = choose_device(device)

@@ -302,15 +302,21 @@ def parse(arguments: list[str]) -> Any:
         return tyro.cli(kind, args=rest, prog=f"worldstream {name}")
     required = {f.name: tyro.MISSING for f in fields(kind) if f.default is f.default_factory}  # both MISSING
 
-    def parse_from(preset: str) -> Any:
-        return tyro.cli(kind, args=rest, default=kind(**required, config=PRESETS[preset]()), prog=f"worldstream {name}")
+    def parse_from(preset: str, *, tolerant: bool = False) -> Any:
+        default = kind(**required, config=PRESETS[preset]())
+        program = f"worldstream {name}"
+        if tolerant:
+            return tyro.cli(kind, args=rest, default=default, prog=program, return_unknown_args=True)[0]
+        return tyro.cli(kind, args=rest, default=default, prog=program)
 
-    preset = preset_of(rest)
-    command = parse_from(preset or DEFAULT_PRESET)
-    if preset is not None or command.env is None or getattr(command, "resume", None) is not None:
-        return command
-    suited = suited_preset(command.env)  # known only now, and what the flags start from
-    return replace(command if suited == DEFAULT_PRESET else parse_from(suited), preset=suited)
+    if (preset := preset_of(rest)) is not None:
+        return parse_from(preset)
+    # The environment decides which flags there are, and is known only after a first reading.
+    command = parse_from(DEFAULT_PRESET, tolerant=True)
+    if command.env is None or getattr(command, "resume", None) is not None:
+        return parse_from(DEFAULT_PRESET)
+    suited = suited_preset(command.env)
+    return replace(parse_from(suited), preset=suited)
 
 
 USAGE = """usage: worldstream COMMAND ...

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 
@@ -33,6 +34,7 @@ from worldstream.environments.atari import AtariGame, known_games
         ("Breakout-v4", "breakout"),
         ("MsPacman", "ms_pacman"),
         ("ALE/UpNDown-v5", "up_n_down"),
+        ("ale_py:ALE/Breakout-v5", "breakout"),
     ],
 )
 def test_every_way_to_name_a_game(name: str, game: str) -> None:
@@ -46,6 +48,8 @@ def test_every_way_to_name_a_game(name: str, game: str) -> None:
         ("ALE/MsPackman-v5", "The nearest names are: MsPacman"),
         ("zzzzNoFrameskip-v4", "The nearest names are: .*Boxing"),
         ("Brekout-v5", "The nearest names are: Breakout"),
+        ("ALE/Combat-v5", "unknown Atari game 'Combat'"),
+        ("ALE/Warlords-v5", "unknown Atari game 'Warlords'"),
         ("Breakot-v4", "The nearest names are: Breakout"),
         ("ALE/Breakout-ram-v5", "from pictures, not from the console's memory"),
         ("Breakout-ram-v4", "from pictures, not from the console's memory"),
@@ -59,6 +63,47 @@ def test_unknown_games_list_the_nearest_names(name: str, message: str) -> None:
 @pytest.mark.parametrize("name", ["CartPole-v1", "Acrobot-v1", "CartPole", "my_module:Breakout", "clock", "keys"])
 def test_other_names_are_left_to_others(name: str) -> None:
     assert not ENVIRONMENTS["atari"].claims(name)
+
+
+def test_an_environment_of_the_users_own_keeps_its_name() -> None:
+    gymnasium.register("Backgammon-v0", entry_point="gymnasium.envs.classic_control.cartpole:CartPoleEnv")
+    try:
+        assert not ENVIRONMENTS["atari"].claims("Backgammon-v0")
+    finally:
+        del gymnasium.registry["Backgammon-v0"]
+
+
+def test_no_action_is_none_in_games_without_one() -> None:
+    """The smallest set of actions of Backgammon begins with the button."""
+    from ale_py import Action
+
+    pressed: list[Action] = []
+
+    class Listening:
+        def __init__(self, ale: object) -> None:
+            self._ale = ale
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._ale, name)
+
+        def act(self, action: Action) -> float:
+            pressed.append(action)
+            return float(self._ale.act(action))  # type: ignore[attr-defined]
+
+    game = AtariGame("backgammon", noops=(3, 3))
+    game._ale = Listening(game._ale)
+    game.reset(seed=0)
+    assert pressed == [Action.NOOP] * 3
+    game.step(np.int64(0))
+    assert pressed[3:] == [Action.FIRE] * 4
+
+
+def test_the_card_says_what_the_settings_change() -> None:
+    options = EnvironmentConfig(max_episode_steps=100, sizes={"image": ()})
+    plain = make_environment("Pong", EnvironmentConfig()).protocol
+    assert plain["size"] == [64, 64] and "area" in plain["resize"] and "max_decisions" not in plain
+    changed = make_environment("Pong", options).protocol
+    assert changed["size"] == [210, 160] and changed["resize"] == "none" and changed["max_decisions"] == 25
 
 
 def test_all_games_of_the_wheel_are_known() -> None:

@@ -252,15 +252,18 @@ def test_networks_are_in_evaluation_mode_outside_of_updates() -> None:
     assert all(torch.equal(value, saved[name]) for name, value in tokenizers.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["image_vq", "image_fsq"])
-def test_a_skipped_update_leaves_no_trace(name: str) -> None:
-    """Codebooks by moving average and batch norms learn in the forward pass, before the loss is known."""
-    tokenizers = bundle(name, replace(SMALL, batch_norm=True))
+@pytest.mark.parametrize(
+    ("name", "settings"), [("image_vq", {}), ("image_vq", {"ema_decay": 0.0, "revive_below": 0.5}), ("image_fsq", {})]
+)
+@pytest.mark.parametrize("broken", ["encoder", "decoder"])
+def test_a_skipped_update_leaves_no_trace(name: str, settings: dict[str, float], broken: str) -> None:
+    """Codebooks by moving average, revived codes and batch norms are written before the loss is known."""
+    tokenizers = bundle(name, replace(SMALL, batch_norm=True, **settings))
     tokenizers.prepare_training()
     learner = Learner(tokenizers, LearnerConfig(batch_size=8, learning_rate=1e-3, updates_per_step=1, start_steps=0))
     update_tokenizers(tokenizers, learner, {"front": squares(8)[:, None]})
-    bias = tokenizers.by_key["front"].decoder[0][1].bias
-    bias.data.fill_(torch.nan)
+    tokenizer = tokenizers.by_key["front"]
+    {"encoder": tokenizer.encoder[0], "decoder": tokenizer.decoder[0][1]}[broken].bias.data.fill_(torch.nan)
     saved = {name: value.clone() for name, value in tokenizers.state_dict().items() if name != "version"}
     metrics = update_tokenizers(tokenizers, learner, {"front": squares(8, seed=1)[:, None]})
     assert not metrics["gradient_norm"].isfinite()

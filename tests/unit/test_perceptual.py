@@ -129,10 +129,11 @@ def test_lpips_files_that_hold_something_else(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"no weights")
     with pytest.raises(ConfigError, match="does not hold weights"):
         make_perceptual("lpips", str(tmp_path))
-    for name in lpips.SOURCES:
-        torch.save({"features.0.weight": torch.zeros(2)}, tmp_path / name)
-    with pytest.raises(ConfigError, match="do not hold the weights of LPIPS"):
-        make_perceptual("lpips", str(tmp_path))
+    for content in ({"features.0.weight": torch.zeros(2)}, {"features.conv1_1.weight": torch.zeros(2)}, [1], {1: 2}):
+        for name in lpips.SOURCES:
+            torch.save(content, tmp_path / name)
+        with pytest.raises(ConfigError, match="do not hold the weights of LPIPS"):
+            make_perceptual("lpips", str(tmp_path))
 
 
 def test_lpips_is_fetched_once_and_only_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

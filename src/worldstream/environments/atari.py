@@ -41,8 +41,12 @@ RESIZES = {
     "area": "the maximum of the last two frames is taken, then resized by area averaging",
 }
 _NAME = re.compile(
-    r"(?P<space>ALE/)?(?P<game>[A-Za-z0-9]+?)(?P<ram>-ram)?(?P<kind>NoFrameskip|Deterministic)?(?P<version>-v[045])?"
+    r"(?:ale_py:)?(?P<space>ALE/)?(?P<game>[A-Za-z0-9]+?)(?P<ram>-ram)?(?P<kind>NoFrameskip|Deterministic)?(?P<version>-v[045])?"
 )
+_TWO_PLAYERS = frozenset({"combat", "joust", "maze_craze", "warlords"})
+"""ROMs without a game for one player: the emulator would end the whole process."""
+_NOOP = -1
+"""In place of the index of an action: nothing is pressed. A few games have no such action among those they use."""
 _SET_ELSEWHERE = {
     "frame_skip": "environment.action_repeat",
     "size": "environment.sizes or --modality observation=image:HEIGHT,WIDTH",
@@ -107,17 +111,18 @@ class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
                 f"an Atari game with sticky={sticky}, noops={tuple(noops)}, max_frames={max_frames}: sticky is a "
                 "probability below 1, noops are the fewest and the most, and max_frames exceeds them."
             )
-        from ale_py import ALEInterface, LoggerMode, roms
+        from ale_py import Action, ALEInterface, LoggerMode, roms
 
         ALEInterface.setLoggerMode(LoggerMode.Error)
         self._ale = ALEInterface()
         # Stickiness is ours: the emulator's own is no part of the state that it gives.
         self._ale.setFloat("repeat_action_probability", 0.0)
-        self._sticky, self._last = sticky, 0
+        self._sticky, self._last = sticky, _NOOP
         rom = roms.get_rom_path(game)
         assert rom is not None, game
         self._rom = rom
         self._ale.loadROM(self._rom)
+        self._noop = Action.NOOP
         self._actions = self._ale.getLegalActionSet() if full_action_space else self._ale.getMinimalActionSet()
         self._frame_skip, self._noops, self._max_frames = frame_skip, (int(noops[0]), int(noops[1])), max_frames
         self._life_loss, self._clip_rewards = life_loss, clip_rewards
@@ -140,7 +145,8 @@ class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
             "life_loss_ends_episode": life_loss,
             "rewards": "sign of each frame's" if clip_rewards else "as the game gives them",
             "max_frames": max_frames,
-            "resize": RESIZES[resize] if self._size or resize == "area" else "none",
+            "resize": "none" if size is None else RESIZES[resize],
+            "size": list(shape[:2]) if size is None else [int(side) for side in size],
             "pillow": metadata.version("pillow"),
         }
 
@@ -152,7 +158,7 @@ class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
             self._ale.setInt("random_seed", seed & 0x7FFFFFFF)
             self._ale.loadROM(self._rom)  # the seed counts from here on
             self._goes_on = False
-        frames = self._repeat(0) if self._goes_on else None
+        frames = self._repeat(_NOOP) if self._goes_on else None
         self._goes_on = False
         if frames is None or frames.over or frames.truncated:
             self._begin()
@@ -164,9 +170,9 @@ class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
 
     def _begin(self) -> None:
         self._ale.reset_game()
-        self._frames = self._last = 0
+        self._frames, self._last = 0, _NOOP
         for _ in range(int(self.np_random.integers(self._noops[0], self._noops[1] + 1))):
-            self._act(0)
+            self._act(_NOOP)
             if self._ale.game_over():
                 self._ale.reset_game()
 
@@ -216,11 +222,11 @@ class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
         return self._ale.getScreenRGB()
 
     def _act(self, index: int) -> float:
-        """One frame; action 0 does nothing in every game."""
+        """One frame."""
         if self._sticky and self.np_random.random() < self._sticky:
             index = self._last
         self._last = index
-        reward = float(self._ale.act(self._actions[index]))
+        reward = float(self._ale.act(self._noop if index == _NOOP else self._actions[index]))
         self._frames += 1
         return float(np.sign(reward)) if self._clip_rewards else reward
 
@@ -239,16 +245,19 @@ def known_games() -> dict[str, str]:
     spec = importlib.util.find_spec("ale_py")
     folders = list(spec.submodule_search_locations or []) if spec else []
     roms = [file.stem for folder in folders for file in Path(folder, "roms").glob("*.bin")]
+    roms = [rom for rom in roms if rom not in _TWO_PLAYERS]
     return {rom.replace("_", ""): rom for rom in sorted(roms)} or {game.lower(): game for game in ATARI_100K}
 
 
 def _claims(name: EnvironmentName) -> bool:
     """Names in the manner of Atari, known games, and names that nobody has registered but are nearly one."""
-    match = _NAME.fullmatch(name) if isinstance(name, str) else None
-    if match is None:
+    if not isinstance(name, str) or (match := _NAME.fullmatch(name)) is None:
         return False
     if match["space"] or match["kind"]:
         return True
+    known = gymnasium.registry.get(name)
+    if known is not None and not str(known.entry_point).startswith("ale_py"):
+        return False  # of somebody else, whatever it is called
     games = known_games()
     if match["game"].lower() in games:
         return True
@@ -285,7 +294,9 @@ def make(name: EnvironmentName, config: EnvironmentConfig, render_mode: str | No
     factory = functools.partial(AtariGame, game, frame_skip=config.action_repeat, size=size)
     raw = gym.call(name, factory, config, render_mode)
     if config.max_episode_steps is not None:
-        raw = TimeLimit(raw, ceil(config.max_episode_steps / config.action_repeat))
+        decisions = ceil(config.max_episode_steps / config.action_repeat)
+        raw.unwrapped.protocol["max_decisions"] = decisions
+        raw = TimeLimit(raw, decisions)
     return FlatEnvironment(raw, config, name)
 
 

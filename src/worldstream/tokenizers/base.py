@@ -78,6 +78,10 @@ class Tokenizer(nn.Module, ABC):
         """() each: what a trained tokenizer tells about itself, for the log."""
         return {}
 
+    def written_while_training(self) -> list[Tensor]:
+        """Tensors that a pass in training mode writes itself, so that an update that is skipped can put them back."""
+        return list(self.buffers())
+
     def prepare_training(self, *, pretrained: bool = True) -> None:
         """Load what only training needs. ``pretrained=False``: of the same shapes, where only the cost matters.
 

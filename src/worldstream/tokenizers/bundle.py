@@ -121,19 +121,33 @@ class TokenizerBundle(nn.Module):
         """Losses of the trained tokenizers for stored arrays (B, T, *shape) of all ``trained_keys``.
 
         Returns:
-            the weighted sum (), and the mean of each named loss (), summed over keys.
+            the weighted sum (), and the mean of each named loss (), summed over keys; where there are several keys,
+            also of each key alone, as "key/name".
         """
         means: dict[str, Tensor] = {}
+        alone: dict[str, Tensor] = {}
         for key, tensor in self.load(observations, self.trained_keys).items():
             for name, loss in self.by_key[key].losses(tensor).items():
-                means[name] = means.get(name, 0.0) + loss.mean()
+                alone[f"{key}/{name}"] = mean = loss.mean()
+                means[name] = means.get(name, 0.0) + mean
         total = torch.stack([self._loss_weights[name] * mean for name, mean in means.items()]).sum()
-        return total, {name: mean.detach() for name, mean in means.items()}
+        return total, {name: mean.detach() for name, mean in (means | self._where_several(alone)).items()}
 
     def statistics(self) -> dict[str, Tensor]:
-        """What the trained tokenizers tell about themselves, () each, the mean over keys."""
-        found = [tokenizer.statistics() for tokenizer in self.by_key.values() if tokenizer.trainable]
-        return {name: torch.stack([values[name] for values in found]).mean() for name in (found[0] if found else ())}
+        """What the trained tokenizers tell about themselves, () each: the mean over keys; where there are several, also
+        of each key alone, as "key/name"."""
+        found = {key: self.by_key[key].statistics() for key in self.trained_keys}
+        names = next(iter(found.values()), {})
+        means = {name: torch.stack([values[name] for values in found.values()]).mean() for name in names}
+        alone = {f"{key}/{name}": value for key, values in found.items() for name, value in values.items()}
+        return means | self._where_several(alone)
+
+    def _where_several(self, alone: dict[str, Tensor]) -> dict[str, Tensor]:
+        return alone if len(self.trained_keys) > 1 else {}
+
+    def written_while_training(self) -> list[Tensor]:
+        """See ``Tokenizer.written_while_training``, of all keys."""
+        return [tensor for tokenizer in self.by_key.values() for tensor in tokenizer.written_while_training()]
 
     def relearned(self) -> None:
         """Weights have changed: ids have another meaning from now on."""

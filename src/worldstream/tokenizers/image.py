@@ -133,6 +133,10 @@ class ImageVQ(ImageTokenizer):
         )
         super().__init__(spec, config, quantizer)
 
+    def written_while_training(self) -> list[Tensor]:
+        revived = self.config.revive_below and not self.config.ema_decay  # then no buffer, but written all the same
+        return [*super().written_while_training(), *(self.quantizer.parameters() if revived else [])]
+
 
 @final
 class ImageFSQ(ImageTokenizer):

@@ -77,14 +77,14 @@ class Lpips(PerceptualLoss):
     def _load(self, folder: Path) -> None:
         vgg, heads = (_read(folder / name) for name in (VGG_FILE, HEADS_FILE))
         convolutions = [m for stage in self.stages for m in stage.children() if isinstance(m, nn.Conv2d)]
-        numbers = sorted({int(name.split(".")[1]) for name in vgg if name.startswith("features.")})
         try:
+            numbers = sorted({int(name.split(".")[1]) for name in vgg if name.startswith("features.")})
             for number, convolution in zip(numbers, convolutions, strict=True):
                 for part in ("weight", "bias"):
                     getattr(convolution, part).data.copy_(vgg[f"features.{number}.{part}"])
             for i, head in enumerate(self.heads):
                 head.weight.data.copy_(heads[f"lin{i}.model.1.weight"])  # type: ignore[operator]
-        except (KeyError, ValueError, RuntimeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ConfigError(f"the files in {folder} do not hold the weights of LPIPS: {error}.") from error
 
 
@@ -126,7 +126,7 @@ def _fetch(names: list[str], folder: Path) -> None:
 
 
 def _download(url: str, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # another run may be fetching it too
     digest = hashlib.sha256()
     try:
         with urllib.request.urlopen(url, timeout=60) as source, open(temporary, "wb") as file:

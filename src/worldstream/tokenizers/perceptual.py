@@ -122,6 +122,7 @@ class EfficientNetLite0(PerceptualLoss):
 
     LEVELS = (0, 2, 4, 10)
     """Blocks whose outputs are compared: 1/2, 1/4, 1/8 and 1/16 of the side."""
+    smallest_side = 16
 
     def __init__(self, weights: str, *, pretrained: bool) -> None:
         super().__init__()

@@ -212,6 +212,7 @@ class FiniteScalarQuantizer(Quantizer):
 
     def _number(self, steps: Tensor) -> Tensor:
         """Steps (N, C, scalars) -> ids (N, C)."""
+        steps = steps.nan_to_num(0.0)  # divergence is reported elsewhere, by the gradient
         return ((steps.long() + self.levels // 2) * self.basis).sum(-1)
 
     def _code(self, steps: Tensor) -> Tensor:

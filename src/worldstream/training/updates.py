@@ -17,19 +17,20 @@ from worldstream.types import Batch, Observations
 def update_tokenizers(tokenizers: TokenizerBundle, learner: Learner, observations: Observations) -> dict[str, Tensor]:
     """One gradient step of the tokenizers that are trained, on stored arrays (B, T, *shape); ids change their meaning.
 
-    Statistics that the tokenizers keep (codebooks by moving average, batch norms) stay as they were where the loss or
-    its gradient is not finite.
+    What the tokenizers write themselves (codebooks by moving average, revived codes, batch norms) stays as it was where
+    the loss or its gradient is not finite.
 
     Returns:
         metrics, () each.
     """
-    before = [buffer.clone() for buffer in tokenizers.buffers()]
+    before = [tensor.detach().clone() for tensor in tokenizers.written_while_training()]
     tokenizers.train()
     total, means = tokenizers.losses(observations)
     norm = learner.step(total)
     tokenizers.eval()
-    for buffer, old in zip(tokenizers.buffers(), before, strict=True):
-        buffer.copy_(torch.where(norm.isfinite(), buffer, old))
+    with torch.no_grad():
+        for tensor, old in zip(tokenizers.written_while_training(), before, strict=True):
+            tensor.copy_(torch.where(norm.isfinite(), tensor, old))
     tokenizers.relearned()
     return {**means, **tokenizers.statistics(), "gradient_norm": norm}
 
