@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from worldstream.evaluation.figures import Panel, Series, draw
+from worldstream.report.figures import Panel, Series, draw
 
 RESULTS = Path(__file__).parent / "results"
 NUM_POINTS = 25

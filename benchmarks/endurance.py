@@ -22,10 +22,10 @@ import torch
 from records import provenance, write
 
 import worldstream
-from worldstream.evaluation.estimate import peak_bytes
-from worldstream.line_log import read_lines
-from worldstream.run_folder import RunFolder
-from worldstream.training.session import Session
+from worldstream.runs.estimate import peak_bytes
+from worldstream.runs.folder import RunFolder
+from worldstream.runs.log import read_lines
+from worldstream.runs.session import Session
 
 EVERY = 10_000
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from records import provenance, write
 
-from worldstream.evaluation.figures import Panel, Series, draw
+from worldstream.report.figures import Panel, Series, draw
 from worldstream.specs import ActionComponent, ActionSpec, TokenSpec
 from worldstream.world_model import SEQUENCE_MODELS
 from worldstream.world_model.block import BlockLayout

@@ -21,8 +21,8 @@ from pathlib import Path
 from records import provenance
 
 from worldstream.cli import parse
-from worldstream.line_log import read_lines
-from worldstream.run_folder import RunFolder
+from worldstream.runs.folder import RunFolder
+from worldstream.runs.log import read_lines
 
 RESULTS = Path(__file__).parent / "results"
 

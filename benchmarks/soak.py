@@ -29,9 +29,9 @@ import torch
 from records import provenance, write
 
 import worldstream
-from worldstream.line_log import read_lines
-from worldstream.models import load_weights
-from worldstream.run_folder import RunFolder
+from worldstream.runs.folder import RunFolder
+from worldstream.runs.log import read_lines
+from worldstream.runs.weights import load_weights
 
 STEPS = 120
 FILE_CALLS = ("fsync", "replace", "truncate")

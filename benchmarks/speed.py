@@ -27,12 +27,12 @@ from records import merge, provenance
 
 from worldstream.acting import act
 from worldstream.agent.actor_critic import ActorCriticConfig
-from worldstream.config import Config, ImaginationConfig
-from worldstream.evaluation.estimate import peak_bytes
+from worldstream.config import Config, ImaginationConfig, LearnerConfig
 from worldstream.models import Models, choose_device
 from worldstream.presets import PRESETS
+from worldstream.runs.estimate import peak_bytes
 from worldstream.specs import ActionComponent, ActionSpec, KeySpec
-from worldstream.training.learner import Learner, LearnerConfig
+from worldstream.training.learner import Learner
 from worldstream.training.synthetic import synthetic_batch, synthetic_observations
 from worldstream.training.updates import (
     imagine_from,

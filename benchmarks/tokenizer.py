@@ -29,9 +29,9 @@ from records import merge, provenance
 
 from worldstream.config import Config
 from worldstream.environments import make_environment
-from worldstream.evaluation.estimate import peak_bytes
 from worldstream.models import choose_device
 from worldstream.presets import PRESETS
+from worldstream.runs.estimate import peak_bytes
 from worldstream.tokenizers.bundle import TokenizerBundle
 from worldstream.training.learner import Learner
 from worldstream.training.updates import update_tokenizers

@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from worldstream.environments.clock import Clock
+from worldstream.environments.toy.clock import Clock
 
 
 class Faulty(gym.Wrapper):

@@ -27,36 +27,41 @@ SOURCE = REPOSITORY / "src"
 
 # --- The tables ------------------------------------------------------------------------------------------------------
 
-BASE = {"errors", "specs", "types", "registry", "nn", "version"}
-COMPONENTS = {"environments", "modalities", "actions", "replay", "tokenizers", "world_model", "agent"}
-PARTS = COMPONENTS | {"acting", "imagination"}
-SIDE = {"run_folder", "line_log", "viewer"}
-TOP = {"config", "description", "models", "training", "evaluation", "presets", "compat"}
+BASE = {"errors", "specs", "types", "registry", "options", "nn", "version"}
+PARTS = {"modalities", "actions", "environments", "replay", "tokenizers", "world_model", "agent"}
+JOINED = BASE | PARTS | {"acting", "imagination", "models", "config"}
+ALGORITHM = JOINED | {"training", "evaluation"}
 
 LAYERS: dict[str, set[str]] = {
     # part of the package (file or folder) -> the parts it may import, besides itself
     **dict.fromkeys(BASE, BASE),  # layer 0
     "modalities": BASE,  # layer 1
     "actions": BASE,
-    "environments": BASE | {"modalities", "actions"},  # see ONLY_IN
-    "replay": BASE,  # layer 2
+    "environments": BASE | {"modalities", "actions"},  # layer 2; see ONLY_IN
+    "replay": BASE,
     "tokenizers": BASE | {"modalities"},  # layer 3; see ONLY_IN
     "world_model": BASE,  # layer 4
     "agent": BASE | {"actions"},  # layer 5
     "acting": BASE | {"tokenizers", "world_model"},  # layer 6: a policy is a function, never the agent package
     "imagination": BASE | {"tokenizers", "world_model"},
-    **{part: BASE | PARTS | {"run_folder", "line_log"} | TOP for part in TOP},  # layer 7
-    "api": BASE | PARTS | TOP | {"run_folder", "line_log"},
-    **{part: BASE | PARTS | SIDE | TOP | {"api", "cli", "__init__"} for part in ("cli", "__main__", "__init__")},  # 8
-    "line_log": BASE,  # side
-    "run_folder": BASE,
-    "viewer": BASE | {"run_folder", "line_log", "acting", "imagination"},
+    "models": BASE | {"tokenizers", "world_model", "agent", "config"},  # it alone joins them; never environments
+    "config": BASE | {"environments", "tokenizers", "world_model", "agent"},  # layer 7: never training
+    "training": JOINED,  # layer 8: never runs
+    "evaluation": JOINED | {"training"},  # never runs
+    "runs": ALGORITHM,  # layer 9
+    "report": ALGORITHM | {"runs"},  # layer 10: never each other
+    "importers": ALGORITHM | {"runs", "presets"},
+    "presets": JOINED,  # layer 11
+    "api": ALGORITHM | {"runs", "report", "importers", "presets"},
+    "cli": ALGORITHM | {"runs", "report", "importers", "presets", "api"},
+    "__init__": {"api", "config", "environments", "presets", "errors", "version"},
+    "__main__": {"cli"},
 }
 
 ONLY_IN = {
     ("tokenizers", "modalities"): {"tokenizers/bundle.py"},
-    ("environments", "modalities"): {"environments/base.py"},  # the adapter around the user's environment
-    ("environments", "actions"): {"environments/base.py"},
+    ("environments", "modalities"): {"environments/flat.py"},  # the adapter around the user's environment
+    ("environments", "actions"): {"environments/flat.py"},
 }
 """(importer, imported) -> the only files in which that import is allowed."""
 
@@ -304,8 +309,13 @@ def plant(root: Path, name: str, text: str) -> None:
         ("nn/x.py", "import worldstream", "'nn' must not import '__init__'"),
         ("tokenizers/levels.py", "from worldstream.modalities import base", "{'tokenizers/bundle.py'} may import"),
         ("imagination.py", "from worldstream.agent.actor import Actor", "'imagination' must not import 'agent'"),
-        ("environments/gym.py", "from worldstream import actions", "{'environments/base.py'} may import"),
-        ("actions/x.py", "from worldstream.environments import base", "'actions' must not import 'environments'"),
+        ("environments/suite/gym.py", "from worldstream import actions", "{'environments/flat.py'} may import"),
+        ("actions/x.py", "from worldstream.environments import flat", "'actions' must not import 'environments'"),
+        ("training/x.py", "from worldstream.runs.folder import RunFolder", "'training' must not import 'runs'"),
+        ("evaluation/x.py", "from worldstream import runs", "'evaluation' must not import 'runs'"),
+        ("models.py", "from worldstream.environments import vector", "'models' must not import 'environments'"),
+        ("config.py", "from worldstream.training import learner", "'config' must not import 'training'"),
+        ("report/x.py", "from worldstream.importers import weights", "'report' must not import 'importers'"),
         ("helpers.py", "", "'helpers' is in no layer"),
     ],
 )
@@ -322,7 +332,7 @@ def test_a_forbidden_import_is_found(tmp_path: Path, name: str, text: str, compl
         ("tokenizers/bundle.py", "from worldstream.modalities import base"),
         ("agent/x.py", "from worldstream.actions import base\nfrom . import losses\nfrom worldstream.agent.y import z"),
         ("world_model/heads/x.py", "import torch\nfrom ...specs import TokenSpec\nfrom ..block import BlockLayout"),
-        ("training/x.py", "from worldstream.run_folder import RunFolder\nfrom worldstream import acting"),
+        ("runs/x.py", "from worldstream.training import trainer\nfrom worldstream import acting"),
         ("__main__.py", "from worldstream.cli import main"),
     ],
 )

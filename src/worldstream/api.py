@@ -13,10 +13,19 @@ from rich.console import Console
 
 from worldstream.acting import act
 from worldstream.actions.composite import decode
-from worldstream.compat.checkpoint import published_agent, read_checkpoint
-from worldstream.compat.settings import read_settings
 from worldstream.config import Config
-from worldstream.description import (
+from worldstream.environments import resolve, suited_preset
+from worldstream.environments.fit import require_specs
+from worldstream.errors import ConfigError, RunFolderError
+from worldstream.evaluation.evaluate import Evaluation, protocol_card
+from worldstream.evaluation.evaluate import evaluate as measure
+from worldstream.importers.checkpoint import published_agent, read_checkpoint
+from worldstream.importers.settings import read_settings
+from worldstream.modalities.observation import ObservationAdapter
+from worldstream.models import Models, choose_device
+from worldstream.presets import PRESETS
+from worldstream.runs.capacity import replay_row_bytes, replay_rows, require_room
+from worldstream.runs.description import (
     default_output,
     describe,
     environment_name,
@@ -24,20 +33,12 @@ from worldstream.description import (
     read_run,
     recorded_environment,
 )
-from worldstream.environments import resolve, suited_preset
-from worldstream.environments.fit import require_specs
-from worldstream.errors import ConfigError, RunFolderError
-from worldstream.evaluation.evaluate import Evaluation, protocol_card
-from worldstream.evaluation.evaluate import evaluate as measure
-from worldstream.evaluation.recording import keep_evaluation, why_not_kept
-from worldstream.line_log import read_lines
-from worldstream.modalities.observation import ObservationAdapter
-from worldstream.models import Models, choose_device, load_run, save_weights
-from worldstream.presets import PRESETS
-from worldstream.run_folder import RunFolder, specs_from_json
-from worldstream.training.progress import ProgressDisplay, console, evaluation_progress
-from worldstream.training.room import replay_row_bytes, replay_rows, require_room
-from worldstream.training.session import Session
+from worldstream.runs.episodes import keep_evaluation, why_not_kept
+from worldstream.runs.folder import RunFolder, specs_from_json
+from worldstream.runs.log import read_lines
+from worldstream.runs.progress import ProgressDisplay, console, evaluation_progress
+from worldstream.runs.session import Session
+from worldstream.runs.weights import load_run, save_weights
 
 
 class Agent:
@@ -175,13 +176,7 @@ def train(
     folder.require_unused()
     out = console(quiet=quiet)
     session = Session(
-        folder,
-        environment,
-        config,
-        seed=seed,
-        steps=steps,
-        device=chosen,
-        time_limit=time_limit,
+        folder, environment, config, seed=seed, steps=steps, device=chosen, time_limit=time_limit
     )
     return _run(session, lambda: _begin(session, preset, force), out)
 

@@ -20,7 +20,7 @@ from worldstream.config import Config
 from worldstream.environments import suited_preset
 from worldstream.errors import ConfigError, WorldstreamError, WorldstreamWarning
 from worldstream.presets import PRESETS
-from worldstream.training.progress import console
+from worldstream.runs.progress import console
 
 DEFAULT_PRESET = "demo"
 """Where an environment does not say otherwise, and of what ``--help`` shows."""
@@ -143,7 +143,7 @@ class Report:
 
     def run(self) -> None:
         """Write the report and say where it is."""
-        from worldstream.evaluation.report import write_report
+        from worldstream.report.report import write_report
 
         if not self.run_folders:
             raise ConfigError("worldstream report needs at least one run folder.")
@@ -169,8 +169,8 @@ class Info:
 
     def run(self) -> None:
         """Measure and print."""
-        from worldstream.evaluation.estimate import estimate
         from worldstream.models import choose_device
+        from worldstream.runs.estimate import estimate
 
         if self.steps < 1:
             raise ConfigError(f"--steps must be at least 1, not {self.steps}.")

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-import safetensors
-import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from worldstream.agent.actor_critic import ActorCritic
 from worldstream.agent.return_scale import ReturnScale
 from worldstream.config import Config
-from worldstream.description import is_imported, read_run
-from worldstream.errors import ConfigError, RunFolderError
-from worldstream.run_folder import RunFolder, array_digest, replace_file, specs_from_json
+from worldstream.errors import ConfigError
 from worldstream.specs import ActionSpec, KeySpec, Specs
 from worldstream.tokenizers.bundle import TokenizerBundle
 from worldstream.world_model.model import WorldModel
@@ -70,71 +62,3 @@ def choose_device(name: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"device '{name}' cannot be used: {reason}. Use --device cpu or auto.") from error
     return device
-
-
-@dataclass(frozen=True)
-class LoadedRun:
-    """A run folder, read back."""
-
-    folder: RunFolder
-    description: dict[str, Any]
-    """Content of run.json."""
-    config: Config
-    models: Models
-
-    @property
-    def imported(self) -> bool:
-        """Whether the agent was trained elsewhere, so that there is no training of its own."""
-        return is_imported(self.folder, self.description)
-
-
-def save_weights(path: Path, models: Models) -> None:
-    """Replace a file of weights, atomically. Raises RunFolderError."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in models.state_dict().items()}
-    data = safetensors.torch.save(tensors, {"sha256": _digest(tensors)})
-    replace_file(path, lambda file: file.write(data))
-
-
-def load_weights(path: Path) -> dict[str, Tensor]:
-    """Inverse of ``save_weights``. Raises RunFolderError when the file is not what was written."""
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no dict)
-            written = (file.metadata() or {}).get("sha256")
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise RunFolderError(f"{path} does not hold weights: {error}") from error
-    if written != _digest(tensors):
-        raise RunFolderError(f"{path} is not what was written: its checksum differs.")
-    return tensors
-
-
-def _digest(tensors: dict[str, Tensor]) -> str:
-    return array_digest({name: tensor.numpy() for name, tensor in tensors.items()})
-
-
-def load_run(path: str | Path, device: str = "auto", *, best: bool = False) -> LoadedRun:
-    """Read a run folder. Raises RunFolderError when it is not one, or its weights are missing or do not fit.
-
-    Args:
-        path: of the folder.
-        device: where the models go.
-        best: take the weights of the best evaluation during training instead of the newest.
-    """
-    folder = RunFolder(Path(path))
-    description = read_run(folder)
-    config = Config.from_json(description["config"])
-    models = Models(config, *specs_from_json(description["specs"]))
-    weights = folder.best_weights if best else folder.weights
-    if not weights.is_file():
-        reason = "yet: let the training run go on to its first checkpoint."
-        if best and is_imported(folder, description):
-            reason = "besides its weights: it was imported, and has one set of them."
-        elif best:
-            reason = "yet: it is written by evaluations during training (--evaluation.every-steps)."
-        raise RunFolderError(f"{folder.path} has no {weights.name} {reason}")
-    try:
-        models.load_state_dict(load_weights(weights))
-    except RuntimeError as error:
-        raise RunFolderError(f"{weights} does not hold the weights of this run: {error}") from error
-    models.to(choose_device(device)).eval()
-    return LoadedRun(folder, description, config, models)

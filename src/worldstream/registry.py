@@ -35,6 +35,14 @@ class Registry(Mapping[str, Any]):
         module, attribute = self._entries[name].split(":")
         return getattr(importlib.import_module(module), attribute)
 
+    def name_of(self, component: Any) -> str:
+        """Under which name a component is registered. KeyError when it is not."""
+        module, attribute = component.__module__, component.__qualname__
+        for name, entry in self._entries.items():
+            if entry == f"{module}:{attribute}":
+                return name
+        raise KeyError(f"{module}:{attribute}")
+
     def __contains__(self, name: object) -> bool:
         """Whether there is such a component; imports nothing."""
         return name in self._entries

@@ -12,7 +12,7 @@ import pytest
 import worldstream
 from tiny import tiny_config
 from worldstream.cli import main
-from worldstream.environments.clock import Clock
+from worldstream.environments.toy.clock import Clock
 from worldstream.errors import ConfigError, EnvironmentFault
 from worldstream.training.trainer import Trainer
 

@@ -16,12 +16,12 @@ from worldstream.environments import EnvironmentConfig, make_environment
 from worldstream.environments.suites import ENVIRONMENTS
 from worldstream.errors import EnvironmentFault
 from worldstream.evaluation.evaluate import evaluate
-from worldstream.models import load_run
 from worldstream.presets.atari import EVALUATED, TRAINED
+from worldstream.runs.weights import load_run
 
 pytest.importorskip("ale_py")
 
-from worldstream.environments.atari import AtariGame, known_games
+from worldstream.environments.suite.atari import AtariGame, known_games
 
 
 @pytest.mark.parametrize(

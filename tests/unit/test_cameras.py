@@ -7,7 +7,7 @@ import pytest
 
 from worldstream.actions import decode, encode, spec_from_space
 from worldstream.environments import EnvironmentConfig, make_environment
-from worldstream.environments.cameras import QUARTERS, TwoCameras
+from worldstream.environments.toy.cameras import QUARTERS, TwoCameras
 
 LEVELS = 11
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from worldstream.config import BOUNDS, Config, from_plain
+from worldstream.config import Config
 from worldstream.errors import ConfigError
+from worldstream.options import Between, from_plain, hints
 from worldstream.presets import PRESETS
 
 
@@ -60,9 +61,26 @@ def test_from_json_reads_every_field() -> None:
         assert Config.from_json(changed).to_json() != Config().to_json()
 
 
-@pytest.mark.parametrize("path", BOUNDS)
+def bounds(cls: type, path: str = "") -> dict[str, Between]:
+    """Bounds of the numbers of a class of options, by place."""
+    found: dict[str, Between] = {}
+    for name, hint in hints(cls).items():
+        metadata, bare = getattr(hint, "__metadata__", ()), getattr(hint, "__origin__", hint)
+        if dataclasses.is_dataclass(bare):
+            found |= bounds(bare, f"{path}{name}.")
+        elif bare in (int, float):
+            found |= {f"{path}{name}": item for item in metadata if isinstance(item, Between)}
+    return found
+
+
+def test_there_are_bounds() -> None:
+    expected = {"segment_length", "losses.discount", "world_model.sequence.width", "evaluation.episodes"}
+    assert expected <= set(bounds(Config))
+
+
+@pytest.mark.parametrize("path", bounds(Config))
 def test_numbers_out_of_bounds_are_named(path: str) -> None:
-    low, high = BOUNDS[path]
+    low, high = bounds(Config)[path].low, bounds(Config)[path].high
     for value in (low - 1, *([high + 1] if high < 1e9 else [])):
         with pytest.raises(ConfigError, match=path.replace(".", r"\.")):
             Config.from_json(plain(**{path.replace(".", "__"): value}))

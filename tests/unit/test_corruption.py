@@ -21,14 +21,14 @@ import worldstream
 from tiny import tiny_config
 from worldstream.cli import main
 from worldstream.errors import Interrupted, RunFolderError, WorldstreamWarning
-from worldstream.evaluation.recording import load_episodes
-from worldstream.line_log import read_lines
-from worldstream.models import load_weights
-from worldstream.run_folder import RunFolder, array_digest
-from worldstream.training import tree
-from worldstream.training.checkpoint import Checkpoints
-from worldstream.training.session import Session
-from worldstream.training.skipped import reproduce
+from worldstream.runs import serialize as tree
+from worldstream.runs.checkpoint import Checkpoints
+from worldstream.runs.episodes import load_episodes
+from worldstream.runs.folder import RunFolder, array_digest
+from worldstream.runs.log import read_lines
+from worldstream.runs.session import Session
+from worldstream.runs.skipped import reproduce
+from worldstream.runs.weights import load_weights
 from worldstream.training.trainer import Trainer
 
 CASES = 500

@@ -12,9 +12,9 @@ from gymnasium import spaces
 
 from worldstream.actions import decode, encode, spec_from_space
 from worldstream.environments import EnvironmentConfig, FlatEnvironment, check, make_environment
-from worldstream.environments.clock import Clock
-from worldstream.environments.keys import NUM_COLORS, EveryKey
 from worldstream.environments.suites import same_environment
+from worldstream.environments.toy.clock import Clock
+from worldstream.environments.toy.keys import NUM_COLORS, EveryKey
 from worldstream.errors import ConfigError, EnvironmentFault, SpaceError
 
 
@@ -114,7 +114,7 @@ def test_wrong_keyword_arguments() -> None:
 
 MODULE = """
 import gymnasium
-from worldstream.environments.clock import Clock
+from worldstream.environments.toy.clock import Clock
 
 def build(length=4):
     return Clock(episode_length=length)

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 
 from worldstream.config import Config, EvaluationConfig
-from worldstream.environments.clock import Clock
+from worldstream.environments.toy.clock import Clock
 from worldstream.environments.vector import make_vector
 from worldstream.errors import RunFolderError
+from worldstream.evaluation.episodes import RecordedEpisode, record_episodes
 from worldstream.evaluation.evaluate import evaluate, play
-from worldstream.evaluation.recording import RecordedEpisode, load_episodes, record_episodes, save_episodes
 from worldstream.models import Models
-from worldstream.run_folder import RunFolder
-from worldstream.training.progress import evaluation_progress
+from worldstream.runs.episodes import load_episodes, save_episodes
+from worldstream.runs.folder import RunFolder
+from worldstream.runs.progress import evaluation_progress
 
 CONFIG = Config(evaluation=EvaluationConfig(num_environments=3))
 
@@ -54,7 +55,7 @@ def test_progress_counts_episodes_and_steps(models: Models) -> None:
 
 def test_progress_is_said_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     now, said = 100.0, list[str]()
-    monkeypatch.setattr("worldstream.training.progress.time.monotonic", lambda: now)
+    monkeypatch.setattr("worldstream.runs.progress.time.monotonic", lambda: now)
     on_progress = evaluation_progress(7, said.append)
     for second in range(40):
         now = 100.0 + second

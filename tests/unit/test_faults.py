@@ -16,12 +16,12 @@ from tiny import tiny_config
 from worldstream.environments import EnvironmentConfig, make_vector
 from worldstream.environments.vector import MAX_FAILURES_IN_A_ROW
 from worldstream.errors import DivergedError, EnvironmentFault, OutOfMemoryError, RunFolderError
-from worldstream.line_log import read_lines
-from worldstream.models import load_weights
-from worldstream.run_folder import RunFolder
+from worldstream.runs.folder import RunFolder
+from worldstream.runs.log import read_lines
+from worldstream.runs.skipped import reproduce
+from worldstream.runs.weights import load_weights
 from worldstream.training import trainer as trainer_module
 from worldstream.training import updates
-from worldstream.training.skipped import reproduce
 from worldstream.training.trainer import Trainer
 
 STEPS = 300

@@ -19,8 +19,8 @@ from worldstream.config import Config
 from worldstream.environments import make_vector
 from worldstream.environments.fit import require_specs
 from worldstream.errors import ConfigError, Interrupted
+from worldstream.evaluation.episodes import record_episodes
 from worldstream.evaluation.evaluate import evaluate
-from worldstream.evaluation.recording import record_episodes
 from worldstream.models import Models
 from worldstream.specs import Specs
 

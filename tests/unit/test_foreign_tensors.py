@@ -14,9 +14,9 @@ import torch
 from golden_files import FILES
 from golden_files import read as read_golden
 from reference.checkpoint import AgentSize, Checkpoint, arrays, settings_of
-from worldstream.compat.published import golden_models
-from worldstream.compat.tensors import ForeignTensors
 from worldstream.errors import WeightsError
+from worldstream.importers.published import golden_models
+from worldstream.importers.tensors import ForeignTensors
 
 ALIKE = re.compile(r"ensemble\.[1-9]|layers\.0\.(?!retention)|critic_latent|critic_action|critic\.lstm")
 """Tensors of parts that are read like others."""

@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from tiny import tiny_config
 from worldstream.cli import main
 from worldstream.config import Config
-from worldstream.environments.base import FlatEnvironment, check
 from worldstream.environments.config import EnvironmentConfig
+from worldstream.environments.flat import FlatEnvironment, check
 from worldstream.errors import WorldstreamError
 from worldstream.training.trainer import Trainer
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from worldstream.config import LearnerConfig
 from worldstream.errors import ConfigError
 from worldstream.modalities import build
 from worldstream.models import num_parameters
@@ -18,7 +19,7 @@ from worldstream.tokenizers.base import TokenizerConfig
 from worldstream.tokenizers.bundle import TokenizerBundle
 from worldstream.tokenizers.image_networks import ImageDecoder, ImageEncoder, ImageTokenizerConfig, pixel_weights
 from worldstream.tokenizers.quantizers import FiniteScalarQuantizer, VectorQuantizer
-from worldstream.training.learner import Learner, LearnerConfig
+from worldstream.training.learner import Learner
 from worldstream.training.updates import update_tokenizers
 
 SPEC = KeySpec(key="front", modality="image", shape=(16, 16, 3), dtype="uint8")

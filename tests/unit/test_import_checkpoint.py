@@ -18,14 +18,15 @@ from reference.agent import reference
 from reference.checkpoint import AgentSize, Checkpoint, arrays, inputs_of, settings_of
 from worldstream.api import Agent, evaluate, import_checkpoint
 from worldstream.cli import main
-from worldstream.compat.published import recompute
-from worldstream.compat.settings import SETTINGS, PublishedSettings
-from worldstream.compat.weights import logit_order
 from worldstream.errors import ConfigError
-from worldstream.line_log import read_lines
-from worldstream.models import Models, load_run
+from worldstream.importers.published import recompute
+from worldstream.importers.settings import SETTINGS, PublishedSettings
+from worldstream.importers.weights import logit_order
+from worldstream.models import Models
 from worldstream.presets import PRESETS
-from worldstream.run_folder import RunFolder, checksummed
+from worldstream.runs.folder import RunFolder, checksummed
+from worldstream.runs.log import read_lines
+from worldstream.runs.weights import load_run
 from worldstream.types import Tokens
 
 KEYS = {
@@ -189,7 +190,7 @@ def test_a_folder_that_cannot_be_written_costs_no_result(tmp_path: Path, monkeyp
         raise OSError(28, "No space left on device")
 
     run = imported("dmc_retnet", tmp_path)
-    monkeypatch.setattr("worldstream.run_folder.os.replace", full)
+    monkeypatch.setattr("worldstream.runs.folder.os.replace", full)
     result = evaluate(run, episodes=1, device="cpu")
     assert result.evaluation.returns == [10.0]
     assert re.search(r"not noted in the run: .*episodes\.npz: No space left", result.note)

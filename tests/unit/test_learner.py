@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from worldstream.config import Config
+from worldstream.config import Config, LearnerConfig
 from worldstream.models import Models
 from worldstream.nn.layers import EnsembleHead
 from worldstream.specs import ActionComponent, ActionSpec, KeySpec
-from worldstream.training.learner import Learner, LearnerConfig, parameter_groups
+from worldstream.training.learner import Learner, parameter_groups
 from worldstream.world_model.model import WorldModelConfig
 from worldstream.world_model.sequence.base import SequenceConfig
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from worldstream.agent.losses import ActorCriticLossConfig
 from worldstream.config import Config
 from worldstream.environments.vector import make_vector
-from worldstream.evaluation.imagined import ReturnComparison, compare_returns, returns_to_go
+from worldstream.evaluation.episodes import RecordedEpisode, record_episodes
 from worldstream.evaluation.openloop import cut_windows, dream, follow, open_loop_error, starting_points
-from worldstream.evaluation.recording import RecordedEpisode, record_episodes
+from worldstream.evaluation.returns import ReturnComparison, compare_returns, returns_to_go
 from worldstream.modalities.observation import ObservationAdapter
 from worldstream.models import Models
 from worldstream.world_model.model import Imagined

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from golden_files import FILES, read
-from worldstream.compat.arrays import Arrays
-from worldstream.compat.published import recompute
-from worldstream.compat.tensors import ForeignTensors
-from worldstream.compat.weights import logit_order
 from worldstream.errors import WeightsError
+from worldstream.importers.arrays import Arrays
+from worldstream.importers.published import recompute
+from worldstream.importers.tensors import ForeignTensors
+from worldstream.importers.weights import logit_order
 from worldstream.nn.outputs import FactoredCategorical
 from worldstream.nn.rotary import rotary_frequencies
 

@@ -12,8 +12,8 @@ import torch
 
 from reference.checkpoint import AgentSize, Checkpoint, ImageSize
 from worldstream.api import import_checkpoint
-from worldstream.compat.checkpoint import COMPILED
-from worldstream.models import load_run
+from worldstream.importers.checkpoint import COMPILED
+from worldstream.runs.weights import load_run
 
 CONSTANTS = ("running_mean", "running_var", "num_batches_tracked", "thetas", "inv_freq", "_levels", "_basis")
 """Ends of the names of tensors that are no parameters."""

@@ -11,7 +11,7 @@ from golden_files import FILES, read
 from reference.agent import reference
 from reference.checkpoint import AgentSize, Checkpoint, ImageSize, arrays, inputs_of, settings_of
 from reference.names import Arrays
-from worldstream.compat.published import recompute
+from worldstream.importers.published import recompute
 
 
 def cells(*channels: int, rows: int = 9) -> list[list[int]]:

@@ -14,13 +14,15 @@ import pytest
 from worldstream.config import Config, ImaginationConfig
 from worldstream.environments.vector import make_vector
 from worldstream.errors import RunFolderError
-from worldstream.evaluation import page
-from worldstream.evaluation.figures import BLACK, Panel, Series, draw, filmstrip
-from worldstream.evaluation.recording import record_episodes, save_episodes
-from worldstream.evaluation.report import write_report
-from worldstream.line_log import LineLog
-from worldstream.models import Models, save_weights
-from worldstream.run_folder import RunFolder, specs_to_json
+from worldstream.evaluation.episodes import record_episodes
+from worldstream.models import Models
+from worldstream.report import page
+from worldstream.report.figures import BLACK, Panel, Series, draw, filmstrip
+from worldstream.report.report import write_report
+from worldstream.runs.episodes import save_episodes
+from worldstream.runs.folder import RunFolder, specs_to_json
+from worldstream.runs.log import LineLog
+from worldstream.runs.weights import save_weights
 
 SECTIONS = (
     "Protocol",

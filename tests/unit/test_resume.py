@@ -19,15 +19,15 @@ import torch
 import worldstream
 from tiny import tiny_config
 from worldstream.cli import main
-from worldstream.environments.gym import require_harmless
+from worldstream.environments.suite.gym import require_harmless
 from worldstream.errors import ConfigError, EnvironmentFault, Interrupted, RunFolderError
-from worldstream.evaluation.report import write_report
-from worldstream.line_log import read_lines
-from worldstream.models import load_weights
-from worldstream.run_folder import RunFolder, checksummed
-from worldstream.training import session as session_module
-from worldstream.training.checkpoint import Checkpoints
-from worldstream.training.session import Session
+from worldstream.report.report import write_report
+from worldstream.runs import session as session_module
+from worldstream.runs.checkpoint import Checkpoints
+from worldstream.runs.folder import RunFolder, checksummed
+from worldstream.runs.log import read_lines
+from worldstream.runs.session import Session
+from worldstream.runs.weights import load_weights
 
 STEPS = 160
 

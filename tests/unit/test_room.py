@@ -13,15 +13,15 @@ import pytest
 
 import worldstream
 from tiny import tiny_config
-from worldstream import line_log
 from worldstream.cli import main
 from worldstream.errors import ConfigError, RunFolderError, WorldstreamWarning
-from worldstream.line_log import LineLog, read_lines
-from worldstream.models import load_weights, save_weights
 from worldstream.replay.arrays import GrowingArrays
-from worldstream.training import room
-from worldstream.training import session as session_module
-from worldstream.training.session import Session
+from worldstream.runs import capacity as room
+from worldstream.runs import log as line_log
+from worldstream.runs import session as session_module
+from worldstream.runs.log import LineLog, read_lines
+from worldstream.runs.session import Session
+from worldstream.runs.weights import load_weights, save_weights
 
 
 def test_a_run_that_does_not_fit_into_memory_is_refused_unless_told(

@@ -13,9 +13,9 @@ from gymnasium import spaces
 
 from worldstream.actions import spec_from_space
 from worldstream.errors import RunFolderError
-from worldstream.line_log import LineLog, read_lines
 from worldstream.modalities import ObservationAdapter
-from worldstream.run_folder import FORMAT, RunFolder, replace_file, specs_from_json, specs_to_json
+from worldstream.runs.folder import FORMAT, RunFolder, replace_file, specs_from_json, specs_to_json
+from worldstream.runs.log import LineLog, read_lines
 
 DISK_FULL = OSError(errno.ENOSPC, "No space left on device")
 
@@ -55,7 +55,7 @@ def test_late_failures_leave_the_old_file(tmp_path: Path, function: str, monkeyp
     def fail(*_: Any) -> None:
         raise DISK_FULL
 
-    monkeypatch.setattr(f"worldstream.run_folder.os.{function}", fail)
+    monkeypatch.setattr(f"worldstream.runs.folder.os.{function}", fail)
     with pytest.raises(RunFolderError, match="cannot write"):
         replace_file(path, lambda file: file.write(b"new"))
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
@@ -76,7 +76,7 @@ def test_other_errors_keep_their_traceback_and_the_old_file(tmp_path: Path) -> N
 
 def test_the_new_file_appears_only_when_it_is_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, events = tmp_path / "file", []
-    import worldstream.run_folder as module
+    import worldstream.runs.folder as module
 
     fsync, replace = module.os.fsync, module.os.replace
     monkeypatch.setattr(module.os, "fsync", lambda fd: (events.append("flushed"), fsync(fd)))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from worldstream.environments import state as environment_state
 from worldstream.environments.suites import make_environment
 from worldstream.environments.vector import make_vector
-from worldstream.training import tree
+from worldstream.runs import serialize as tree
 
 
 class Nameless(gym.Env):

@@ -12,8 +12,8 @@ from tiny import tiny_config
 from worldstream.config import Config
 from worldstream.environments.suites import make_environment
 from worldstream.errors import DivergedError
-from worldstream.evaluation.estimate import estimate
 from worldstream.models import Models
+from worldstream.runs.estimate import estimate
 from worldstream.training.synthetic import synthetic_observations
 from worldstream.training.trainer import Trainer
 

@@ -13,14 +13,21 @@ import torch
 from torch import Tensor
 
 from worldstream.agent.actor_critic import ActorCriticConfig, Carry
-from worldstream.config import CollectionConfig, Config, EvaluationConfig, ImaginationConfig, ReplayConfig
-from worldstream.environments.clock import NUM_PHASES, Clock
+from worldstream.config import (
+    CollectionConfig,
+    Config,
+    EvaluationConfig,
+    ImaginationConfig,
+    LearnerConfig,
+    ReplayConfig,
+)
 from worldstream.environments.config import EnvironmentConfig
+from worldstream.environments.toy.clock import NUM_PHASES, Clock
 from worldstream.environments.vector import VectorEnvironment
 from worldstream.errors import ConfigError, DivergedError
 from worldstream.nn.numerics import symexp
 from worldstream.replay.prioritized import PrioritizedSampler
-from worldstream.training.learner import Learner, LearnerConfig
+from worldstream.training.learner import Learner
 from worldstream.training.trainer import Trainer
 from worldstream.types import Batch, Features
 from worldstream.world_model.model import WorldModelConfig

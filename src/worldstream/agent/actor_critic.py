@@ -8,7 +8,7 @@ puts that one into the carry.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from worldstream.nn import SCALAR_OUTPUTS
 from worldstream.nn.layers import ChannelTables
 from worldstream.nn.outputs import FactoredCategorical, Output
 from worldstream.nn.scalars import NUM_BINS
+from worldstream.options import Between
 from worldstream.specs import ActionSpec, TokenSpec
 from worldstream.types import Features, Policy
 
@@ -29,9 +30,9 @@ VALUE_LIMIT = 15.0
 class ActorCriticConfig:
     """Architecture of the actor-critic."""
 
-    hidden: tuple[int, ...] = (128,)
+    hidden: Annotated[tuple[Annotated[int, Between(1)], ...], Between(1)] = (128,)
     """Sizes of the fusing layers; the last is also the width of the LSTM."""
-    embedding_width: int = 32
+    embedding_width: Annotated[int, Between(1)] = 32
     """Width of the embedding of tokens that have no features."""
     grid_channels: tuple[int, ...] = ()
     """Channels of 3x3 convolutions over keys whose tokens are learned codes on a grid; empty: flatten."""
@@ -39,7 +40,7 @@ class ActorCriticConfig:
     """Give the critic an encoder and LSTM of its own."""
     value_output: str = "hl_gauss"
     """Scalar output of the critic."""
-    num_value_bins: int = NUM_BINS
+    num_value_bins: Annotated[int, Between(2)] = NUM_BINS
     """Bins of that output, where it has any; an odd number has one that is centred on zero."""
 
 

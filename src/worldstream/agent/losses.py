@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,15 +11,16 @@ from torch import Tensor
 from worldstream.agent.actor_critic import ActorCritic
 from worldstream.agent.return_scale import ReturnScale
 from worldstream.nn.numerics import lambda_returns, masked_mean
+from worldstream.options import Between
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ActorCriticLossConfig:
     """How imagined trajectories teach."""
 
-    discount: float = 0.99
+    discount: Annotated[float, Between(0, 1)] = 0.99
     """Per environment step."""
-    lambda_: float = 0.95
+    lambda_: Annotated[float, Between(0, 1)] = 0.95
     """Weight of longer returns."""
     entropy_weight: float = 0.001
     """Bonus for the entropy of the policy, summed over action tokens, in nats."""

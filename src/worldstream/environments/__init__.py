@@ -1,7 +1,7 @@
 """Environments: any Gymnasium environment as stored arrays and action ids, alone or many at once."""
 
-from worldstream.environments.base import FlatEnvironment, check
 from worldstream.environments.config import EnvironmentConfig
+from worldstream.environments.flat import FlatEnvironment, check
 from worldstream.environments.suites import ENVIRONMENTS, Suite, make_environment, resolve, suited_preset
 from worldstream.environments.vector import StepResult, VectorEnvironment, make_vector
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from worldstream.environments.base import FlatEnvironment
 from worldstream.environments.config import EnvironmentConfig
+from worldstream.environments.flat import FlatEnvironment
 from worldstream.registry import Registry
 
 EnvironmentName = str | Callable[..., Any]
@@ -38,12 +38,12 @@ class Suite:
 ENVIRONMENTS = Registry(
     "environment suite",
     {
-        "clock": "worldstream.environments.clock:SUITE",
-        "keys": "worldstream.environments.keys:SUITE",
-        "cameras": "worldstream.environments.cameras:SUITE",
-        "minigrid": "worldstream.environments.minigrid:SUITE",
-        "atari": "worldstream.environments.atari:SUITE",
-        "gym": "worldstream.environments.gym:SUITE",
+        "clock": "worldstream.environments.toy.clock:SUITE",
+        "keys": "worldstream.environments.toy.keys:SUITE",
+        "cameras": "worldstream.environments.toy.cameras:SUITE",
+        "minigrid": "worldstream.environments.suite.minigrid:SUITE",
+        "atari": "worldstream.environments.suite.atari:SUITE",
+        "gym": "worldstream.environments.suite.gym:SUITE",
     },
 )
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from gymnasium.vector.utils import CloudpickleWrapper
 
-from worldstream.environments.base import FlatEnvironment
+from worldstream.environments.flat import FlatEnvironment
 from worldstream.errors import EnvironmentFault, WorldstreamError
 
 Make = Callable[[], FlatEnvironment]

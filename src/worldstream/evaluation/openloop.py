@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldstream.evaluation.recording import RecordedEpisode
+from worldstream.evaluation.episodes import RecordedEpisode
 from worldstream.models import Models
 from worldstream.types import Observations, Tokens
 from worldstream.world_model.model import WorldModel

@@ -12,12 +12,12 @@ from worldstream.config import (
     Config,
     EvaluationConfig,
     ImaginationConfig,
+    LearnerConfig,
     ReplayConfig,
 )
 from worldstream.environments.config import EnvironmentConfig
 from worldstream.tokenizers.base import TokenizerConfig
 from worldstream.tokenizers.image_networks import ImageTokenizerConfig
-from worldstream.training.learner import LearnerConfig
 from worldstream.world_model.model import WorldModelConfig
 from worldstream.world_model.sequence.base import SequenceConfig
 

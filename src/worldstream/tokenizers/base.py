@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from torch import Tensor, nn
 
+from worldstream.options import Between
 from worldstream.specs import TokenSpec
 from worldstream.tokenizers.image_networks import ImageTokenizerConfig
 
@@ -25,11 +27,11 @@ class TokenizerConfig:
 
     choice: dict[str, str] = field(default_factory=_default_choice)
     """Tokenizer (a name in the registry) for each modality."""
-    num_levels: int = 125
+    num_levels: Annotated[int, Between(2)] = 125
     """Fitted levels: number of levels of a feature. (The fixed level set has 125 by definition.)"""
-    uniform_levels: float = 0.5
+    uniform_levels: Annotated[float, Between(0, 1)] = 0.5
     """Fitted levels: share of the levels spread evenly over the seen range; the others sit at quantiles."""
-    cells_per_token: int = 1
+    cells_per_token: Annotated[int, Between(0)] = 1
     """Grids: neighbouring cells, part of a row or whole rows, that share one token (more channels, shorter blocks).
     0: all cells are one token."""
     image: ImageTokenizerConfig = field(default_factory=ImageTokenizerConfig)

@@ -9,11 +9,13 @@ No residual blocks, no attention: a convolution, halvings, a convolution; and th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from worldstream.errors import ConfigError
+from worldstream.options import Between
 from worldstream.specs import KeySpec
 
 NUM_GROUPS = 8
@@ -27,7 +29,7 @@ class ImageTokenizerConfig:
     channels: tuple[int, ...] = (16, 32, 64, 128, 128)
     """Channels of the first convolution, then after each halving of height and width. Four halvings make 4 x 4 tokens
     of 64 x 64 pixels."""
-    patch: int = 1
+    patch: Annotated[int, Between(1)] = 1
     """Side of the squares of pixels that the first convolution takes in without overlap, and the last one gives back:
     most of the work of the networks is done at the full resolution, which patches leave out. Published: 1."""
     local: bool = False
@@ -36,19 +38,19 @@ class ImageTokenizerConfig:
     change every token, and a world model has to predict that. Published: False."""
     code_size: int = 64
     """Width of the code of one token: what the decoder, the agent and, by shared embeddings, the world model read."""
-    codebook_size: int = 256
+    codebook_size: Annotated[int, Between(2, 65_536)] = 256
     """VQ: number of codes."""
-    ema_decay: float = 0.99
+    ema_decay: Annotated[float, Between(0, 1)] = 0.99
     """VQ: codes follow an exponential average of the encoder's outputs with this decay; 0: they follow the gradient."""
-    revive_below: float = 0.03
+    revive_below: Annotated[float, Between(0, 1)] = 0.03
     """VQ: codes used less than this share of the average are put where the encoder's outputs lack one; 0: never."""
     fsq_levels: tuple[int, ...] = (8, 8, 8)
     """FSQ: levels of each scalar; their product is the vocabulary."""
-    fsq_channels: int = 1
+    fsq_channels: Annotated[int, Between(1)] = 1
     """FSQ: ids of a token, each with such scalars of its own. More of them let a coarse grid say more. Published: 1."""
     batch_norm: bool = False
     """Open the decoder with a batch norm, as published with VQ; else with a group norm, as published with FSQ."""
-    rarity: float = 0.0
+    rarity: Annotated[float, Between(0, 1)] = 0.0
     """Share of the weight of pixels that goes by how unusual a pixel is at its place in the batch; the rest is even.
     Small moving things are a few pixels in thousands: weighted evenly, leaving them out costs next to nothing.
     Published: 0."""

@@ -2,43 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from worldstream.config import LearnerConfig
 from worldstream.training.cadence import Ratio
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LearnerConfig:
-    """How one component is optimised."""
-
-    batch_size: int
-    """Segments of one update."""
-    learning_rate: float
-    """Constant until the cool-down."""
-    cooldown: float = 0.0
-    """Share of the steps until the last update, at their end, over which the learning rate falls linearly to zero, so
-    that the component ends settled."""
-    clip_norm: float = 3.0
-    """Largest norm of the gradient of the whole component."""
-    weight_decay: float = 0.01
-    """AdamW decay of the weights of linear maps and convolutions only."""
-    updates_per_step: float
-    """Gradient updates for each environment step."""
-    start_steps: int
-    """Environment steps before the first update."""
-    every_steps: int = 1
-    """Environment steps between bursts of updates; what depends on the component stays valid between them."""
-    stop_steps: int = 0
-    """Environment steps after which there are no more updates; 0: until the end."""
-
-    def cadence(self) -> Ratio:
-        """When updates are due."""
-        return Ratio(self.updates_per_step, self.start_steps, self.every_steps, self.stop_steps)
-
 
 DECAYED = (nn.Linear, nn.Conv2d, nn.LSTMCell)
 
@@ -100,6 +70,11 @@ class Learner:
         setattr(self.optimizer, "found_inf", (~finite).float())  # noqa: B010
         self.optimizer.step()
         return torch.where(finite, norm, torch.nan)
+
+    def cadence(self) -> Ratio:
+        """When updates are due."""
+        config = self.config
+        return Ratio(config.updates_per_step, config.start_steps, config.every_steps, config.stop_steps)
 
     def state_dict(self) -> dict[str, Any]:
         """State of the optimiser; the weights are the module's."""

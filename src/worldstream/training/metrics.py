@@ -1,17 +1,11 @@
-"""Metrics stay on the device until a logging step, then go to JSON lines, TensorBoard and whoever listens."""
+"""Metrics stay on the device until a logging step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-
-from worldstream.errors import warn
-from worldstream.line_log import LineLog
 
 
 class MetricMeans:
@@ -48,56 +42,3 @@ class MetricMeans:
         """Continue from ``state_dict``."""
         self._sums = {name: total for name, (total, _) in state.items()}
         self._counts = {name: int(count) for name, (_, count) in state.items()}
-
-
-class MetricLog:
-    """Writes records of metrics to a log, to TensorBoard and to listeners.
-
-    Args:
-        log: receives all records.
-        events: folder of TensorBoard's files. When they cannot be written they end, with a warning.
-        listeners: called with each record; the progress display is one.
-        from_steps: of a run that was resumed there; TensorBoard forgets what came after.
-    """
-
-    def __init__(
-        self,
-        log: LineLog,
-        events: Path,
-        listeners: list[Callable[[dict[str, Any]], None]],
-        *,
-        from_steps: int = 0,
-    ) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._log = log
-        self._listeners = listeners
-        self._writer: SummaryWriter | None = None
-        with self._tensorboard():
-            self._writer = SummaryWriter(str(events), purge_step=from_steps + 1 if from_steps else None)
-
-    def write(self, record: dict[str, Any]) -> None:
-        """Write one record; it must hold "steps"."""
-        self._log.append(record)
-        if self._writer is not None:
-            with self._tensorboard():
-                for name, value in record.items():
-                    if name != "steps" and isinstance(value, int | float):
-                        self._writer.add_scalar(name, value, record["steps"])
-        for listener in self._listeners:
-            listener(record)
-
-    def close(self) -> None:
-        """Flush TensorBoard's files."""
-        if self._writer is not None:
-            with self._tensorboard():
-                self._writer.close()
-
-    @contextmanager
-    def _tensorboard(self) -> Iterator[None]:
-        """Do without TensorBoard's files once they cannot be written: they only repeat the log."""
-        try:
-            yield
-        except OSError as error:
-            self._writer = None
-            warn(f"TensorBoard's files end here: {error}.")

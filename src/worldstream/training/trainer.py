@@ -26,10 +26,15 @@ from worldstream.training import randomness
 from worldstream.training.cadence import Cadence, Doubling, Every
 from worldstream.training.collector import Collector
 from worldstream.training.learner import Learner
+from worldstream.training.memory import enough_memory
 from worldstream.training.metrics import MetricMeans
-from worldstream.training.room import enough_memory
-from worldstream.training.skipped import SkippedUpdate
-from worldstream.training.updates import past_length, update_actor_critic, update_tokenizers, update_world_model
+from worldstream.training.updates import (
+    SkippedUpdate,
+    past_length,
+    update_actor_critic,
+    update_tokenizers,
+    update_world_model,
+)
 from worldstream.types import Batch, Observations, Segments
 
 FIT_ROWS = 20_000
@@ -141,7 +146,7 @@ class Trainer:
         last = config.last_step(steps)
         learners = (self.tokenizer_learner, self.world_model_learner, self.actor_critic_learner)
         tokenizer_updates, world_model_updates, actor_critic_updates = (
-            learner.config.cadence() for learner in learners
+            learner.cadence() for learner in learners
         )
         # A refit changes what ids mean: never in the second half, so that the models settle before the end.
         fit = Doubling(config.world_model_learner.start_steps, min(config.fit_until_steps, steps // 2))

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, cast
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from worldstream.errors import ConfigError
 from worldstream.nn.numerics import masked_mean
+from worldstream.options import Between
 from worldstream.specs import ActionSpec, TokenSpec
 from worldstream.types import Batch, Tokens
 from worldstream.world_model import HEADS, SEQUENCE_MODELS
@@ -40,13 +41,13 @@ class WorldModelConfig:
     """Of the matrix products inside of the sequence model and of the heads of tokens, and of the keys and values of
     attention; weights, the memory of retention, rewards, ends and losses are single in any case. bfloat16 is several
     times faster on GPUs and on processors with units for it, and slower on others."""
-    context_length: int = 1
+    context_length: Annotated[int, Between(1)] = 1
     """Blocks that must precede a prediction before it is trained (c of method.md section 6)."""
-    ensemble_size: int = 4
+    ensemble_size: Annotated[int, Between(0)] = 4
     """Members of the disagreement ensemble; 0 leaves it out."""
     reward_output: str = "hl_gauss"
     """Scalar output of the reward head."""
-    reward_scale: float = 1.0
+    reward_scale: Annotated[float, Between(1e-6)] = 1.0
     """Rewards are learned as this many times their value; raise it where they are small and rare."""
     termination_logits: Literal[1, 2] = 1
     """Logits of the termination head; 2 as published."""

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 from torch import Tensor, nn
 
 from worldstream.errors import ConfigError
 from worldstream.nn.attention import AttentionConfig
+from worldstream.options import Between
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,12 +22,12 @@ class SequenceConfig:
 
     model: str = "retention"
     """Name in the registry of sequence models."""
-    num_layers: int = 2
-    width: int = 64
+    num_layers: Annotated[int, Between(1)] = 2
+    width: Annotated[int, Between(2)] = 64
     """E, features per token."""
-    num_heads: int = 4
+    num_heads: Annotated[int, Between(1)] = 4
     """H, must divide the width into even parts."""
-    dropout: float = 0.0
+    dropout: Annotated[float, Between(0, 1)] = 0.0
     """Probability, on residual branches, feed-forward and retained values."""
     decay_blocks: tuple[float, float] = (2.0, 16.0)
     """Retention: memory spans of the first and the last head, in blocks; the others lie geometrically between."""

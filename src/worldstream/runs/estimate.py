@@ -17,9 +17,9 @@ from worldstream.config import Config
 from worldstream.environments.suites import make_environment
 from worldstream.errors import ConfigError
 from worldstream.models import Models, num_parameters
+from worldstream.runs.capacity import TRAINING_BYTES, replay_row_bytes, replay_rows, token_bytes
 from worldstream.specs import ActionSpec, KeySpec, TokenSpec
 from worldstream.training.learner import Learner
-from worldstream.training.room import TRAINING_BYTES, replay_row_bytes, replay_rows, token_bytes
 from worldstream.training.synthetic import synthetic_batch, synthetic_observations
 from worldstream.training.updates import past_length, update_actor_critic, update_tokenizers, update_world_model
 from worldstream.types import Batch

@@ -13,9 +13,9 @@ from typing import Any
 
 import gymnasium
 
-from worldstream.environments import gym
-from worldstream.environments.base import FlatEnvironment
 from worldstream.environments.config import EnvironmentConfig
+from worldstream.environments.flat import FlatEnvironment
+from worldstream.environments.suite import gym
 from worldstream.environments.suites import EnvironmentName, Suite
 from worldstream.environments.wrappers import wrap
 from worldstream.errors import EnvironmentFault

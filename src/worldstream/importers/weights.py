@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from worldstream.agent.actor_critic import ActorCritic, Trunk
 from worldstream.agent.encoder import KeyEncoder
-from worldstream.compat.architecture import PICTURES, SEQUENCE, has_continuous_actions
-from worldstream.compat.tensors import ForeignTensors, Size
 from worldstream.config import Config
 from worldstream.errors import ConfigError, WeightsError
+from worldstream.importers.architecture import PICTURES, SEQUENCE, has_continuous_actions
+from worldstream.importers.tensors import ForeignTensors, Size
 from worldstream.models import Models
 from worldstream.nn.layers import FactoredEmbedding
 from worldstream.nn.outputs import channel_groups

@@ -9,9 +9,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import safetensors.numpy
 import torch
@@ -19,7 +17,8 @@ import torch
 from worldstream.config import Config
 from worldstream.errors import RunFolderError
 from worldstream.models import Models
-from worldstream.run_folder import (
+from worldstream.runs import serialize
+from worldstream.runs.folder import (
     RunFolder,
     array_digest,
     checksummed,
@@ -28,36 +27,19 @@ from worldstream.run_folder import (
     specs_from_json,
     writing,
 )
-from worldstream.training import randomness, tree
+from worldstream.training import randomness
 from worldstream.training.learner import Learner
-from worldstream.training.updates import update_actor_critic, update_tokenizers, update_world_model
-from worldstream.types import Batch, Observations
+from worldstream.training.updates import SkippedUpdate, update_actor_critic, update_tokenizers, update_world_model
+from worldstream.types import Batch
 
 FORMAT = 1
-
-
-@dataclass(frozen=True)
-class SkippedUpdate:
-    """One update that changed nothing."""
-
-    component: str
-    """"tokenizers", "world_model" or "actor_critic"."""
-    steps: int
-    """Environment steps taken."""
-    count: int
-    """Updates of the run that were skipped so far, this one included."""
-    batch: Batch | Observations
-    """Of the tokenizers: stored observations (B, T, *shape) by key."""
-    random: dict[str, Any]
-    """``randomness.capture`` before the update."""
-    metrics: dict[str, float]
 
 
 def save_skipped(folder: RunFolder, update: SkippedUpdate, models: Models) -> Path:
     """Write one below ``skipped/``; returns the path of its JSON file. Raises RunFolderError."""
     metrics = {name: repr(value) for name, value in update.metrics.items()}  # JSON has no NaN
     batch = dataclasses.asdict(update.batch) if isinstance(update.batch, Batch) else update.batch
-    plain, arrays = tree.split({"batch": batch, "random": update.random, "models": dict(models.state_dict())})
+    plain, arrays = serialize.split({"batch": batch, "random": update.random, "models": dict(models.state_dict())})
     path = folder.skipped / f"{update.component}-{update.steps:012d}-{update.count}.json"
     data = {
         "format": FORMAT,
@@ -94,7 +76,7 @@ def reproduce(path: Path) -> dict[str, float]:
         raise RunFolderError(f"{path.with_suffix('.safetensors')} cannot be read: {error}.") from error
     if array_digest(arrays) != data["sha256_of_arrays"]:
         raise RunFolderError(f"{path.with_suffix('.safetensors')} is not what was written: its checksum differs.")
-    state = tree.join(data["tree"], arrays)
+    state = serialize.join(data["tree"], arrays)
     models = Models(config, *specs_from_json(description["specs"]))
     models.load_state_dict(state["models"])
     generator = torch.Generator()

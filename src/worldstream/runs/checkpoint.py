@@ -27,8 +27,8 @@ import safetensors
 import safetensors.numpy
 
 from worldstream.errors import RunFolderError, warn
-from worldstream.run_folder import RunFolder, checksummed, read_checksummed, replace_file, writing
-from worldstream.training import tree
+from worldstream.runs import serialize as tree
+from worldstream.runs.folder import RunFolder, checksummed, read_checksummed, replace_file, writing
 
 FORMAT = 4
 _MANIFEST, _STATE, _ARRAYS = "manifest.json", "state.json", "arrays.safetensors"

@@ -11,21 +11,21 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from worldstream.compat.architecture import (
+from worldstream.config import Config
+from worldstream.environments import ENVIRONMENTS, make_environment, resolve
+from worldstream.environments.config import EnvironmentConfig
+from worldstream.errors import ConfigError, WeightsError
+from worldstream.importers.architecture import (
     action_dimensions,
     cell_vocabulary,
     config_for,
     has_continuous_actions,
     observed_kinds,
 )
-from worldstream.compat.kinds import in_published_order, lists_of_tokens, published_kinds
-from worldstream.compat.settings import SETTINGS, PublishedSettings
-from worldstream.compat.tensors import ForeignTensors, Size
-from worldstream.compat.weights import load_published, make_models
-from worldstream.config import Config
-from worldstream.environments import ENVIRONMENTS, make_environment, resolve
-from worldstream.environments.config import EnvironmentConfig
-from worldstream.errors import ConfigError, WeightsError
+from worldstream.importers.kinds import in_published_order, lists_of_tokens, published_kinds
+from worldstream.importers.settings import SETTINGS, PublishedSettings
+from worldstream.importers.tensors import ForeignTensors, Size
+from worldstream.importers.weights import load_published, make_models
 from worldstream.models import Models
 from worldstream.presets import PRESETS
 from worldstream.specs import ActionSpec, KeySpec

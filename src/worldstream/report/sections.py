@@ -10,13 +10,15 @@ import numpy as np
 import torch
 
 from worldstream.errors import RunFolderError, WorldstreamError
-from worldstream.evaluation import page
-from worldstream.evaluation.figures import Panel, Series, draw, filmstrip
-from worldstream.evaluation.imagined import ReturnComparison, compare_returns
+from worldstream.evaluation.episodes import RecordedEpisode
 from worldstream.evaluation.openloop import dream, open_loop_error
-from worldstream.evaluation.recording import RecordedEpisode, load_episodes
-from worldstream.models import LoadedRun, Models, load_run
-from worldstream.run_folder import RunFolder
+from worldstream.evaluation.returns import ReturnComparison, compare_returns
+from worldstream.models import Models
+from worldstream.report import page
+from worldstream.report.figures import Panel, Series, draw, filmstrip
+from worldstream.runs.episodes import load_episodes
+from worldstream.runs.folder import RunFolder
+from worldstream.runs.weights import LoadedRun, load_run
 from worldstream.specs import KeySpec
 from worldstream.types import Observations
 

@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from worldstream.environments import gym
+from worldstream.environments.suite import gym
 from worldstream.environments.suites import Suite
 
 NUM_PHASES = 4

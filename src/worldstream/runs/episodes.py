@@ -1,6 +1,6 @@
-"""Recorded episodes: what an agent really saw, did and got, kept in the run folder for the report.
+"""Recorded episodes in a run folder: one .npz archive with the episodes laid end to end.
 
-The file is one .npz archive with the episodes laid end to end::
+::
 
     lengths (E,)  terminated (E,)  truncated (E,)  actions (sum T, M)  rewards (sum T,)
     observations/<key> (sum (T + 1), *shape)  sha256 of all these
@@ -8,95 +8,22 @@ The file is one .npz archive with the episodes laid end to end::
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from worldstream.config import Config
-from worldstream.description import UNNAMED
 from worldstream.environments.suites import same_environment
-from worldstream.environments.vector import OnFault
 from worldstream.errors import RunFolderError
-from worldstream.evaluation.evaluate import Evaluation, Played, play, warn_of_fault
-from worldstream.line_log import LineLog
-from worldstream.models import LoadedRun, Models
-from worldstream.run_folder import RunFolder, array_digest, replace_file
-from worldstream.types import Observations
-
-RECORDED_EPISODES = 5
-"""Real episodes of an agent that are kept for the report."""
+from worldstream.evaluation.episodes import RECORDED_EPISODES, RecordedEpisode, record_episodes
+from worldstream.evaluation.evaluate import Evaluation
+from worldstream.runs.description import UNNAMED
+from worldstream.runs.folder import RunFolder, array_digest, replace_file
+from worldstream.runs.log import LineLog
+from worldstream.runs.weights import LoadedRun
 
 _OBSERVATIONS, _CHECKSUM = "observations/", "sha256"
 _FIELDS = ("lengths", "terminated", "truncated", "actions", "rewards")
-
-
-@dataclass(frozen=True)
-class RecordedEpisode:
-    """One real episode of T steps. When neither terminated nor truncated, the recording was cut before its end."""
-
-    observations: Observations
-    """(T + 1, *shape) stored arrays by key."""
-    actions: np.ndarray
-    """(T, M) action ids."""
-    rewards: np.ndarray
-    """(T,) float32."""
-    terminated: bool
-    truncated: bool
-
-    @property
-    def length(self) -> int:
-        """T."""
-        return len(self.rewards)
-
-
-def record_episodes(
-    models: Models,
-    environment: Any,
-    config: Config,
-    *,
-    episodes: int,
-    seed: int,
-    max_steps: int = 500,
-    on_fault: OnFault = warn_of_fault,
-) -> list[RecordedEpisode]:
-    """Play episodes as ``evaluate`` does and keep everything, in the order in which they ended.
-
-    Args:
-        models: in any mode; nothing is changed.
-        environment: name or factory.
-        config: environment and evaluation settings.
-        episodes: how many.
-        seed: of environments and policy.
-        max_steps: steps after which a recording is cut.
-        on_fault: as for ``play``.
-    """
-    running: dict[int, list[tuple[Played, int]]] = {}
-    recorded = []
-    steps = play(models, environment, config, episodes=episodes, seed=seed, max_steps=max_steps, on_fault=on_fault)
-    for step in steps:
-        for i in np.flatnonzero(step.result.failed):
-            running.pop(int(i), None)
-        for i in np.flatnonzero(step.counted):
-            running.setdefault(int(i), []).append((step, int(i)))
-            if step.ended[i]:
-                recorded.append(_episode(running.pop(int(i))))
-    return recorded
-
-
-def _episode(steps: list[tuple[Played, int]]) -> RecordedEpisode:
-    """Join the steps (step of N environments, number of the environment) of one episode."""
-    last, i = steps[-1]
-    return RecordedEpisode(
-        observations={
-            key: np.stack([*(step.observations[key][i] for step, _ in steps), final[i]])
-            for key, final in last.result.observations.items()
-        },
-        actions=np.stack([step.actions[i] for step, _ in steps]),
-        rewards=np.array([step.result.rewards[i] for step, _ in steps], np.float32),
-        terminated=bool(last.result.terminated[i]),
-        truncated=bool(last.result.truncated[i]),
-    )
 
 
 def save_episodes(folder: RunFolder, episodes: list[RecordedEpisode]) -> None:

@@ -24,19 +24,21 @@ from worldstream.errors import (
     WorldstreamError,
     warn,
 )
+from worldstream.evaluation.episodes import RECORDED_EPISODES, record_episodes
 from worldstream.evaluation.evaluate import Evaluation, evaluate
-from worldstream.evaluation.recording import RECORDED_EPISODES, record_episodes, save_episodes
-from worldstream.line_log import LineLog
-from worldstream.models import save_weights
-from worldstream.run_folder import RunFolder
+from worldstream.runs.checkpoint import Checkpoints
+from worldstream.runs.episodes import save_episodes
+from worldstream.runs.folder import RunFolder
+from worldstream.runs.log import LineLog
+from worldstream.runs.metric_log import MetricLog
+from worldstream.runs.progress import evaluation_progress
+from worldstream.runs.skipped import save_skipped
+from worldstream.runs.stopping import Left, StopRequest
+from worldstream.runs.weights import save_weights
 from worldstream.training.cadence import Every
-from worldstream.training.checkpoint import Checkpoints
-from worldstream.training.metrics import MetricLog
-from worldstream.training.progress import evaluation_progress
-from worldstream.training.room import enough_memory
-from worldstream.training.skipped import SkippedUpdate, save_skipped
-from worldstream.training.stopping import Left, StopRequest
+from worldstream.training.memory import enough_memory
 from worldstream.training.trainer import Trainer
+from worldstream.training.updates import SkippedUpdate
 
 
 class Session:

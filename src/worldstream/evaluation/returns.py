@@ -16,8 +16,8 @@ import torch
 
 from worldstream.agent.losses import ActorCriticLossConfig
 from worldstream.config import Config
+from worldstream.evaluation.episodes import RecordedEpisode
 from worldstream.evaluation.openloop import cut_windows, starting_points
-from worldstream.evaluation.recording import RecordedEpisode
 from worldstream.models import Models
 from worldstream.nn.numerics import lambda_returns
 from worldstream.training.updates import imagine_from, past_length

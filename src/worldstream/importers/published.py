@@ -14,13 +14,13 @@ from torch import Tensor
 from worldstream.agent.actor_critic import Trunk
 from worldstream.agent.losses import ActorCriticLossConfig
 from worldstream.agent.return_scale import ReturnScale
-from worldstream.compat.architecture import config_for
-from worldstream.compat.arrays import RETURNS, Arrays, action_ids, prepared, tokenizer_input, weights_of
-from worldstream.compat.kinds import in_published_order
-from worldstream.compat.settings import PublishedSettings, values_of
-from worldstream.compat.spaces import PublishedSpaces
-from worldstream.compat.tensors import ForeignTensors
-from worldstream.compat.weights import load_published, logit_order, make_models
+from worldstream.importers.architecture import config_for
+from worldstream.importers.arrays import RETURNS, Arrays, action_ids, prepared, tokenizer_input, weights_of
+from worldstream.importers.kinds import in_published_order
+from worldstream.importers.settings import PublishedSettings, values_of
+from worldstream.importers.spaces import PublishedSpaces
+from worldstream.importers.tensors import ForeignTensors
+from worldstream.importers.weights import load_published, logit_order, make_models
 from worldstream.models import Models
 from worldstream.nn.numerics import lambda_returns
 from worldstream.tokenizers.image import ImageTokenizer, ImageVQ

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from worldstream.actions import encode
-from worldstream.compat.spaces import PublishedSpaces
 from worldstream.errors import WeightsError
+from worldstream.importers.spaces import PublishedSpaces
 from worldstream.specs import ActionSpec, KeySpec
 
 Arrays = dict[str, np.ndarray]

@@ -23,9 +23,9 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
 
-from worldstream.environments import gym
-from worldstream.environments.base import FlatEnvironment, sizes_of_root
 from worldstream.environments.config import EnvironmentConfig
+from worldstream.environments.flat import FlatEnvironment, sizes_of_root
+from worldstream.environments.suite import gym
 from worldstream.environments.suites import EnvironmentName, Suite
 from worldstream.errors import EnvironmentFault
 

@@ -13,11 +13,11 @@ from math import prod
 
 from worldstream.agent.actor_critic import ActorCriticConfig
 from worldstream.agent.losses import ActorCriticLossConfig
-from worldstream.compat.kinds import KINDS
-from worldstream.compat.settings import PublishedSettings
-from worldstream.compat.tensors import ForeignTensors, Size
 from worldstream.config import Config
 from worldstream.errors import ConfigError, WeightsError
+from worldstream.importers.kinds import KINDS
+from worldstream.importers.settings import PublishedSettings
+from worldstream.importers.tensors import ForeignTensors, Size
 from worldstream.nn.attention import AttentionConfig
 from worldstream.tokenizers.base import TokenizerConfig
 from worldstream.tokenizers.image_networks import NUM_GROUPS, ImageTokenizerConfig

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from worldstream.description import is_imported
-from worldstream.evaluation import page
-from worldstream.evaluation.figures import BLACK, COLOURS, Panel, Series, draw
-from worldstream.evaluation.report_models import IMPORTED, model_sections
-from worldstream.line_log import read_lines
-from worldstream.run_folder import RunFolder, replace_file
+from worldstream.report import page
+from worldstream.report.figures import BLACK, COLOURS, Panel, Series, draw
+from worldstream.report.sections import IMPORTED, model_sections
+from worldstream.runs.description import is_imported
+from worldstream.runs.folder import RunFolder, replace_file
+from worldstream.runs.log import read_lines
 
 STEPS = "environment steps"
 _UNKNOWN = "not recorded"

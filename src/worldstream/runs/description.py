@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from worldstream.config import Config
-from worldstream.environments.gym import require_harmless
+from worldstream.environments.suite.gym import require_harmless
 from worldstream.errors import ConfigError, RunFolderError
-from worldstream.run_folder import RunFolder, specs_to_json
+from worldstream.runs.folder import RunFolder, specs_to_json
 from worldstream.specs import Specs
 from worldstream.version import __version__
 

@@ -1,1 +1,0 @@
-"""What others wrote: weights of the published agent, read into our modules and compared with its numbers."""

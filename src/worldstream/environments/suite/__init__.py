@@ -1,0 +1,1 @@
+"""Suites: families of environments that other packages make."""

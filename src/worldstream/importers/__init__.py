@@ -1,0 +1,1 @@
+"""Importers: agents that other programs trained, as runs of ours."""

@@ -1,0 +1,176 @@
+"""Options: frozen dataclasses beside the components that they configure.
+
+A bound is an annotation of its field, a choice between components is the base class of their options and the registry
+that knows them, and one walk checks a whole tree of options::
+
+    @dataclass(frozen=True, kw_only=True, slots=True)
+    class ModelConfig:
+        width: Annotated[int, Between(2)] = 64
+        sequence: Annotated[SequenceConfig, OneOf(SEQUENCE_MODELS)] = field(default_factory=RetentionConfig)
+
+As JSON, options are nested objects; those of a chosen component say under ``"kind"`` which one it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import inf, isfinite
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+
+from worldstream.errors import ConfigError
+from worldstream.registry import Registry
+
+T = TypeVar("T")
+KIND = "kind"
+"""Field of JSON objects that names the chosen component."""
+
+
+@dataclass(frozen=True)
+class Between:
+    """Bounds of a number, both included."""
+
+    low: float
+    high: float = inf
+
+    def __str__(self) -> str:
+        return f"at least {self.low}" if self.high == inf else f"between {self.low} and {self.high}"
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """A choice between the components of a registry, whose entries are the classes of their options."""
+
+    registry: Registry
+
+
+def hints(cls: type) -> dict[str, Any]:
+    """Types of the fields of a dataclass by name, with their annotations."""
+    types_of = typing.get_type_hints(cls, include_extras=True)
+    return {field.name: types_of[field.name] for field in dataclasses.fields(cls)}
+
+
+def check(options: Any, path: str = "") -> None:
+    """Raises ConfigError for the first field, anywhere in a tree of options, that is not finite or out of its bounds.
+
+    Values of fields of type Any are not looked at.
+    """
+    for name, hint in hints(type(options)).items():
+        for place, inner, value in _values(hint, getattr(options, name), f"{path}.{name}" if path else name):
+            _check_value(place, inner, value)
+
+
+def _values(hint: Any, value: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+    """(place, hint, value) of a value and of everything in it; unions are narrowed to the member that is there."""
+    bare, metadata = _bare(hint)
+    if get_origin(bare) in (typing.Union, types.UnionType):
+        if value is not None:
+            member = next(argument for argument in get_args(bare) if argument is not type(None))
+            yield from _values(Annotated[member, *metadata] if metadata else member, value, path)
+    elif dataclasses.is_dataclass(value):
+        for name, inner in hints(type(value)).items():
+            yield from _values(inner, getattr(value, name), f"{path}.{name}")
+    elif isinstance(value, dict) and bare is not Any:
+        inner = get_args(bare)[1]
+        for name, item in value.items():
+            yield from _values(inner, item, f"{path}.{name}")
+    elif isinstance(value, tuple | list) and bare is not Any:
+        yield path, hint, value
+        arguments = get_args(bare)
+        for i, item in enumerate(value):
+            yield from _values(arguments[0 if Ellipsis in arguments else i], item, f"{path}[{i}]")
+    else:
+        yield path, hint, value
+
+
+def _check_value(path: str, hint: Any, value: Any) -> None:
+    bare, metadata = _bare(hint)
+    if bare is not Any and isinstance(value, float) and not isfinite(value):
+        raise ConfigError(f"{path} must be a finite number, not {value}.")
+    if get_origin(bare) is Literal and value not in get_args(bare):
+        raise ConfigError(f"{path} must be one of {', '.join(map(str, get_args(bare)))}, not {value}.")
+    for bounds in metadata:
+        if isinstance(bounds, Between):
+            number = len(value) if isinstance(value, tuple | list) else value
+            if not bounds.low <= number <= bounds.high:
+                what = f"{path} must have {bounds} entries" if number is not value else f"{path} must be {bounds}"
+                raise ConfigError(f"{what}, not {value}.")
+
+
+def _bare(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    """A type without its annotations, and these."""
+    return (hint.__origin__, hint.__metadata__) if get_origin(hint) is Annotated else (hint, ())
+
+
+def _choice(hint: Any) -> Registry | None:
+    """Where the type is a choice between components: their registry."""
+    return next((item.registry for item in _bare(hint)[1] if isinstance(item, OneOf)), None)
+
+
+def to_plain(options: Any) -> dict[str, Any]:
+    """Nested dictionaries of plain values, which ``from_plain`` reads."""
+    return {name: _to_plain_value(hint, getattr(options, name)) for name, hint in hints(type(options)).items()}
+
+
+def _to_plain_value(hint: Any, value: Any) -> Any:
+    bare, _ = _bare(hint)
+    if dataclasses.is_dataclass(value):
+        registry = _choice(hint)
+        return {**({KIND: registry.name_of(type(value))} if registry else {}), **to_plain(value)}
+    if isinstance(value, dict):
+        inner = get_args(bare)[1] if get_args(bare) else Any
+        return {name: _to_plain_value(inner, item) for name, item in value.items()}
+    if isinstance(value, tuple):
+        return [_to_plain_value(Any, item) for item in value]
+    return value
+
+
+def from_plain(cls: type[T], data: Any, where: str) -> T:
+    """Options of a class from plain values. Raises ConfigError that names an unknown, missing or ill-typed field."""
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where}: expected an object with the fields of {cls.__name__}, got {json.dumps(data)}.")
+    known = hints(cls)
+    if unknown := sorted(set(data) - set(known)):
+        raise ConfigError(f"{where}: unknown field '{unknown[0]}'; known: {', '.join(sorted(known))}.")
+    values = {name: _from_plain_value(known[name], value, f"{where}.{name}") for name, value in data.items()}
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise ConfigError(f"{where}: {error}.") from error
+
+
+def _from_plain_value(hint: Any, data: Any, where: str) -> Any:
+    if (registry := _choice(hint)) is not None:
+        if not isinstance(data, dict) or not isinstance(data.get(KIND), str):
+            raise ConfigError(f"{where}: expected an object with the field '{KIND}', got {json.dumps(data)}.")
+        return from_plain(registry[data[KIND]], {name: x for name, x in data.items() if name != KIND}, where)
+    hint, _ = _bare(hint)
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return data
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return from_plain(hint, data, where)
+    if origin in (typing.Union, types.UnionType):
+        if data is None and type(None) in arguments:
+            return None
+        return _from_plain_value(next(a for a in arguments if a is not type(None)), data, where)
+    if origin is Literal:
+        if any(type(data) is type(choice) and data == choice for choice in arguments):
+            return data
+        raise ConfigError(f"{where}: expected one of {', '.join(map(repr, arguments))}, got {json.dumps(data)}.")
+    if origin is tuple and isinstance(data, list | tuple):
+        inner = [arguments[0]] * len(data) if Ellipsis in arguments else list(arguments)
+        if len(inner) != len(data):
+            raise ConfigError(f"{where}: expected {len(inner)} values, got {len(data)}.")
+        return tuple(_from_plain_value(h, x, f"{where}[{i}]") for i, (h, x) in enumerate(zip(inner, data, strict=True)))
+    if origin is dict and isinstance(data, dict):
+        return {key: _from_plain_value(arguments[1], value, f"{where}.{key}") for key, value in data.items()}
+    if hint is float and isinstance(data, int) and not isinstance(data, bool):
+        return float(data)
+    if isinstance(hint, type) and isinstance(data, hint) and not (hint is int and isinstance(data, bool)):
+        return data
+    raise ConfigError(f"{where}: expected {getattr(hint, '__name__', hint)}, got {json.dumps(data)}.")

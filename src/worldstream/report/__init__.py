@@ -1,0 +1,1 @@
+"""Reports: one HTML file with pictures about one or several runs."""

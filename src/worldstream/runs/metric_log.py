@@ -1,0 +1,64 @@
+"""Where metrics go: JSON lines, TensorBoard and whoever listens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from worldstream.errors import warn
+from worldstream.runs.log import LineLog
+
+
+class MetricLog:
+    """Writes records of metrics to a log, to TensorBoard and to listeners.
+
+    Args:
+        log: receives all records.
+        events: folder of TensorBoard's files. When they cannot be written they end, with a warning.
+        listeners: called with each record; the progress display is one.
+        from_steps: of a run that was resumed there; TensorBoard forgets what came after.
+    """
+
+    def __init__(
+        self,
+        log: LineLog,
+        events: Path,
+        listeners: list[Callable[[dict[str, Any]], None]],
+        *,
+        from_steps: int = 0,
+    ) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._log = log
+        self._listeners = listeners
+        self._writer: SummaryWriter | None = None
+        with self._tensorboard():
+            self._writer = SummaryWriter(str(events), purge_step=from_steps + 1 if from_steps else None)
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Write one record; it must hold "steps"."""
+        self._log.append(record)
+        if self._writer is not None:
+            with self._tensorboard():
+                for name, value in record.items():
+                    if name != "steps" and isinstance(value, int | float):
+                        self._writer.add_scalar(name, value, record["steps"])
+        for listener in self._listeners:
+            listener(record)
+
+    def close(self) -> None:
+        """Flush TensorBoard's files."""
+        if self._writer is not None:
+            with self._tensorboard():
+                self._writer.close()
+
+    @contextmanager
+    def _tensorboard(self) -> Iterator[None]:
+        """Do without TensorBoard's files once they cannot be written: they only repeat the log."""
+        try:
+            yield
+        except OSError as error:
+            self._writer = None
+            warn(f"TensorBoard's files end here: {error}.")
