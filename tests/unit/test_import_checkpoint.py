@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 import published_environments
-from golden_files import FILES, Golden, read
-from reference.agent import reference
-from reference.checkpoint import AgentSize, Checkpoint, arrays, inputs_of, settings_of
+from parity.golden import FILES, Golden, read
+from parity.published import recompute
+from parity.reference.agent import reference
+from parity.reference.checkpoint import AgentSize, Checkpoint, arrays, inputs_of, settings_of
 from worldstream.api import Agent, evaluate, import_checkpoint
 from worldstream.cli import main
 from worldstream.errors import ConfigError
-from worldstream.importers.published import recompute
 from worldstream.importers.settings import SETTINGS, PublishedSettings
 from worldstream.importers.weights import logit_order
 from worldstream.models import Models

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from reference.checkpoint import AgentSize, Checkpoint, ImageSize
+from parity.reference.checkpoint import AgentSize, Checkpoint, ImageSize
 from worldstream.api import import_checkpoint
 from worldstream.importers.checkpoint import COMPILED
 from worldstream.runs.weights import load_run

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reference.names import AGENT, KINDS, MODEL, PICTURES, SEQUENCE, Arrays
+from parity.reference.names import AGENT, KINDS, MODEL, PICTURES, SEQUENCE, Arrays
 
 NUM_LEVELS = 125
 REWARD_BINS = 129

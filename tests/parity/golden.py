@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-FOLDER = Path(__file__).parent / "golden"
+FOLDER = Path(__file__).parents[1] / "golden"
 FILES = sorted(path.stem for path in FOLDER.glob("*.npz"))
 """Names of those that are there."""
 

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from parity.spaces import PublishedSpaces
 from worldstream.actions import encode
 from worldstream.errors import WeightsError
-from worldstream.importers.spaces import PublishedSpaces
 from worldstream.specs import ActionSpec, KeySpec
 
 Arrays = dict[str, np.ndarray]

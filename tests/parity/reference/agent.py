@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reference.names import AGENT, KINDS, MODEL, PICTURES, Arrays
-from reference.sequence import sequence_model
+from parity.reference.names import AGENT, KINDS, MODEL, PICTURES, Arrays
+from parity.reference.sequence import sequence_model
 
 GROUPS = 8
 REWARD_LIMIT, VALUE_LIMIT = 10.39486, 15.0

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from golden_files import FILES
-from golden_files import read as read_golden
-from reference.checkpoint import AgentSize, Checkpoint, arrays, settings_of
+from parity.golden import FILES
+from parity.golden import read as read_golden
+from parity.published import golden_models
+from parity.reference.checkpoint import AgentSize, Checkpoint, arrays, settings_of
 from worldstream.errors import WeightsError
-from worldstream.importers.published import golden_models
 from worldstream.importers.tensors import ForeignTensors
 
 ALIKE = re.compile(r"ensemble\.[1-9]|layers\.0\.(?!retention)|critic_latent|critic_action|critic\.lstm")

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reference.names import MODEL, SEQUENCE
+from parity.reference.names import MODEL, SEQUENCE
 
 Weights = dict[str, Tensor]
 

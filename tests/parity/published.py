@@ -1,4 +1,4 @@
-"""Recompute the numbers of the published agent with our modules, for parity (method.md; ``tests/golden``)."""
+"""Recompute the numbers of the published agent with our modules (``tests/golden/README.md``)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from parity.arrays import RETURNS, Arrays, action_ids, prepared, tokenizer_input, weights_of
+from parity.spaces import PublishedSpaces
 from worldstream.agent.actor_critic import Trunk
 from worldstream.agent.losses import ActorCriticLossConfig
 from worldstream.agent.return_scale import ReturnScale
 from worldstream.importers.architecture import config_for
-from worldstream.importers.arrays import RETURNS, Arrays, action_ids, prepared, tokenizer_input, weights_of
 from worldstream.importers.kinds import in_published_order
 from worldstream.importers.settings import PublishedSettings, values_of
-from worldstream.importers.spaces import PublishedSpaces
 from worldstream.importers.tensors import ForeignTensors
 from worldstream.importers.weights import load_published, logit_order, make_models
 from worldstream.models import Models

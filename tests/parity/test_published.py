@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from golden_files import FILES, read
+from parity.arrays import Arrays
+from parity.golden import FILES, read
+from parity.published import recompute
 from worldstream.errors import WeightsError
-from worldstream.importers.arrays import Arrays
-from worldstream.importers.published import recompute
 from worldstream.importers.tensors import ForeignTensors
 from worldstream.importers.weights import logit_order
 from worldstream.nn.outputs import FactoredCategorical

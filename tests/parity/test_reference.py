@@ -1,4 +1,4 @@
-"""Parity at other sizes than those of the golden files: ours against the reference in ``tests/reference``."""
+"""Parity at other sizes than those of the golden files: ours against the reference in ``tests/parity/reference``."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from golden_files import FILES, read
-from reference.agent import reference
-from reference.checkpoint import AgentSize, Checkpoint, ImageSize, arrays, inputs_of, settings_of
-from reference.names import Arrays
-from worldstream.importers.published import recompute
+from parity.golden import FILES, read
+from parity.published import recompute
+from parity.reference.agent import reference
+from parity.reference.checkpoint import AgentSize, Checkpoint, ImageSize, arrays, inputs_of, settings_of
+from parity.reference.names import Arrays
 
 
 def cells(*channels: int, rows: int = 9) -> list[list[int]]:
