@@ -14,8 +14,18 @@ import torch
 import worldstream
 from tiny import tiny_config
 from worldstream.environments import EnvironmentConfig, make_vector
+from worldstream.environments.toy.clock import Clock
 from worldstream.environments.vector import MAX_FAILURES_IN_A_ROW
-from worldstream.errors import DivergedError, EnvironmentFault, OutOfMemoryError, RunFolderError
+from worldstream.errors import (
+    DivergedError,
+    EnvironmentFault,
+    OutOfMemoryError,
+    RunFolderError,
+    WorldstreamWarning,
+)
+from worldstream.evaluation.episodes import record_episodes
+from worldstream.evaluation.evaluate import evaluate
+from worldstream.models import Models
 from worldstream.runs.folder import RunFolder
 from worldstream.runs.log import read_lines
 from worldstream.runs.skipped import reproduce
@@ -65,7 +75,7 @@ def test_a_run_survives_faults_and_counts_them_all(
 
 
 def test_replay_shows_the_clock_counting_through_faults(tmp_path: Path) -> None:
-    """Whatever fails, no transition leads from one episode into another, and the step that failed is not stored."""
+    """No transition leads from one episode into another; where the environment failed, the last observation repeats."""
     run = Trainer(
         config(tmp_path / "faults", IN_PROCESS, num_environments=2),
         "faulty:make",
@@ -79,16 +89,83 @@ def test_replay_shows_the_clock_counting_through_faults(tmp_path: Path) -> None:
     segments = run.store.gather(ids, 2, "first")
     counters = run.store.observations(segments.rows)["step"][..., 0]
     both = segments.observed[:, 1]
-    assert run.environments.num_restarts > 5
-    np.testing.assert_array_equal(counters[both, 1], counters[both, 0] + 1)
-    assert (segments.truncated[:, 0] & ~segments.terminated[:, 0]).sum() > run.environments.num_restarts / 2
-    assert run.store.num_steps == run.collector.steps
+    repeats = both & (counters[:, 1] == counters[:, 0])
+    assert repeats.sum() == run.environments.num_restarts > 5
+    assert (segments.truncated & ~segments.terminated)[repeats, 0].all()
+    assert not segments.rewards[repeats, 0].any()
+    np.testing.assert_array_equal(counters[both & ~repeats, 1], counters[both & ~repeats, 0] + 1)
+    assert run.store.num_steps == run.collector.steps == 200
     run.close()
+
+
+def test_an_evaluation_counts_incidents_and_whole_episodes(tmp_path: Path) -> None:
+    chosen = config(tmp_path / "faults", {"raise": 0.05})
+    with make_vector("clock") as clock:
+        models = Models(chosen, clock.observation_specs, clock.action_spec).eval()
+    with pytest.warns(WorldstreamWarning, match=r"is stuck. It is made anew; its episode counts as truncated"):
+        result = evaluate(models, "faulty:make", chosen, episodes=20, seed=0)
+    recorded = record_episodes(models, "faulty:make", chosen, episodes=20, seed=0)
+    assert result.incidents > 3 and len(result.returns) == 20
+    assert [episode.length for episode in recorded] == result.lengths
+    assert all(episode.truncated for episode in recorded if episode.length < 10)
 
 
 def vector(log: Path, probabilities: dict[str, float], *, in_reset: bool = False, **options: Any) -> Any:
     kwargs = {"log": str(log), "probabilities": probabilities, "in_reset": in_reset}
     return make_vector("faulty:make", EnvironmentConfig(kwargs=kwargs), 1, 0, **options)
+
+
+@pytest.mark.parametrize("backend", ["sync", "process"])
+def test_a_fault_ends_the_episode_as_truncated(backend: str, tmp_path: Path) -> None:
+    """The closing transition repeats the last observation; the next reset is the first of the new environment."""
+    seen: list[int] = []
+    options = {"backend": backend, "max_restarts": 1000, "on_fault": lambda index, error: seen.append(index)}
+    kwargs = {"log": str(tmp_path / "f"), "probabilities": IN_PROCESS}
+    with make_vector("faulty:make", EnvironmentConfig(kwargs=kwargs), 2, 0, **options) as environments:
+        latest = environments.reset()
+        for _ in range(100):
+            before = len(seen)
+            result = environments.step(np.zeros((2, 1), int))
+            for i in seen[before:]:
+                assert all((result.observations[key][i] == latest[key][i]).all() for key in latest)
+                assert (result.rewards[i], result.terminated[i], result.truncated[i]) == (0, False, True)
+                assert environments.state_dict()["states"][i] is None
+            latest, ended = result.observations, result.terminated | result.truncated
+            if ended.any():
+                latest = environments.reset_where(ended)
+                assert (latest["step"][ended] == 0).all()
+        assert len(seen) == environments.num_restarts == len((tmp_path / "f").read_text().split()) > 5
+        assert set(seen) == {0, 1}
+
+
+def test_an_environment_without_faults_does_not_notice_those_of_another() -> None:
+    """Its seeds and random numbers are its own: what it shows is what it shows alone."""
+
+    class Second(Clock):
+        made = 0
+
+        def __init__(self) -> None:
+            super().__init__()
+            Second.made += 1
+            self.fails = Second.made != 2
+
+        def step(self, action: Any) -> Any:
+            if self.fails and self._step == 7:
+                raise RuntimeError("the motor is stuck")
+            return super().step(action)
+
+    def phases(environments: Any) -> list[int]:
+        rows = [environments.reset()["phase"][-1, 0]]
+        for _ in range(60):
+            result = environments.step(np.zeros((environments.num_envs, 1), int))
+            ended = result.terminated | result.truncated
+            latest = environments.reset_where(ended) if ended.any() else result.observations
+            rows.append(latest["phase"][-1, 0])
+        return rows
+
+    with make_vector(Second, None, 2, 5, max_restarts=10) as faulty, make_vector("clock", None, 2, 5) as clocks:
+        assert phases(faulty) == phases(clocks)
+        assert faulty.num_restarts > 5
 
 
 def steps_until_fault(environments: Any) -> None:

@@ -1,14 +1,14 @@
 """Many environments at once, in this process or one process each, without automatic resets.
 
 The caller resets what has ended (``reset_where``), so ``step`` always returns the true next observation: the final
-one of an episode included. An environment that fails is made anew, up to a limit, while the others go on; Gymnasium's
-own vector environments cannot do that.
+one of an episode included. An environment that fails is made anew, up to a limit, while the others go on: its episode
+ends as truncated, and nobody but the callback ``on_fault`` is told.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,9 +39,6 @@ class StepResult:
     """(N,) bool."""
     truncated: np.ndarray
     """(N,) bool."""
-    failed: np.ndarray
-    """(N,) bool: the environment failed instead of taking the step. It has been made anew, and its observation is the
-    first one of a new episode; the episode under way has no more observations."""
 
 
 class VectorEnvironment:
@@ -51,6 +48,9 @@ class VectorEnvironment:
     with the next child of that, as does every restart. So environments differ from each other, runs with the same seed
     are equal, and environment i does not depend on N. ``reset_where`` lets each environment go on with its own random
     numbers.
+
+    Faults: the environment is made anew. Where it failed in a step, that transition closes the episode: it repeats the
+    last observation, earns 0 and is truncated. Where it failed in a reset, it is reset again.
 
     Args:
         make_worker: makes an environment.
@@ -79,12 +79,14 @@ class VectorEnvironment:
         self._num_seeds = [0] * num_envs
         self._latest: dict[str, np.ndarray] = {}
         self._ended = np.ones(num_envs, bool)
+        self._is_new = np.zeros(num_envs, bool)  # made anew, and not reset since
         self._failures_in_a_row = np.zeros(num_envs, np.int64)
         self._workers: list[Worker] = []
         try:
             for _ in range(num_envs):
                 self._workers.append(make_worker())
-            specs = self._ask_all("specs")
+                self._workers[-1].begin("specs")
+            specs = [worker.finish() for worker in self._workers]
         except BaseException:
             self.close()
             raise
@@ -95,7 +97,7 @@ class VectorEnvironment:
     def reset(self) -> dict[str, np.ndarray]:
         """Begin an episode everywhere, with fresh seeds. Observations (N, *shape) by key; EnvironmentFault."""
         everywhere = np.ones(self.num_envs, bool)
-        return self._reset(everywhere, [self._next_seed(i) for i in range(self.num_envs)])
+        return self._reset(everywhere, seeded=everywhere)
 
     def reset_where(self, mask: np.ndarray) -> dict[str, np.ndarray]:
         """Begin an episode where ``mask`` (N,) is True; rows of all others are as last seen.
@@ -105,22 +107,26 @@ class VectorEnvironment:
         mask = np.asarray(mask, bool)
         if not mask.any():
             raise ValueError("no environment to reset: the mask is empty")
-        return self._reset(mask, [None] * self.num_envs)
+        return self._reset(mask, seeded=self._is_new)
 
-    def step(self, ids: np.ndarray) -> StepResult:
-        """Act with ids (N, M) everywhere. Raises EnvironmentFault, and RuntimeError before a due reset."""
+    def step(self, actions: np.ndarray) -> StepResult:
+        """Act with token ids (N, M) everywhere. Raises EnvironmentFault, and RuntimeError before a due reset."""
         if self._ended.any():
             raise RuntimeError(f"environments {np.flatnonzero(self._ended).tolist()} must be reset before they step")
-        ids = np.asarray(ids, dtype=np.int64)
-        if ids.shape != (self.num_envs, self.action_spec.num_tokens):
-            raise ValueError(f"ids have shape {ids.shape}, not {(self.num_envs, self.action_spec.num_tokens)}")
-        answers, failed = self._ask_where(np.ones(self.num_envs, bool), "step", list(ids))
-        self._failures_in_a_row[~failed] = 0
-        results = [(answer, 0.0, False, False) if failed[i] else answer for i, answer in enumerate(answers)]
-        observations, rewards, terminated, truncated = zip(*results, strict=True)
+        actions = np.asarray(actions, dtype=np.int64)
+        if actions.shape != (self.num_envs, self.action_spec.num_tokens):
+            raise ValueError(f"actions have shape {actions.shape}, not {(self.num_envs, self.action_spec.num_tokens)}")
+        answers = self._ask(range(self.num_envs), "step", list(actions))
+        for i, answer in enumerate(answers):
+            if isinstance(answer, WorldstreamError):
+                self._make_anew(i, answer)
+                answers[i] = ({key: array[i] for key, array in self._latest.items()}, 0.0, False, True)
+            else:
+                self._failures_in_a_row[i] = 0
+        observations, rewards, terminated, truncated = zip(*answers, strict=True)
         self._ended = np.array(terminated) | np.array(truncated)
         seen = self._seen(dict(enumerate(observations)))
-        return StepResult(seen, np.array(rewards, np.float32), np.array(terminated), np.array(truncated), failed)
+        return StepResult(seen, np.array(rewards, np.float32), np.array(terminated), np.array(truncated))
 
     def close(self) -> None:
         """Close all environments and end their processes; harmless when closed already."""
@@ -142,7 +148,7 @@ class VectorEnvironment:
         An environment that fails to give its state counts as one that cannot.
         """
         return {
-            "states": [self._state(worker) for worker in self._workers],
+            "states": [self._state(i) for i in range(self.num_envs)],
             "num_seeds": list(self._num_seeds),
             "num_restarts": self.num_restarts,
             "failures_in_a_row": self._failures_in_a_row.copy(),
@@ -168,8 +174,7 @@ class VectorEnvironment:
         self._failures_in_a_row = saved["failures_in_a_row"].copy()
         goes_on = np.array([state is not None for state in saved["states"]])
         # Seeds are only used up where an episode really begins, so that what comes later is as it would have been.
-        everywhere = np.ones(self.num_envs, bool)
-        self._reset(everywhere, [None if goes_on[i] else self._next_seed(i) for i in range(self.num_envs)])
+        self._reset(np.ones(self.num_envs, bool), seeded=~goes_on)
         for worker, state in zip(self._workers, saved["states"], strict=True):
             if state is not None:
                 worker.ask("set_state", state)
@@ -188,10 +193,19 @@ class VectorEnvironment:
         """(N, *shape) by key: the newest observation of every environment."""
         return self._latest
 
-    def _reset(self, mask: np.ndarray, seeds: list[int | None]) -> dict[str, np.ndarray]:
-        answers, _ = self._ask_where(mask, "reset", seeds)
+    def _reset(self, mask: np.ndarray, seeded: np.ndarray) -> dict[str, np.ndarray]:
+        """Begin an episode where ``mask`` (N,), where ``seeded`` (N,) with a fresh seed."""
+        chosen = np.flatnonzero(mask).tolist()
+        answers = self._ask(chosen, "reset", [self._next_seed(i) if seeded[i] else None for i in chosen])
+        observations = {}
+        for i, answer in zip(chosen, answers, strict=True):
+            while isinstance(answer, WorldstreamError):
+                self._make_anew(i, answer)
+                (answer,) = self._ask([i], "reset", [self._next_seed(i)])
+            observations[i] = answer
         self._ended &= ~mask
-        return self._seen({int(i): answers[i] for i in np.flatnonzero(mask)})
+        self._is_new &= ~mask
+        return self._seen(observations)
 
     def _seen(self, observations: dict[int, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """Note the observations of some environments, all at first, as their newest; returns the newest of all."""
@@ -208,33 +222,20 @@ class VectorEnvironment:
         self._num_seeds[index] += 1
         return int(self._seeds[index].spawn(1)[0].generate_state(1)[0]) & 0x7FFFFFFF
 
-    def _ask_all(self, request: str) -> list[Any]:
-        for worker in self._workers:
-            worker.begin(request)
-        return [worker.finish() for worker in self._workers]
-
-    def _ask_where(self, mask: np.ndarray, request: str, arguments: list[Any]) -> tuple[list[Any], np.ndarray]:
-        """Ask the environments in ``mask`` (N,) at once.
-
-        Returns:
-            answers (N), of an environment that failed the first observation after its restart, elsewhere None; and
-            (N,) bool, which failed. Raises the error of an environment that may not be restarted, and closes all.
-        """
-        chosen = np.flatnonzero(mask)
-        answers: list[Any] = [None] * self.num_envs
-        failed = np.zeros(self.num_envs, bool)
-        for i in chosen:
-            self._workers[i].begin(request, arguments[i])
+    def _ask(self, chosen: Sequence[int], request: str, arguments: list[Any]) -> list[Any]:
+        """Ask some environments at once. Answers in their order; of one that failed the error."""
+        for i, argument in zip(chosen, arguments, strict=True):
+            self._workers[i].begin(request, argument)
+        answers = []
         for i in chosen:
             try:
-                answers[i] = self._workers[i].finish()
+                answers.append(self._workers[i].finish())
             except WorldstreamError as error:
-                failed[i] = True
-                answers[i] = self._restarted(int(i), error)
-        return answers, failed
+                answers.append(error)
+        return answers
 
-    def _restarted(self, index: int, error: WorldstreamError) -> dict[str, np.ndarray]:
-        """Make environment ``index`` anew after an error; returns its first observation."""
+    def _make_anew(self, index: int, error: WorldstreamError) -> None:
+        """Replace environment ``index`` after an error; raises it, with all closed, beyond the limits of restarts."""
         while True:
             self._failures_in_a_row[index] += 1
             hopeless = self._failures_in_a_row[index] >= MAX_FAILURES_IN_A_ROW
@@ -253,16 +254,18 @@ class VectorEnvironment:
                 self._workers[index] = self._make_worker()
                 if self._workers[index].ask("specs")[:2] != (self.observation_specs, self.action_spec):
                     raise EnvironmentFault(f"environment {index}, made anew, has other spaces than before.")
-                observation: dict[str, np.ndarray] = self._workers[index].ask("reset", self._next_seed(index))
             except WorldstreamError as again:
                 error = again
                 continue
-            return observation
+            self._is_new[index] = True
+            return
 
-    @staticmethod
-    def _state(worker: Worker) -> Any:
+    def _state(self, index: int) -> Any:
+        """State of an environment, None when it cannot give it, or was made anew and has nothing to go on with."""
+        if self._is_new[index]:
+            return None
         try:
-            return worker.ask("state")
+            return self._workers[index].ask("state")
         except WorldstreamError as error:
             warn(f"{error} A resumed run would close its episode as truncated.")
             return None

@@ -60,8 +60,6 @@ def record_episodes(
     recorded = []
     steps = play(models, environment, config, episodes=episodes, seed=seed, max_steps=max_steps, on_fault=on_fault)
     for step in steps:
-        for i in np.flatnonzero(step.result.failed):
-            running.pop(int(i), None)
         for i in np.flatnonzero(step.counted):
             running.setdefault(int(i), []).append((step, int(i)))
             if step.ended[i]:

@@ -28,6 +28,8 @@ class Evaluation:
 
     returns: list[float]
     lengths: list[int]
+    incidents: int = 0
+    """Environments that failed meanwhile; their episodes count as truncated."""
 
     @property
     def summary(self) -> dict[str, float]:
@@ -55,7 +57,7 @@ class Evaluation:
             training_seconds: wall time of that training.
         """
         where = {"steps": steps, "environment_steps": environment_steps, "final": final}
-        return {**where, "training_seconds": training_seconds, **self.summary}
+        return {**where, "training_seconds": training_seconds, "incidents": self.incidents, **self.summary}
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Played:
 
 def warn_of_fault(index: int, error: WorldstreamError) -> None:
     """Say that an environment failed and is made anew."""
-    warn(f"{error} It is made anew; the episode under way is not counted.")
+    warn(f"{error} It is made anew; its episode counts as truncated.")
 
 
 @torch.no_grad()
@@ -89,7 +91,7 @@ def play(
 
     Every environment plays a fixed share of the episodes, so that short episodes are not counted more often; an
     episode is cut where it terminates or is truncated (C19). Environments that have played their share go on until
-    the last has, uncounted. An episode whose environment fails is not counted, and played anew.
+    the last has, uncounted. An environment that fails is made anew, and its episode counts as truncated.
 
     Args:
         models: in any mode; nothing is changed.
@@ -121,17 +123,16 @@ def play(
             actions, carry = act(models.tokenizers, policy, observations, carry, generator)
             result = vector.step(actions)
             steps += 1
-            ended = (result.terminated | result.truncated | (steps >= limit)) & ~result.failed
-            yield Played(observations, actions, result, (quota > 0) & ~result.failed, ended)
+            ended = result.terminated | result.truncated | (steps >= limit)
+            yield Played(observations, actions, result, quota > 0, ended)
             observations = result.observations
-            over = ended | result.failed
-            if not over.any():
+            if not ended.any():
                 continue
             quota -= ended & (quota > 0)
-            steps[over] = 0
+            steps[ended] = 0
             if quota.any():
-                observations = vector.reset_where(ended) if ended.any() else observations
-                mask = torch.as_tensor(over).to(models.device)
+                observations = vector.reset_where(ended)
+                mask = torch.as_tensor(ended).to(models.device)
                 carry = models.actor_critic.initial_carry(num).where(mask, carry)
 
 
@@ -176,12 +177,18 @@ def evaluate(
     Args:
         on_progress: called after each step with the episodes that have ended and the steps of all environments.
     """
-    taken = 0
+    taken = incidents = 0
+
+    def count(index: int, error: WorldstreamError) -> None:
+        nonlocal incidents
+        incidents += 1
+        on_fault(index, error)
+
     totals: np.ndarray = np.zeros(0)
     steps: np.ndarray = np.zeros(0, dtype=np.int64)
     returns: list[float] = []
     lengths: list[int] = []
-    for step in play(models, environment, config, episodes=episodes, seed=seed, on_fault=on_fault):
+    for step in play(models, environment, config, episodes=episodes, seed=seed, on_fault=count):
         if not len(totals):
             totals, steps = np.zeros(len(step.ended)), np.zeros(len(step.ended), dtype=np.int64)
         totals += step.result.rewards
@@ -189,9 +196,8 @@ def evaluate(
         for i in np.flatnonzero(step.ended & step.counted):
             returns.append(float(totals[i]))
             lengths.append(int(steps[i]))
-        over = step.ended | step.result.failed
-        totals[over], steps[over] = 0.0, 0
+        totals[step.ended], steps[step.ended] = 0.0, 0
         taken += len(steps)
         if on_progress is not None:
             on_progress(len(returns), taken)
-    return Evaluation(returns, lengths)
+    return Evaluation(returns, lengths, incidents)

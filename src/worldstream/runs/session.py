@@ -260,7 +260,7 @@ class Session:
     def _on_fault(self, during: str, index: int, error: WorldstreamError) -> None:
         """An environment failed and is about to be made anew."""
         self._record("environment restarted", during=during, environment=index, problem=str(error))
-        warn(f"{error} It is made anew; its episode is closed.")
+        warn(f"{error} It is made anew; its episode counts as truncated.")
 
     def _on_skipped(self, update: SkippedUpdate) -> None:
         try:

@@ -57,22 +57,15 @@ class Collector:
         store.start(self._observations, np.ones(num, dtype=bool))
 
     def step(self) -> list[dict[str, float]]:
-        """One step of every environment. Returns a record {"return", "length"} for each episode that ended.
-
-        The episode of an environment that failed is closed as truncated, and is not among the records.
-        """
+        """One step of every environment. Returns a record {"return", "length"} for each episode that ended."""
         actions = self._choose()
         result = self._environments.step(actions)
-        stepped = ~result.failed
-        self._store.append(actions, result.rewards, result.terminated, result.truncated, result.observations, stepped)
-        self.steps += int(stepped.sum())
+        self._store.append(actions, result.rewards, result.terminated, result.truncated, result.observations)
+        self.steps += len(actions)
         self._returns += result.rewards
         self._lengths += 1
         ended = result.terminated | result.truncated
         self._observations = result.observations
-        if result.failed.any():
-            self._store.truncate(result.failed)
-            self._begin(result.failed)
         return self._restart(ended) if ended.any() else []
 
     def _choose(self) -> np.ndarray:
