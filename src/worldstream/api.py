@@ -14,7 +14,7 @@ from rich.console import Console
 from worldstream.acting import act
 from worldstream.actions.composite import decode
 from worldstream.config import Config
-from worldstream.environments import resolve, suited_preset
+from worldstream.environments import resolve
 from worldstream.environments.fit import require_specs
 from worldstream.errors import ConfigError, RunFolderError
 from worldstream.evaluation.evaluate import Evaluation, protocol_card
@@ -28,7 +28,6 @@ from worldstream.runs.capacity import replay_row_bytes, replay_rows, require_roo
 from worldstream.runs.description import (
     default_output,
     describe,
-    environment_name,
     is_imported,
     read_run,
     recorded_environment,
@@ -168,15 +167,16 @@ def train(
         raise ConfigError(f"steps must be at least 1, not {steps}.")
     check_seed(seed)
     _check_time_limit(time_limit)
-    preset = preset or (suited_preset(environment) if config is None else "custom")
+    preset = preset or (resolve(environment).suited_preset if config is None else "custom")
     config = PRESETS[preset]() if config is None else config
-    config = replace(config, environment=resolve(environment, config.environment))
+    resolved = resolve(environment, config.environment)
+    config = replace(config, environment=resolved.config)
     chosen = choose_device(device)
-    folder = RunFolder(Path(output) if output is not None else default_output(environment, preset, f"seed{seed}"))
+    folder = RunFolder(Path(output) if output is not None else default_output(resolved, preset, f"seed{seed}"))
     folder.require_unused()
     out = console(quiet=quiet)
     session = Session(
-        folder, environment, config, seed=seed, steps=steps, device=chosen, time_limit=time_limit
+        folder, resolved, config, seed=seed, steps=steps, device=chosen, time_limit=time_limit
     )
     return _run(session, lambda: _begin(session, preset, force), out)
 
@@ -210,13 +210,14 @@ def resume(
     folder = RunFolder(Path(path))
     description = read_run(folder)
     _check_time_limit(time_limit)
-    chosen = recorded_environment(folder, description) if environment is None else environment
+    name = recorded_environment(folder, description) if environment is None else environment
     if is_imported(folder, description):
         raise RunFolderError(f"{folder.path} was imported, not trained: there is no training to continue.")
     steps, config = int(description["steps"]), Config.from_json(description["config"])
     if any(record["final"] for record in read_lines(folder.evaluations)):
         raise RunFolderError(f"{folder.path} is finished: it has been trained for {steps} steps and evaluated.")
     out = console(quiet=quiet)
+    chosen = resolve(name, config.environment)
     session = Session(
         folder,
         chosen,
@@ -230,7 +231,7 @@ def resume(
     def begin() -> str:
         models = session.trainer.models
         # In order: the weights of keys and their positions in a block have no names but that.
-        require_specs(chosen, models.specs, specs_from_json(description["specs"]), in_order=True)
+        require_specs(chosen.label, models.specs, specs_from_json(description["specs"]), in_order=True)
         if not force:
             require_room(config, models, steps, folder.path)
         return f"resuming {folder.path} at {session.restore()} of {steps} steps"
@@ -296,22 +297,23 @@ def evaluate(
         raise ConfigError(f"episodes must be at least 1, not {episodes}.")
     check_seed(seed)
     run = load_run(path, device, best=best)
-    chosen = recorded_environment(run.folder, run.description) if environment is None else environment
+    name = recorded_environment(run.folder, run.description) if environment is None else environment
     config = run.config
+    chosen = resolve(name, config.environment)
     if temperature is not None:
         config = replace(config, evaluation=replace(config.evaluation, temperature=temperature))
     on_progress = evaluation_progress(episodes, console(quiet=quiet).print)
     result = measure(run.models, chosen, config, episodes=episodes, seed=seed, on_progress=on_progress)
-    name, note = environment_name(chosen), ""
+    note = ""
     if run.imported:
-        note = why_not_kept(run, name, config)
+        note = why_not_kept(run, chosen.recorded_name, config)
         if not note:
             note = f"noted, with episodes. Next: worldstream report {path}"
             try:
                 keep_evaluation(run, chosen, result, seed=seed)
             except RunFolderError as error:  # what came out is more important
                 note = f"not noted in the run: {error}"
-    return EvaluationResult(name, result, note)
+    return EvaluationResult(chosen.recorded_name, result, note)
 
 
 def import_checkpoint(
@@ -344,7 +346,7 @@ def import_checkpoint(
         SpaceError, EnvironmentFault, ConfigError, RunFolderError: see ``train``.
     """
     name = f"published-{published}"
-    folder = RunFolder(Path(output) if output is not None else default_output(environment, name))
+    folder = RunFolder(Path(output) if output is not None else default_output(resolve(environment), name))
     folder.require_unused()
     agent = published_agent(
         read_checkpoint(Path(file)),
@@ -353,8 +355,9 @@ def import_checkpoint(
         modality=modality,
         settings=None if settings is None else read_settings(Path(settings)),
     )
-    description = describe(agent.models.specs, agent.config, environment, preset=name, origin="imported")
-    folder.create({**description, "protocol": protocol_card(environment, agent.config, agent.protocol)})
+    resolved = resolve(environment, agent.config.environment)
+    description = describe(agent.models.specs, agent.config, resolved, preset=name, origin="imported")
+    folder.create({**description, "protocol": protocol_card(resolved, agent.config, agent.protocol)})
     save_weights(folder.weights, agent.models)
     for line in (*agent.notes, f"imported into {folder.path}. Next: worldstream evaluate {folder.path}"):
         console(quiet=quiet).print(line)
@@ -391,5 +394,5 @@ def _begin(session: Session, preset: str, force: bool) -> str:
     )
     protocol = protocol_card(session.environment, config, session.trainer.environments.protocol)
     folder.create({**description, "protocol": protocol})
-    name = environment_name(session.environment)
+    name = session.environment.recorded_name
     return f"training on '{name}' for {session.steps} steps on {models.device}, preset {preset}, into {folder.path}"

@@ -17,7 +17,7 @@ import tyro
 from rich.table import Table
 
 from worldstream.config import Config
-from worldstream.environments import suited_preset
+from worldstream.environments import resolve
 from worldstream.errors import ConfigError, WorldstreamError, WorldstreamWarning
 from worldstream.presets import PRESETS
 from worldstream.runs.progress import console
@@ -176,7 +176,7 @@ class Info:
             raise ConfigError(f"--steps must be at least 1, not {self.steps}.")
         config = with_modalities(self.config, self.modality)
         device = choose_device(self.device)
-        result = estimate(self.env, config, steps=self.steps, device=device)
+        result = estimate(resolve(self.env, config.environment), config, steps=self.steps, device=device)
         print_estimate(result, replace(self, device=str(device)))
 
 
@@ -315,7 +315,7 @@ def parse(arguments: list[str]) -> Any:
     command = parse_from(DEFAULT_PRESET, tolerant=True)
     if command.env is None or getattr(command, "resume", None) is not None:
         return parse_from(DEFAULT_PRESET)
-    suited = suited_preset(command.env)
+    suited = resolve(command.env).suited_preset
     return replace(parse_from(suited), preset=suited)
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from worldstream.config import Config
+from worldstream.environments import resolve
 from worldstream.presets import PRESETS
 from worldstream.training.trainer import Trainer
 
@@ -30,7 +31,7 @@ def test_a_preset_survives_json_and_learns(name: str) -> None:
     records: list[dict[str, Any]] = []
     trainer = Trainer(
         config,
-        "clock",
+        resolve("clock", config.environment),
         seed=0,
         device=torch.device("cpu"),
         on_metrics=records.append,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import worldstream
-from worldstream.environments import EnvironmentConfig, make_environment
+from worldstream.environments import EnvironmentConfig, make_environment, resolve
 from worldstream.environments.suites import ENVIRONMENTS
 from worldstream.errors import EnvironmentFault
 from worldstream.evaluation.evaluate import evaluate
@@ -303,7 +303,7 @@ def test_presets_run_from_end_to_end(preset: str, steps: int, tmp_path: Path) ->
     assert card["training"]["full_action_space"] == (preset == "atari-sticky")
     assert len(result.evaluation.returns) == 1
     loaded = load_run(output)  # nothing that only training needs is asked for
-    again = evaluate(loaded.models, "Breakout", config, episodes=1, seed=0)
+    again = evaluate(loaded.models, resolve("Breakout", config.environment), config, episodes=1, seed=0)
     assert again.returns == result.evaluation.returns
 
 

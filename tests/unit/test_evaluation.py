@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from worldstream.config import Config, EvaluationConfig
+from worldstream.environments import make_vector, resolve
 from worldstream.environments.toy.clock import Clock
-from worldstream.environments.vector import make_vector
 from worldstream.errors import RunFolderError
 from worldstream.evaluation.episodes import RecordedEpisode, record_episodes
 from worldstream.evaluation.evaluate import evaluate, play
@@ -23,24 +23,24 @@ CONFIG = Config(evaluation=EvaluationConfig(num_environments=3))
 
 @pytest.fixture(scope="module")
 def models() -> Models:
-    with make_vector("clock") as vector:
+    with make_vector(resolve("clock")) as vector:
         return Models(CONFIG, vector.observation_specs, vector.action_spec).eval()
 
 
 @pytest.fixture(scope="module")
 def episodes(models: Models) -> list[RecordedEpisode]:
-    return record_episodes(models, "clock", CONFIG, episodes=7, seed=0)
+    return record_episodes(models, resolve("clock", CONFIG.environment), CONFIG, episodes=7, seed=0)
 
 
 def test_every_environment_plays_its_share(models: Models) -> None:
-    steps = list(play(models, "clock", CONFIG, episodes=7, seed=0))
+    steps = list(play(models, resolve("clock", CONFIG.environment), CONFIG, episodes=7, seed=0))
     counted = sum((step.ended & step.counted).astype(int) for step in steps)
     assert counted.tolist() == [3, 2, 2]
     assert len(steps) == 30, "it ends with the last episode asked for"
 
 
 def test_evaluation_counts_whole_episodes(models: Models) -> None:
-    result = evaluate(models, "clock", CONFIG, episodes=7, seed=0)
+    result = evaluate(models, resolve("clock", CONFIG.environment), CONFIG, episodes=7, seed=0)
     assert result.lengths == [10] * 7
     assert all(45.0 <= value <= 47.01 for value in result.returns)
     assert result.summary["episodes"] == 7 and result.summary["positive_share"] == 1.0
@@ -48,7 +48,14 @@ def test_evaluation_counts_whole_episodes(models: Models) -> None:
 
 def test_progress_counts_episodes_and_steps(models: Models) -> None:
     seen: list[tuple[int, int]] = []
-    evaluate(models, "clock", CONFIG, episodes=7, seed=0, on_progress=lambda *counts: seen.append(counts))
+    evaluate(
+        models,
+        resolve("clock", CONFIG.environment),
+        CONFIG,
+        episodes=7,
+        seed=0,
+        on_progress=lambda *counts: seen.append(counts),
+    )
     assert [steps for _, steps in seen] == list(range(3, 93, 3))
     assert [ended for ended, _ in seen] == [0] * 9 + [3] * 10 + [6] * 10 + [7]
 
@@ -66,12 +73,14 @@ def test_progress_is_said_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_same_seed_gives_the_same_evaluation(models: Models) -> None:
-    first, again, other = (evaluate(models, "clock", CONFIG, episodes=4, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (
+        evaluate(models, resolve("clock", CONFIG.environment), CONFIG, episodes=4, seed=seed) for seed in (1, 1, 2)
+    )
     assert first == again != other
 
 
 def test_a_recording_is_what_the_evaluation_counts(models: Models, episodes: list[RecordedEpisode]) -> None:
-    result = evaluate(models, "clock", CONFIG, episodes=7, seed=0)
+    result = evaluate(models, resolve("clock", CONFIG.environment), CONFIG, episodes=7, seed=0)
     assert [episode.length for episode in episodes] == result.lengths
     assert np.allclose([episode.rewards.sum() for episode in episodes], result.returns)
 
@@ -87,7 +96,7 @@ def test_a_recording_counts_like_the_clock(episodes: list[RecordedEpisode]) -> N
 
 
 def test_a_cut_recording_neither_terminated_nor_was_truncated(models: Models) -> None:
-    recorded = record_episodes(models, "clock", CONFIG, episodes=4, seed=0, max_steps=6)
+    recorded = record_episodes(models, resolve("clock", CONFIG.environment), CONFIG, episodes=4, seed=0, max_steps=6)
     assert [(e.length, e.terminated, e.truncated) for e in recorded] == [(6, False, False)] * 4
     assert all(len(e.observations["step"]) == 7 for e in recorded)
 

@@ -13,7 +13,7 @@ import torch
 
 import worldstream
 from tiny import tiny_config
-from worldstream.environments import EnvironmentConfig, make_vector
+from worldstream.environments import EnvironmentConfig, make_vector, resolve
 from worldstream.environments.toy.clock import Clock
 from worldstream.environments.vector import MAX_FAILURES_IN_A_ROW
 from worldstream.errors import (
@@ -76,9 +76,10 @@ def test_a_run_survives_faults_and_counts_them_all(
 
 def test_replay_shows_the_clock_counting_through_faults(tmp_path: Path) -> None:
     """No transition leads from one episode into another; where the environment failed, the last observation repeats."""
+    chosen = config(tmp_path / "faults", IN_PROCESS, num_environments=2)
     run = Trainer(
-        config(tmp_path / "faults", IN_PROCESS, num_environments=2),
-        "faulty:make",
+        chosen,
+        resolve("faulty:make", chosen.environment),
         seed=3,
         device=torch.device("cpu"),
         on_metrics=lambda record: None,
@@ -100,11 +101,11 @@ def test_replay_shows_the_clock_counting_through_faults(tmp_path: Path) -> None:
 
 def test_an_evaluation_counts_incidents_and_whole_episodes(tmp_path: Path) -> None:
     chosen = config(tmp_path / "faults", {"raise": 0.05})
-    with make_vector("clock") as clock:
+    with make_vector(resolve("clock")) as clock:
         models = Models(chosen, clock.observation_specs, clock.action_spec).eval()
     with pytest.warns(WorldstreamWarning, match=r"is stuck. It is made anew; its episode counts as truncated"):
-        result = evaluate(models, "faulty:make", chosen, episodes=20, seed=0)
-    recorded = record_episodes(models, "faulty:make", chosen, episodes=20, seed=0)
+        result = evaluate(models, resolve("faulty:make", chosen.environment), chosen, episodes=20, seed=0)
+    recorded = record_episodes(models, resolve("faulty:make", chosen.environment), chosen, episodes=20, seed=0)
     assert result.incidents > 3 and len(result.returns) == 20
     assert [episode.length for episode in recorded] == result.lengths
     assert all(episode.truncated for episode in recorded if episode.length < 10)
@@ -112,7 +113,7 @@ def test_an_evaluation_counts_incidents_and_whole_episodes(tmp_path: Path) -> No
 
 def vector(log: Path, probabilities: dict[str, float], *, in_reset: bool = False, **options: Any) -> Any:
     kwargs = {"log": str(log), "probabilities": probabilities, "in_reset": in_reset}
-    return make_vector("faulty:make", EnvironmentConfig(kwargs=kwargs), 1, 0, **options)
+    return make_vector(resolve("faulty:make", EnvironmentConfig(kwargs=kwargs)), 1, 0, **options)
 
 
 @pytest.mark.parametrize("backend", ["sync", "process"])
@@ -121,7 +122,7 @@ def test_a_fault_ends_the_episode_as_truncated(backend: str, tmp_path: Path) -> 
     seen: list[int] = []
     options = {"backend": backend, "max_restarts": 1000, "on_fault": lambda index, error: seen.append(index)}
     kwargs = {"log": str(tmp_path / "f"), "probabilities": IN_PROCESS}
-    with make_vector("faulty:make", EnvironmentConfig(kwargs=kwargs), 2, 0, **options) as environments:
+    with make_vector(resolve("faulty:make", EnvironmentConfig(kwargs=kwargs)), 2, 0, **options) as environments:
         latest = environments.reset()
         for _ in range(100):
             before = len(seen)
@@ -163,7 +164,7 @@ def test_an_environment_without_faults_does_not_notice_those_of_another() -> Non
             rows.append(latest["phase"][-1, 0])
         return rows
 
-    with make_vector(Second, None, 2, 5, max_restarts=10) as faulty, make_vector("clock", None, 2, 5) as clocks:
+    with make_vector(resolve(Second), 2, 5, max_restarts=10) as faulty, make_vector(resolve("clock"), 2, 5) as clocks:
         assert phases(faulty) == phases(clocks)
         assert faulty.num_restarts > 5
 
@@ -299,9 +300,7 @@ def test_a_dream_that_is_not_finite_is_skipped_too(tmp_path: Path, monkeypatch: 
     "error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), MemoryError(),
               RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")]
 )  # fmt: skip
-def test_exhausted_memory_names_the_setting(
-    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_exhausted_memory_names_the_setting(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any) -> Any:
         raise error
 

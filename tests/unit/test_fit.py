@@ -15,8 +15,7 @@ import worldstream
 from published_environments import Sampled
 from tiny import tiny_config
 from worldstream.cli import main
-from worldstream.config import Config
-from worldstream.environments import make_vector
+from worldstream.environments import make_vector, resolve
 from worldstream.environments.fit import require_specs
 from worldstream.errors import ConfigError, Interrupted
 from worldstream.evaluation.episodes import record_episodes
@@ -39,7 +38,7 @@ def world(observation: dict[str, Any] | None = None, action: dict[str, Any] | No
 
 
 def specs_of(environment: Any) -> Specs:
-    with make_vector(environment) as vector:
+    with make_vector(resolve(environment)) as vector:
         return vector.specs
 
 
@@ -71,7 +70,7 @@ def test_an_environment_with_other_spaces_is_refused_with_the_difference(
 ) -> None:
     for play in (evaluate, record_episodes):
         with pytest.raises(ConfigError) as error:
-            play(models, lambda: world(observation, action), tiny_config(), episodes=1, seed=0)
+            play(models, resolve(lambda: world(observation, action)), tiny_config(), episodes=1, seed=0)
         assert difference in str(error.value) and "--env" in str(error.value)
 
 
@@ -79,12 +78,12 @@ def test_what_leads_to_the_same_ids_is_taken(models: Models) -> None:
     """Keys in another order; a column instead of a row of levels, which the environment decodes for itself."""
     keys = spaces.Dict([(key, OBSERVATION[key]) for key in ("map", "body")])
     turned = Sampled(keys, spaces.Dict({**ACTION, "turn": spaces.Box(-2, 2, (2, 1), np.float32)}))
-    assert evaluate(models, lambda: turned, tiny_config(), episodes=1, seed=0).returns == [10.0]
+    assert evaluate(models, resolve(lambda: turned), tiny_config(), episodes=1, seed=0).returns == [10.0]
 
 
 def test_pictures_that_are_resized_where_they_enter_may_have_any_size() -> None:
     large, small = (lambda n=n: Sampled(spaces.Box(0, 255, (n, n, 3), np.uint8), spaces.Discrete(6)) for n in (64, 32))
-    with make_vector(large, Config().environment) as ours, make_vector(small, Config().environment) as theirs:
+    with make_vector(resolve(large)) as ours, make_vector(resolve(small)) as theirs:
         specs = [vector.specs for vector in (ours, theirs)]
     assert specs[0] != specs[1]
     require_specs("small", specs[1], specs[0])
@@ -132,4 +131,4 @@ def test_other_keyword_arguments_of_evaluation_are_refused_too(models: Models) -
     options = {"action": {"mode": spaces.Discrete(4)}}
     config = replace(config, environment=replace(config.environment, evaluation_kwargs=options))
     with pytest.raises(ConfigError, match="action 'mode' has numbers of values"):
-        evaluate(models, world, config, episodes=1, seed=0)
+        evaluate(models, resolve(world, config.environment), config, episodes=1, seed=0)

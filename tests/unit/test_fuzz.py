@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from tiny import tiny_config
 from worldstream.cli import main
 from worldstream.config import Config
+from worldstream.environments import resolve
 from worldstream.environments.config import EnvironmentConfig
 from worldstream.environments.flat import FlatEnvironment, check
 from worldstream.errors import WorldstreamError
@@ -93,7 +94,7 @@ def test_spaces(observation: spaces.Space[Any], action: spaces.Space[Any], level
 def trained(environment: Any, config: Config) -> None:
     trainer = Trainer(
         config,
-        environment,
+        resolve(environment, config.environment),
         seed=0,
         device=torch.device("cpu"),
         on_metrics=lambda record: None,

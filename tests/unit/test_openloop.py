@@ -13,7 +13,7 @@ from torch import Tensor
 
 from worldstream.agent.losses import ActorCriticLossConfig
 from worldstream.config import Config
-from worldstream.environments.vector import make_vector
+from worldstream.environments import make_vector, resolve
 from worldstream.evaluation.episodes import RecordedEpisode, record_episodes
 from worldstream.evaluation.openloop import cut_windows, dream, follow, open_loop_error, starting_points
 from worldstream.evaluation.returns import ReturnComparison, compare_returns, returns_to_go
@@ -26,7 +26,7 @@ CONFIG = Config()
 
 @pytest.fixture(scope="module")
 def models() -> Models:
-    with make_vector("clock") as vector:
+    with make_vector(resolve("clock")) as vector:
         models = Models(CONFIG, vector.observation_specs, vector.action_spec).eval()
     models.tokenizers.fit({"step": np.arange(11, dtype=np.float32)[:, None], "phase": np.zeros((11, 1), np.uint8)})
     return models
@@ -35,7 +35,9 @@ def models() -> Models:
 @pytest.fixture(scope="module")
 def episodes(models: Models) -> list[RecordedEpisode]:
     config = replace(CONFIG, evaluation=replace(CONFIG.evaluation, num_environments=2))
-    return record_episodes(models, "clock", config, episodes=4, seed=0)  # of each, one terminates
+    return record_episodes(
+        models, resolve("clock", config.environment), config, episodes=4, seed=0
+    )  # of each, one terminates
 
 
 def episode(length: int, *, constant: bool = False, terminated: bool = True) -> RecordedEpisode:

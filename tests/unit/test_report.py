@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from worldstream.config import Config, ImaginationConfig
-from worldstream.environments.vector import make_vector
+from worldstream.environments import make_vector, resolve
 from worldstream.errors import RunFolderError
 from worldstream.evaluation.episodes import record_episodes
 from worldstream.models import Models
@@ -38,7 +38,7 @@ CONFIG = Config(imagination=ImaginationConfig(horizon=3, context_length=2, burn_
 
 @pytest.fixture(scope="module")
 def models() -> Models:
-    with make_vector("clock") as vector:
+    with make_vector(resolve("clock")) as vector:
         return Models(CONFIG, vector.observation_specs, vector.action_spec).eval()
 
 
@@ -65,7 +65,7 @@ def finish_run(folder: RunFolder, models: Models) -> None:
         record = {"return_mean": 46.0, "return_std": 0.1, "return_quartile_low": 45.9, "return_quartile_high": 46.1}
         LineLog(folder.evaluations).append({"steps": steps, "episodes": 4, **record})
     save_weights(folder.weights, models)
-    save_episodes(folder, record_episodes(models, "clock", CONFIG, episodes=4, seed=0))
+    save_episodes(folder, record_episodes(models, resolve("clock", CONFIG.environment), CONFIG, episodes=4, seed=0))
 
 
 class Checked(HTMLParser):
@@ -133,10 +133,12 @@ def test_missing_or_foreign_episodes_are_told(tmp_path: Path, models: Models) ->
     finish_run(folder, models)
     folder.episodes.unlink()
     assert "has no episodes.npz" in Checked(write_report([folder.path]).read_text()).text
-    recorded = record_episodes(models, "clock", CONFIG, episodes=1, seed=0)
+    recorded = record_episodes(models, resolve("clock", CONFIG.environment), CONFIG, episodes=1, seed=0)
     save_episodes(folder, [replace(recorded[0], observations={"other": recorded[0].observations["step"]})])
     assert "holds other observations" in Checked(write_report([folder.path]).read_text()).text
-    save_episodes(folder, record_episodes(models, "clock", CONFIG, episodes=2, seed=0, max_steps=2))
+    save_episodes(
+        folder, record_episodes(models, resolve("clock", CONFIG.environment), CONFIG, episodes=2, seed=0, max_steps=2)
+    )
     text = Checked(write_report([folder.path]).read_text()).text
     assert "ends within the steps that the world model reads first" in text
     assert "No recorded episode was followed far enough" in text

@@ -10,7 +10,7 @@ import torch
 
 from tiny import tiny_config
 from worldstream.config import Config
-from worldstream.environments.suites import make_environment
+from worldstream.environments import make_environment, resolve
 from worldstream.errors import DivergedError
 from worldstream.models import Models
 from worldstream.runs.estimate import estimate
@@ -28,7 +28,12 @@ def with_learner(**changes: Any) -> Config:
 def trained(config: Config, steps: int) -> tuple[Trainer, list[dict[str, Any]]]:
     records: list[dict[str, Any]] = []
     trainer = Trainer(
-        config, "cameras", seed=0, device=CPU, on_metrics=records.append, on_evaluation=lambda steps: None
+        config,
+        resolve("cameras", config.environment),
+        seed=0,
+        device=CPU,
+        on_metrics=records.append,
+        on_evaluation=lambda steps: None,
     )
     trainer.run(steps)
     trainer.close()
@@ -55,7 +60,12 @@ def test_after_the_last_update_every_observation_is_encoded_once(monkeypatch: py
     config = replace(config, fit_until_steps=60)
     counted: list[int] = []
     trainer = Trainer(
-        config, "cameras", seed=0, device=CPU, on_metrics=lambda record: None, on_evaluation=lambda steps: None
+        config,
+        resolve("cameras", config.environment),
+        seed=0,
+        device=CPU,
+        on_metrics=lambda record: None,
+        on_evaluation=lambda steps: None,
     )
     tokenizers = trainer.models.tokenizers
     encode = type(tokenizers).encode_arrays
@@ -110,8 +120,8 @@ def test_the_world_model_embeds_codes_and_sends_no_gradient_to_them() -> None:
 
 
 def test_cost_includes_the_tokenizers() -> None:
-    result = estimate("cameras", tiny_config(), steps=1000, device=CPU)
+    result = estimate(resolve("cameras", tiny_config().environment), tiny_config(), steps=1000, device=CPU)
     assert result.parameters["tokenizers"] > 0
     assert result.seconds["tokenizers"] > 0 and result.seconds["encoding anew"] > 0
-    without = estimate("clock", tiny_config(), steps=1000, device=CPU)
+    without = estimate(resolve("clock"), tiny_config(), steps=1000, device=CPU)
     assert "tokenizers" not in without.parameters and "encoding anew" not in without.seconds

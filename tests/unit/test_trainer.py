@@ -21,6 +21,7 @@ from worldstream.config import (
     LearnerConfig,
     ReplayConfig,
 )
+from worldstream.environments import resolve
 from worldstream.environments.config import EnvironmentConfig
 from worldstream.environments.toy.clock import NUM_PHASES, Clock
 from worldstream.environments.vector import VectorEnvironment
@@ -57,7 +58,7 @@ class Run:
         self.evaluations: list[int] = []
         self.trainer = Trainer(
             config,
-            "clock",
+            resolve("clock", config.environment),
             seed=seed,
             device=torch.device("cpu"),
             on_metrics=self.records.append,

@@ -1,13 +1,15 @@
 """Environments: any Gymnasium environment as stored arrays and action ids, alone or many at once."""
 
 from worldstream.environments.config import EnvironmentConfig
+from worldstream.environments.factory import EnvironmentFactory, make_environment, resolve
 from worldstream.environments.flat import FlatEnvironment, check
-from worldstream.environments.suites import ENVIRONMENTS, Suite, make_environment, resolve, suited_preset
+from worldstream.environments.suites import ENVIRONMENTS, Suite
 from worldstream.environments.vector import StepResult, VectorEnvironment, make_vector
 
 __all__ = [
     "ENVIRONMENTS",
     "EnvironmentConfig",
+    "EnvironmentFactory",
     "FlatEnvironment",
     "StepResult",
     "Suite",
@@ -16,5 +18,4 @@ __all__ = [
     "make_environment",
     "make_vector",
     "resolve",
-    "suited_preset",
 ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from worldstream.environments.suites import EnvironmentName, label
 from worldstream.errors import ConfigError
 from worldstream.specs import Specs
 
@@ -24,11 +23,11 @@ _SHOWN = 8
 """Most numbers of a field that a message shows."""
 
 
-def require_specs(environment: EnvironmentName, found: Specs, expected: Specs, *, in_order: bool = False) -> None:
+def require_specs(environment: str, found: Specs, expected: Specs, *, in_order: bool = False) -> None:
     """Raises ConfigError, which names the first difference, unless an environment has the specs of an agent.
 
     Args:
-        environment: name or factory.
+        environment: what messages call it.
         found: of the environment.
         expected: of the agent.
         in_order: whether the keys must come in the same order as well.
@@ -36,7 +35,7 @@ def require_specs(environment: EnvironmentName, found: Specs, expected: Specs, *
     difference = next(_differences(found, expected, in_order), None)
     if difference is not None:
         raise ConfigError(
-            f"the agent was not trained on such an environment as '{label(environment)}': {difference}. "
+            f"the agent was not trained on such an environment as '{environment}': {difference}. "
             "Name one with the observations and actions of the training (--env)."
         )
 

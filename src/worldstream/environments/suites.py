@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from worldstream.environments.config import EnvironmentConfig
@@ -48,45 +48,12 @@ ENVIRONMENTS = Registry(
 )
 
 
-def resolve(name: EnvironmentName, config: EnvironmentConfig) -> EnvironmentConfig:
-    """The same options with what the suite of an environment decides filled in."""
-    return config if config.action_repeat is not None else replace(config, action_repeat=_suite(name).action_repeat)
-
-
-def suited_preset(name: EnvironmentName) -> str:
-    """Name of the preset that trains this environment where none is asked for."""
-    return _suite(name).preset
-
-
-def label(name: EnvironmentName) -> str:
-    """What messages call an environment."""
-    return name if isinstance(name, str) else getattr(name, "__qualname__", repr(name))
+def suite_of(source: EnvironmentName) -> tuple[str, Suite]:
+    """The suite of an environment, with its name."""
+    return next((name, suite) for name, suite in ENVIRONMENTS.items() if suite.claims(source))
 
 
 def same_environment(one: str, other: str) -> bool:
     """Whether two names of environments are spellings of the same."""
-    suite = _suite(one)
-    return suite is _suite(other) and suite.identity(one) == suite.identity(other)
-
-
-def _suite(name: EnvironmentName) -> Suite:
-    suite: Suite = next(suite for suite in ENVIRONMENTS.values() if suite.claims(name))
-    return suite
-
-
-def make_environment(
-    name: EnvironmentName, config: EnvironmentConfig | None = None, render_mode: str | None = None
-) -> FlatEnvironment:
-    """Make any environment.
-
-    Args:
-        name: "clock", "keys", "cameras", "MiniGrid-...", "BabyAI-...", an Atari game, a Gymnasium id,
-            "module:factory", or a function that returns a ``gymnasium.Env``.
-        config: options; None for the defaults.
-        render_mode: as in Gymnasium; "rgb_array" for pictures.
-
-    Raises:
-        EnvironmentFault: it cannot be made.
-        SpaceError: one of its spaces is not supported.
-    """
-    return _suite(name).make(name, resolve(name, config or EnvironmentConfig()), render_mode)
+    (name, suite), (other_name, _) = suite_of(one), suite_of(other)
+    return name == other_name and suite.identity(one) == suite.identity(other)

@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from worldstream.environments.config import EnvironmentConfig
-from worldstream.environments.suites import EnvironmentName, label, make_environment
+from worldstream.environments.factory import EnvironmentFactory
 from worldstream.environments.worker import LocalWorker, ProcessWorker, Worker
 from worldstream.errors import ConfigError, EnvironmentFault, WorldstreamError, warn
 from worldstream.specs import ActionSpec, KeySpec, Specs
@@ -272,8 +271,7 @@ class VectorEnvironment:
 
 
 def make_vector(
-    name: EnvironmentName,
-    config: EnvironmentConfig | None = None,
+    environment: EnvironmentFactory,
     num_envs: int = 1,
     seed: int = 0,
     backend: str = "sync",
@@ -282,11 +280,10 @@ def make_vector(
     max_restarts: int = 0,
     on_fault: OnFault = lambda index, error: None,
 ) -> VectorEnvironment:
-    """Make ``num_envs`` environments of one name.
+    """Make ``num_envs`` times the same environment.
 
     Args:
-        name: as for ``make_environment``.
-        config: options; None for the defaults.
+        environment: makes one.
         num_envs: N.
         seed: root of the environments' seeds.
         backend: "sync" (this process, one after the other) or "process" (one process each).
@@ -302,10 +299,9 @@ def make_vector(
         raise ConfigError(f"unknown backend '{backend}' of environments. Choose one of: {', '.join(BACKENDS)}.")
     if num_envs < 1:
         raise ConfigError(f"num_envs must be at least 1, not {num_envs}.")
-    make = functools.partial(make_environment, name, config)
     make_worker: Callable[[], Worker] = (
-        functools.partial(LocalWorker, make)
+        functools.partial(LocalWorker, environment.make)
         if backend == "sync"
-        else functools.partial(ProcessWorker, make, label(name), timeout)
+        else functools.partial(ProcessWorker, environment.make, environment.label, timeout)
     )
     return VectorEnvironment(make_worker, num_envs, seed, max_restarts=max_restarts, on_fault=on_fault)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from worldstream.config import Config
+from worldstream.environments.factory import EnvironmentFactory
 from worldstream.environments.vector import OnFault
 from worldstream.evaluation.evaluate import Played, play, warn_of_fault
 from worldstream.models import Models
@@ -37,7 +37,7 @@ class RecordedEpisode:
 
 def record_episodes(
     models: Models,
-    environment: Any,
+    environment: EnvironmentFactory,
     config: Config,
     *,
     episodes: int,
@@ -49,7 +49,7 @@ def record_episodes(
 
     Args:
         models: in any mode; nothing is changed.
-        environment: name or factory.
+        environment: makes what is played.
         config: environment and evaluation settings.
         episodes: how many.
         seed: of environments and policy.

@@ -11,8 +11,8 @@ import torch
 
 from worldstream.acting import act
 from worldstream.config import Config
+from worldstream.environments.factory import EnvironmentFactory
 from worldstream.environments.fit import require_specs
-from worldstream.environments.suites import make_environment
 from worldstream.environments.vector import OnFault, StepResult, make_vector
 from worldstream.errors import WorldstreamError, warn
 from worldstream.models import Models
@@ -79,7 +79,7 @@ def warn_of_fault(index: int, error: WorldstreamError) -> None:
 @torch.no_grad()
 def play(
     models: Models,
-    environment: Any,
+    environment: EnvironmentFactory,
     config: Config,
     *,
     episodes: int,
@@ -95,7 +95,7 @@ def play(
 
     Args:
         models: in any mode; nothing is changed.
-        environment: name or factory.
+        environment: makes what is played.
         config: environment and evaluation settings.
         episodes: number of whole episodes, at least 1.
         seed: of environments and policy.
@@ -114,10 +114,10 @@ def play(
     steps = np.zeros(num, dtype=np.int64)
     collection = config.collection
     with make_vector(
-        environment, config.environment.for_evaluation(), num, seed + SEED_STREAM, collection.backend,
+        environment.for_evaluation(), num, seed + SEED_STREAM, collection.backend,
         timeout=collection.timeout, max_restarts=collection.max_restarts, on_fault=on_fault,
     ) as vector:  # fmt: skip
-        require_specs(environment, vector.specs, models.specs)
+        require_specs(environment.label, vector.specs, models.specs)
         observations, carry = vector.reset(), models.actor_critic.initial_carry(num)
         while quota.any():
             actions, carry = act(models.tokenizers, policy, observations, carry, generator)
@@ -136,17 +136,17 @@ def play(
                 carry = models.actor_critic.initial_carry(num).where(mask, carry)
 
 
-def protocol_card(environment: Any, config: Config, training: dict[str, Any]) -> dict[str, Any]:
+def protocol_card(environment: EnvironmentFactory, config: Config, training: dict[str, Any]) -> dict[str, Any]:
     """How an environment is played in training and in evaluation; empty for one that says nothing about it.
 
     Args:
-        environment: name or factory.
+        environment: makes what is played.
         config: of the run.
         training: what the training environment says.
     """
     if not training:
         return {}
-    evaluated = make_environment(environment, config.environment.for_evaluation())
+    evaluated = environment.for_evaluation().make()
     evaluation = config.evaluation
     card = {
         "training": training,
@@ -164,7 +164,7 @@ def protocol_card(environment: Any, config: Config, training: dict[str, Any]) ->
 
 def evaluate(
     models: Models,
-    environment: Any,
+    environment: EnvironmentFactory,
     config: Config,
     *,
     episodes: int,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from worldstream.config import Config
-from worldstream.environments import ENVIRONMENTS, make_environment, resolve
+from worldstream.environments import make_environment, resolve
 from worldstream.environments.config import EnvironmentConfig
 from worldstream.errors import ConfigError, WeightsError
 from worldstream.importers.architecture import (
@@ -165,7 +165,7 @@ def _repeated_actions(environment: Any, played: EnvironmentConfig) -> list[str]:
 def _played(environment: Any, published: str, otherwise: EnvironmentConfig) -> EnvironmentConfig:
     """How the environment is made: as in the preset of the publication, where it is of the suite that this is for."""
     suite, preset = PROTOCOLS.get(published, ("", ""))
-    if suite and next(name for name, each in ENVIRONMENTS.items() if each.claims(environment)) == suite:
+    if resolve(environment).suite_name == suite:
         played: EnvironmentConfig = PRESETS[preset]().environment
         repeat = otherwise.action_repeat
         return played if repeat is None else replace(played, action_repeat=repeat)

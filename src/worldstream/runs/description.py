@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import platform
 import re
-import sys
-from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from worldstream.config import Config
+from worldstream.environments.factory import UNNAMED, EnvironmentFactory
 from worldstream.environments.suite.gym import require_harmless
 from worldstream.errors import ConfigError, RunFolderError
 from worldstream.runs.folder import RunFolder, specs_to_json
@@ -21,9 +20,6 @@ from worldstream.version import __version__
 Origin = Literal["trained", "imported"]
 """Where the weights of a run come from: its own training, or a checkpoint from elsewhere."""
 
-UNNAMED = "function "
-"""Begins the recorded environment of a run whose environment was a Python function that no name leads to."""
-
 VERSIONED = ("torch", "numpy", "gymnasium")
 """Packages whose versions are recorded."""
 
@@ -32,20 +28,9 @@ _OF_TRAINING = {"seed": int, "steps": int, "device": str}
 """Fields by type; those of the training are null where the run was imported."""
 
 
-def environment_name(environment: str | Callable[..., Any]) -> str:
-    """How a run folder records an environment: its name, "module:function" of a factory that can be imported again,
-    or ``UNNAMED`` and what it is called for one that cannot (a lambda, a class of the running script)."""
-    if isinstance(environment, str):
-        return environment
-    module, name = getattr(environment, "__module__", ""), getattr(environment, "__qualname__", "")
-    if module != "__main__" and getattr(sys.modules.get(module), name, None) is environment:
-        return f"{module}:{name}"
-    return UNNAMED + (name or type(environment).__qualname__)
-
-
-def default_output(environment: str | Callable[..., Any], *parts: str) -> Path:
+def default_output(environment: EnvironmentFactory, *parts: str) -> Path:
     """runs/<environment>-<part>-..., with a number behind it when that exists already."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "_", environment_name(environment))
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", environment.recorded_name)
     base = Path("runs") / "-".join((name, *parts))
     candidates = [base, *(base.with_name(f"{base.name}-{i}") for i in range(2, 10_000))]
     return next(path for path in candidates if not path.exists())
@@ -54,7 +39,7 @@ def default_output(environment: str | Callable[..., Any], *parts: str) -> Path:
 def describe(
     specs: Specs,
     config: Config,
-    environment: str | Callable[..., Any],
+    environment: EnvironmentFactory,
     *,
     preset: str,
     origin: Origin,
@@ -70,7 +55,7 @@ def describe(
             **{name: metadata.version(name) for name in VERSIONED},
         },
         "machine": f"{platform.machine()} {platform.system()}",
-        "environment": environment_name(environment),
+        "environment": environment.recorded_name,
         "preset": preset,
         "origin": origin,
         "seed": seed,

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from worldstream.config import Config
+from worldstream.environments.factory import UNNAMED, EnvironmentFactory
 from worldstream.environments.suites import same_environment
 from worldstream.errors import RunFolderError
 from worldstream.evaluation.episodes import RECORDED_EPISODES, RecordedEpisode, record_episodes
 from worldstream.evaluation.evaluate import Evaluation
-from worldstream.runs.description import UNNAMED
 from worldstream.runs.folder import RunFolder, array_digest, replace_file
 from worldstream.runs.log import LineLog
 from worldstream.runs.weights import LoadedRun
@@ -41,12 +41,12 @@ def save_episodes(folder: RunFolder, episodes: list[RecordedEpisode]) -> None:
     replace_file(folder.episodes, lambda file: np.savez_compressed(file, **arrays))
 
 
-def keep_evaluation(run: LoadedRun, environment: Any, result: Evaluation, *, seed: int) -> None:
+def keep_evaluation(run: LoadedRun, environment: EnvironmentFactory, result: Evaluation, *, seed: int) -> None:
     """Note an evaluation in the folder of an imported run, and record episodes for its report: no training does.
 
     Args:
         run: imported, with the weights that were evaluated.
-        environment: name or factory.
+        environment: that it was evaluated in.
         result: what came out.
         seed: of environments and policy.
 

@@ -14,7 +14,7 @@ import torch
 
 from worldstream.acting import act
 from worldstream.config import Config
-from worldstream.environments.suites import make_environment
+from worldstream.environments.factory import EnvironmentFactory
 from worldstream.errors import ConfigError
 from worldstream.models import Models, num_parameters
 from worldstream.runs.capacity import TRAINING_BYTES, replay_row_bytes, replay_rows, token_bytes
@@ -111,20 +111,20 @@ def _environment_seconds(environment: Any) -> float:
     return (time.perf_counter() - began) / ENVIRONMENT_STEPS
 
 
-def estimate(name: Any, config: Config, *, steps: int, device: torch.device) -> Estimate:
+def estimate(environment: EnvironmentFactory, config: Config, *, steps: int, device: torch.device) -> Estimate:
     """Build everything for an environment, time one update of each part, and add up.
 
     Args:
-        name: environment, as ``make_environment`` takes it.
+        environment: what the agent would live in.
         config: of the run.
         steps: planned environment steps, which bound the replay.
         device: where the run would train.
     """
     torch.set_num_threads(config.num_threads)
-    environment = make_environment(name, config.environment)
-    key_specs, action_spec = environment.observation_specs, environment.action_spec
-    environment_seconds = _environment_seconds(environment)
-    environment.close()
+    made = environment.make()
+    key_specs, action_spec = made.observation_specs, made.action_spec
+    environment_seconds = _environment_seconds(made)
+    made.close()
     models = Models(config, key_specs, action_spec).to(device)
     token_specs = models.tokenizers.specs
     keys = [

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from worldstream.config import Config
+from worldstream.environments.factory import EnvironmentFactory
 from worldstream.errors import (
     DivergedError,
     EnvironmentFault,
@@ -46,7 +47,7 @@ class Session:
 
     Args:
         folder: of the run; run.json has been written.
-        environment: name or factory.
+        environment: what the agent lives in.
         config: of the run.
         seed: of the run.
         steps: environment steps of the run.
@@ -57,7 +58,7 @@ class Session:
     def __init__(
         self,
         folder: RunFolder,
-        environment: Any,
+        environment: EnvironmentFactory,
         config: Config,
         *,
         seed: int,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from worldstream.config import Config
-from worldstream.environments.suites import resolve
+from worldstream.environments.factory import EnvironmentFactory
 from worldstream.environments.vector import OnFault, make_vector
 from worldstream.errors import ConfigError, DivergedError
 from worldstream.models import Models
@@ -46,7 +46,7 @@ class Trainer:
 
     Args:
         config: everything that decides the run.
-        environment: name or factory, as ``make_vector`` takes it.
+        environment: makes those that experience is gathered in.
         seed: of environments, networks, replay and policy.
         device: where networks live.
         on_metrics: called with each record of metrics, a flat dict that holds "steps".
@@ -60,7 +60,7 @@ class Trainer:
     def __init__(
         self,
         config: Config,
-        environment: Any,
+        environment: EnvironmentFactory,
         *,
         seed: int,
         device: torch.device,
@@ -74,12 +74,11 @@ class Trainer:
         torch.manual_seed(seed)
         streams = [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(4)]
         self.config = config
-        self._frames_per_step = resolve(environment, config.environment).action_repeat or 1
+        self._frames_per_step = environment.action_repeat
         self.generator = torch.Generator(device).manual_seed(seed)
         collection = config.collection
         self.environments = make_vector(
             environment,
-            config.environment,
             collection.num_environments,
             seed,
             collection.backend,
