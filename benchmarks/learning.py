@@ -54,7 +54,7 @@ BENCHMARKS = {
                 "--actor-critic.value-output",
                 "squared_error",
             ),
-            "fixed_levels": ("--tokenizers.choice.vector", "fixed_levels"),
+            "fixed_levels": ("--tokenizers.by-modality.vector", "fixed_levels"),
             "attention": ATTENTION,
         },
     ),

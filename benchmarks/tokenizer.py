@@ -30,6 +30,7 @@ from records import merge, provenance
 from worldstream.config import Config
 from worldstream.environments import make_environment
 from worldstream.models import choose_device
+from worldstream.options import at, choose, put
 from worldstream.presets import PRESETS
 from worldstream.runs.estimate import peak_bytes
 from worldstream.tokenizers.bundle import TokenizerBundle
@@ -160,16 +161,17 @@ def decode(tokenizers: TokenizerBundle, pictures: np.ndarray) -> np.ndarray:
 def measure(game: str, size: str, variant: str, options: argparse.Namespace) -> dict[str, float]:
     """Train one tokenizer and look for the ball."""
     config: Config = PRESETS[PRESET_OF[size]]()
-    image = replace(config.tokenizers.image, **VARIANTS[variant])
-    choice = config.tokenizers.choice if options.tokenizer is None else {"image": options.tokenizer}
+    place = "tokenizers.by_modality.image"
+    if options.tokenizer is not None:
+        config = choose(config, place, options.tokenizer)
+    config = put(config, place, replace(at(config, place), **VARIANTS[variant]))
     learner = config.tokenizer_learner
     learner = replace(
         learner,
         batch_size=options.batch_size or learner.batch_size,
         learning_rate=options.learning_rate or learner.learning_rate,
     )
-    tokenizers_config = replace(config.tokenizers, image=image, choice=choice)
-    config = replace(config, tokenizers=tokenizers_config, tokenizer_learner=learner)
+    config = replace(config, tokenizer_learner=learner)
     frames = play(game, config, options.frames, options.seed)
     held_out = int(options.frames * (1 - HELD_OUT))
     background = np.median(frames.pictures[:: max(1, options.frames // 1000)].mean(-1), axis=0)

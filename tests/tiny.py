@@ -5,17 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 import worldstream
+from worldstream.tokenizers.bundle import TokenizerConfig
+from worldstream.tokenizers.image import ImageVQConfig
 
 
 def tiny_config() -> worldstream.Config:
     """One layer of width 16, learning after 50 steps."""
     config = worldstream.PRESETS["demo"]()
     model = config.world_model
-    image = replace(config.tokenizers.image, channels=(8, 8, 8), code_size=8, codebook_size=8)
+    image = ImageVQConfig(channels=(8, 8, 8), code_size=8, codebook_size=8)
     return replace(
         config,
         environment=replace(config.environment, sizes={"image": (8, 8)}),
-        tokenizers=replace(config.tokenizers, image=image),
+        tokenizers=TokenizerConfig(by_modality={"image": image}),
         tokenizer_learner=replace(config.tokenizer_learner, start_steps=20, batch_size=4, every_steps=10),
         world_model=replace(model, sequence=replace(model.sequence, width=16, num_layers=1)),
         actor_critic=replace(config.actor_critic, hidden=(16,)),

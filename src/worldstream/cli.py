@@ -19,6 +19,7 @@ from rich.table import Table
 from worldstream.config import Config
 from worldstream.environments import resolve
 from worldstream.errors import ConfigError, WorldstreamError, WorldstreamWarning
+from worldstream.options import at, choices, choose
 from worldstream.presets import PRESETS
 from worldstream.runs.progress import console
 
@@ -278,6 +279,34 @@ def print_estimate(result: Any, command: Info) -> None:
         out.print("Long updates were measured on smaller batches; the peak memory is that of these.")
 
 
+def with_choices(config: Config, arguments: list[str]) -> tuple[Config, list[str]]:
+    """Take choices between components, such as ``--world-model.sequence attention``, from a command line.
+
+    They decide which flags there are. Raises ConfigError for a component that does not exist.
+    """
+    places = {f"--{place}".replace("_", "-"): place for place in choices(config)}
+    left, unread = [], iter(arguments)
+    for argument in unread:
+        flag, equals, name = argument.partition("=")
+        place = places.get(flag.replace("_", "-"))
+        if place is None:
+            left.append(argument)
+        elif name := name if equals else next(unread, ""):
+            config = choose(config, place, name)
+        else:
+            raise ConfigError(f"{flag} needs a name. Available: {', '.join(choices(config)[place])}.")
+    return config, left
+
+
+def choices_help(config: Config) -> str:
+    """The flags of ``with_choices``, with what is chosen when they are not given."""
+    lines = [
+        f"--{place.replace('_', '-')} {{{','.join(registry)}}} (default: {registry.name_of(type(at(config, place)))})"
+        for place, registry in choices(config).items()
+    ]
+    return "\n".join(["Components, which bring options of their own:", *lines])
+
+
 def preset_of(arguments: list[str]) -> str | None:
     """Value of --preset on a command line, before the rest of it can be parsed; None where there is none."""
     for i, argument in enumerate(arguments):
@@ -303,11 +332,14 @@ def parse(arguments: list[str]) -> Any:
     required = {f.name: tyro.MISSING for f in fields(kind) if f.default is f.default_factory}  # both MISSING
 
     def parse_from(preset: str, *, tolerant: bool = False) -> Any:
-        default = kind(**required, config=PRESETS[preset]())
-        program = f"worldstream {name}"
+        config, left = with_choices(PRESETS[preset](), rest)
+        default = kind(**required, config=config)
+        program, text = f"worldstream {name}", f"{kind.__doc__}\n\n{choices_help(config)}"
         if tolerant:
-            return tyro.cli(kind, args=rest, default=default, prog=program, return_unknown_args=True)[0]
-        return tyro.cli(kind, args=rest, default=default, prog=program)
+            return tyro.cli(
+                kind, args=left, default=default, prog=program, description=text, return_unknown_args=True
+            )[0]
+        return tyro.cli(kind, args=left, default=default, prog=program, description=text)
 
     if (preset := preset_of(rest)) is not None:
         return parse_from(preset)

@@ -15,7 +15,7 @@ from worldstream.agent.losses import ActorCriticLossConfig
 from worldstream.environments.config import EnvironmentConfig
 from worldstream.errors import ConfigError
 from worldstream.options import Between
-from worldstream.tokenizers.base import TokenizerConfig
+from worldstream.tokenizers.bundle import TokenizerConfig
 from worldstream.world_model.model import WorldModelConfig
 
 

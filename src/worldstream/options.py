@@ -41,7 +41,7 @@ class Between:
         return f"at least {self.low}" if self.high == inf else f"between {self.low} and {self.high}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class OneOf:
     """A choice between the components of a registry, whose entries are the classes of their options."""
 
@@ -54,14 +54,54 @@ def hints(cls: type) -> dict[str, Any]:
     return {field.name: types_of[field.name] for field in dataclasses.fields(cls)}
 
 
-def check(options: Any, path: str = "") -> None:
-    """Raises ConfigError for the first field, anywhere in a tree of options, that is not finite or out of its bounds.
+def check(options: Any) -> None:
+    """Raises ConfigError for the first field, anywhere in nested options, that is not finite or out of its bounds.
 
     Values of fields of type Any are not looked at.
     """
+    for place, hint, value in _fields(options):
+        _check_value(place, hint, value)
+
+
+def choices(options: Any) -> dict[str, Registry]:
+    """Where nested options choose between components, as in "world_model.sequence", and between which."""
+    found = {place: _choice(hint) for place, hint, _ in _fields(options)}
+    return {place: registry for place, registry in found.items() if registry is not None}
+
+
+def choose(options: T, place: str, name: str) -> T:
+    """Options with another component at a place; what both components have as options keeps its value.
+
+    Raises ConfigError when there is no such component.
+    """
+    try:
+        chosen = choices(options)[place][name]
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error}") from None
+    present = at(options, place)
+    shared = set(hints(chosen)) & set(hints(type(present)))
+    return put(options, place, chosen(**{field: getattr(present, field) for field in shared}))
+
+
+def at(options: Any, place: str) -> Any:
+    """What nested options hold at a place such as "world_model.sequence.width"."""
+    for name in place.split("."):
+        options = options[name] if isinstance(options, dict) else getattr(options, name)
+    return options
+
+
+def put(options: T, place: str, value: Any) -> T:
+    """Options with another value at a place."""
+    name, _, rest = place.partition(".")
+    if rest:
+        value = put(at(options, name), rest, value)
+    return {**options, name: value} if isinstance(options, dict) else dataclasses.replace(options, **{name: value})  # type: ignore
+
+
+def _fields(options: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(place, type, value) of everything in nested options."""
     for name, hint in hints(type(options)).items():
-        for place, inner, value in _values(hint, getattr(options, name), f"{path}.{name}" if path else name):
-            _check_value(place, inner, value)
+        yield from _values(hint, getattr(options, name), f"{path}.{name}" if path else name)
 
 
 def _values(hint: Any, value: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
@@ -72,8 +112,8 @@ def _values(hint: Any, value: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
             member = next(argument for argument in get_args(bare) if argument is not type(None))
             yield from _values(Annotated[member, *metadata] if metadata else member, value, path)
     elif dataclasses.is_dataclass(value):
-        for name, inner in hints(type(value)).items():
-            yield from _values(inner, getattr(value, name), f"{path}.{name}")
+        yield path, hint, value
+        yield from _fields(value, path)
     elif isinstance(value, dict) and bare is not Any:
         inner = get_args(bare)[1]
         for name, item in value.items():
@@ -147,7 +187,11 @@ def _from_plain_value(hint: Any, data: Any, where: str) -> Any:
     if (registry := _choice(hint)) is not None:
         if not isinstance(data, dict) or not isinstance(data.get(KIND), str):
             raise ConfigError(f"{where}: expected an object with the field '{KIND}', got {json.dumps(data)}.")
-        return from_plain(registry[data[KIND]], {name: x for name, x in data.items() if name != KIND}, where)
+        try:
+            chosen = registry[data[KIND]]
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
+        return from_plain(chosen, {name: x for name, x in data.items() if name != KIND}, where)
     hint, _ = _bare(hint)
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:

@@ -14,33 +14,32 @@ from torch import Tensor
 from worldstream.modalities import build
 from worldstream.specs import KeySpec
 from worldstream.tokenizers import TOKENIZERS
-from worldstream.tokenizers.base import Tokenizer, TokenizerConfig
-from worldstream.tokenizers.image_networks import ImageTokenizerConfig
+from worldstream.tokenizers.base import Tokenizer, TokenizerOptions
+from worldstream.tokenizers.fitted_levels import FittedLevelsConfig
+from worldstream.tokenizers.fixed_levels import FixedLevelsConfig
+from worldstream.tokenizers.identity import IdentityConfig
+from worldstream.tokenizers.image import ImageFSQConfig, ImageVQConfig
 
 VECTOR = KeySpec(key="x", modality="vector", shape=(5,), dtype="float32")
 CATEGORIES = KeySpec(key="x", modality="categorical", shape=(3,), dtype="uint8", vocabulary=(2, 7, 7))
 GRID = KeySpec(key="x", modality="grid", shape=(12, 2), dtype="uint8", vocabulary=(5, 3), grid=(2, 6))
 PICTURE = KeySpec(key="x", modality="image", shape=(8, 16, 3), dtype="uint8")
-SMALL = ImageTokenizerConfig(channels=(8, 8, 16), code_size=8, codebook_size=16, fsq_levels=(4, 3))
-PUBLISHED = replace(SMALL, ema_decay=0.0, revive_below=0.0, batch_norm=True, rarity=0.5)
+VQ = ImageVQConfig(channels=(8, 8, 16), code_size=8, codebook_size=16)
+FSQ = ImageFSQConfig(channels=(8, 8, 16), code_size=8, levels=(4, 3))
 
-CASES: dict[str, tuple[str, KeySpec, TokenizerConfig]] = {
-    "fixed_levels": ("fixed_levels", VECTOR, TokenizerConfig()),
-    "fitted_levels": ("fitted_levels", VECTOR, TokenizerConfig()),
-    "fitted_levels, few": ("fitted_levels", VECTOR, TokenizerConfig(num_levels=6, uniform_levels=0.3)),
-    "fitted_levels, even": ("fitted_levels", VECTOR, TokenizerConfig(num_levels=9, uniform_levels=1.0)),
-    "fitted_levels, quantiles": ("fitted_levels", VECTOR, TokenizerConfig(num_levels=9, uniform_levels=0.0)),
-    "identity": ("identity", CATEGORIES, TokenizerConfig()),
-    "identity, grid": ("identity", GRID, TokenizerConfig()),
-    "identity, joined cells": ("identity", GRID, TokenizerConfig(cells_per_token=3)),
-    "image_vq, moving average": ("image_vq", PICTURE, TokenizerConfig(image=SMALL)),
-    "image_vq, gradient": ("image_vq", PICTURE, TokenizerConfig(image=PUBLISHED)),
-    "image_fsq": ("image_fsq", PICTURE, TokenizerConfig(image=SMALL)),
-    "image_fsq, channels and patches": (
-        "image_fsq",
-        PICTURE,
-        TokenizerConfig(image=replace(SMALL, channels=(8, 16), patch=2, fsq_channels=3)),
-    ),
+CASES: dict[str, tuple[KeySpec, TokenizerOptions]] = {
+    "fixed levels": (VECTOR, FixedLevelsConfig()),
+    "fitted levels": (VECTOR, FittedLevelsConfig()),
+    "fitted levels, few": (VECTOR, FittedLevelsConfig(num_levels=6, uniform_share=0.3)),
+    "fitted levels, even": (VECTOR, FittedLevelsConfig(num_levels=9, uniform_share=1.0)),
+    "fitted levels, quantiles": (VECTOR, FittedLevelsConfig(num_levels=9, uniform_share=0.0)),
+    "identity": (CATEGORIES, IdentityConfig()),
+    "identity, grid": (GRID, IdentityConfig()),
+    "identity, joined cells": (GRID, IdentityConfig(cells_per_token=3)),
+    "image_vq, moving average": (PICTURE, VQ),
+    "image_vq, gradient": (PICTURE, replace(VQ, ema_decay=0.0, revive_below=0.0, batch_norm=True, rarity=0.5)),
+    "image_fsq": (PICTURE, FSQ),
+    "image_fsq, channels and patches": (PICTURE, replace(FSQ, channels=(8, 16), patch=2, ids_per_token=3)),
 }
 SEEDS = st.integers(0, 2**31)
 
@@ -64,14 +63,13 @@ def tensors(spec: KeySpec, leading: tuple[int, ...], seed: int, scale: float = 1
 
 
 def make(case: str) -> Tokenizer:
-    name, spec, config = CASES[case]
-    tokenizer: Tokenizer = TOKENIZERS[name](spec, config)
-    return tokenizer.eval()
+    spec, options = CASES[case]
+    return options.build(spec).eval()
 
 
 def fitted(case: str, seed: int = 0) -> Tokenizer:
     tokenizer = make(case)
-    tokenizer.fit(tensors(CASES[case][1], (200,), seed))
+    tokenizer.fit(tensors(CASES[case][0], (200,), seed))
     return tokenizer
 
 
@@ -96,19 +94,19 @@ def assert_valid(tokenizer: Tokenizer, x: Tensor, leading: tuple[int, ...]) -> N
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_some_case_here_exercises_every_tokenizer(name: str) -> None:
-    assert any(tokenizer == name for tokenizer, _, _ in CASES.values())
+    assert any(type(options) is TOKENIZERS[name] for _, options in CASES.values())
 
 
 @pytest.mark.parametrize("case", CASES)
 @given(seed=SEEDS, leading=st.sampled_from([(), (1,), (7,), (2, 3)]), scale=st.sampled_from([0.0, 0.3, 1.0, 1e6]))
 def test_ids_before_any_fit(case: str, seed: int, leading: tuple[int, ...], scale: float) -> None:
-    assert_valid(make(case), tensors(CASES[case][1], leading, seed, scale), leading)
+    assert_valid(make(case), tensors(CASES[case][0], leading, seed, scale), leading)
 
 
 @pytest.mark.parametrize("case", CASES)
 @given(seed=SEEDS, rows=st.sampled_from([1, 2, 50]), scale=st.sampled_from([0.0, 0.3, 1.0, 1e6]))
 def test_ids_after_fits_to_whatever_data(case: str, seed: int, rows: int, scale: float) -> None:
-    spec, tokenizer = CASES[case][1], make(case)
+    spec, tokenizer = CASES[case][0], make(case)
     for i in range(2):
         tokenizer.fit(tensors(spec, (rows,), seed + i, scale))
         assert_valid(tokenizer, tensors(spec, (40,), seed + 9), (40,))
@@ -117,7 +115,7 @@ def test_ids_after_fits_to_whatever_data(case: str, seed: int, rows: int, scale:
 
 @pytest.mark.parametrize("case", CASES)
 def test_leading_axes_do_not_matter(case: str) -> None:
-    tokenizer, x = fitted(case), tensors(CASES[case][1], (4, 3), seed=1)
+    tokenizer, x = fitted(case), tensors(CASES[case][0], (4, 3), seed=1)
     ids = tokenizer.encode(x)
     assert torch.equal(ids[2, 1], tokenizer.encode(x[2, 1]))
     assert torch.equal(tokenizer.decode(ids)[2, 1], tokenizer.decode(ids[2, 1]))
@@ -126,7 +124,7 @@ def test_leading_axes_do_not_matter(case: str) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_fit_tells_whether_ids_changed_their_meaning(case: str) -> None:
-    tokenizer, spec = make(case), CASES[case][1]
+    tokenizer, spec = make(case), CASES[case][0]
     before = tokenizer.decode(tokenizer.encode(tensors(spec, (50,), seed=3)))
     ids = tokenizer.encode(tensors(spec, (50,), seed=3))
     changed = tokenizer.fit(tensors(spec, (200,), seed=4))
@@ -137,7 +135,7 @@ def test_fit_tells_whether_ids_changed_their_meaning(case: str) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_trainable_means_losses_with_gradient(case: str) -> None:
     tokenizer = make(case)
-    losses = tokenizer.losses(tensors(CASES[case][1], (2, 3), seed=1))
+    losses = tokenizer.losses(tensors(CASES[case][0], (2, 3), seed=1))
     trained = list(tokenizer.parameters())
     if not tokenizer.trainable:
         assert losses == {} and trained == []
@@ -152,7 +150,7 @@ def test_trainable_means_losses_with_gradient(case: str) -> None:
 def test_weights_carry_everything_that_was_fitted(case: str) -> None:
     tokenizer, twin = fitted(case), make(case)
     twin.load_state_dict(tokenizer.state_dict())
-    x = tensors(CASES[case][1], (50,), seed=5)
+    x = tensors(CASES[case][0], (50,), seed=5)
     ids = tokenizer.encode(x)
     assert torch.equal(twin.encode(x), ids)
     assert torch.equal(twin.decode(ids), tokenizer.decode(ids))

@@ -23,7 +23,8 @@ from worldstream.importers.tensors import ForeignTensors
 from worldstream.importers.weights import load_published, logit_order, make_models
 from worldstream.models import Models
 from worldstream.nn.numerics import lambda_returns
-from worldstream.tokenizers.image import ImageTokenizer, ImageVQ
+from worldstream.tokenizers.image import ImageTokenizer
+from worldstream.tokenizers.quantizers import VectorQuantizer
 from worldstream.types import Batch, Tokens
 from worldstream.world_model.block import SUMMARY
 from worldstream.world_model.heads.disagreement import DisagreementHead
@@ -152,7 +153,7 @@ class _Recomputation:
         """Losses of the tokenizer on the first picture of each segment, on which the published ones were recorded."""
         losses = {name: loss.mean() for name, loss in tokenizer.losses(x[:, :1]).items()}
         found = {"reconstruction_loss": losses["reconstruction"]}
-        if isinstance(tokenizer, ImageVQ):  # the others have no more of them
+        if isinstance(tokenizer.quantizer, VectorQuantizer):  # the others have no more of them
             found["commitment_loss"] = losses["quantization"]
             if not self.perceptual:
                 found["perceptual_loss"] = losses["perceptual"]

@@ -16,8 +16,10 @@ from worldstream.environments import EnvironmentConfig, make_environment, resolv
 from worldstream.environments.suites import ENVIRONMENTS
 from worldstream.errors import EnvironmentFault
 from worldstream.evaluation.evaluate import evaluate
+from worldstream.options import at, put
 from worldstream.presets.atari import EVALUATED, TRAINED
 from worldstream.runs.weights import load_run
+from worldstream.tokenizers.bundle import TokenizerConfig
 
 pytest.importorskip("ale_py")
 
@@ -264,16 +266,20 @@ def test_sticky_actions_come_from_the_seed() -> None:
     assert play(1) == play(1) != play(2)
 
 
+def with_image(tokenizers: TokenizerConfig, **changes: Any) -> TokenizerConfig:
+    """Other options of the tokenizer of pictures."""
+    place = "by_modality.image"
+    return put(tokenizers, place, replace(at(tokenizers, place), **changes))
+
+
 def shrunken(name: str) -> worldstream.Config:
     """A preset with its protocol and order of events, but small networks and few updates."""
     config = worldstream.PRESETS[name]()
-    model, image = config.world_model, config.tokenizers.image
+    model = config.world_model
+    image = {"channels": (8, 8, 16, 16), "code_size": 16, "perceptual": "none"}
     return replace(
         config,
-        tokenizers=replace(
-            config.tokenizers,
-            image=replace(image, channels=(8, 8, 16, 16), code_size=16, codebook_size=32, perceptual="none"),
-        ),
+        tokenizers=with_image(config.tokenizers, **image),
         world_model=replace(model, sequence=replace(model.sequence, num_layers=1, width=16)),
         actor_critic=replace(config.actor_critic, hidden=(16,), grid_channels=(8,)),
         imagination=replace(config.imagination, horizon=2, burn_in=4),
@@ -315,16 +321,16 @@ PUBLISHED = {
     "environment.evaluation_kwargs": {
         "noops": [1, 1], "life_loss": False, "clip_rewards": False, "max_frames": 108_000,
     },
-    "tokenizers.choice.image": "image_vq",
-    "tokenizers.image.channels": [64, 128, 256, 512],
-    "tokenizers.image.patch": 1,
-    "tokenizers.image.code_size": 256,
-    "tokenizers.image.codebook_size": 512,
-    "tokenizers.image.ema_decay": 0.0,
-    "tokenizers.image.revive_below": 0.0,
-    "tokenizers.image.rarity": 0.0,
-    "tokenizers.image.batch_norm": True,
-    "tokenizers.image.perceptual": "lpips",
+    "tokenizers.by_modality.image.kind": "image_vq",
+    "tokenizers.by_modality.image.channels": [64, 128, 256, 512],
+    "tokenizers.by_modality.image.patch": 1,
+    "tokenizers.by_modality.image.code_size": 256,
+    "tokenizers.by_modality.image.codebook_size": 512,
+    "tokenizers.by_modality.image.ema_decay": 0.0,
+    "tokenizers.by_modality.image.revive_below": 0.0,
+    "tokenizers.by_modality.image.rarity": 0.0,
+    "tokenizers.by_modality.image.batch_norm": True,
+    "tokenizers.by_modality.image.perceptual": "lpips",
     "tokenizers.loss_weights": {"reconstruction": 1.0, "quantization": 1.0, "perceptual": 1.0},
     "tokenizer_learner.batch_size": 128,
     "tokenizer_learner.learning_rate": 1e-4,
@@ -425,8 +431,7 @@ def test_published_sizes_are_those_of_the_paper() -> None:
 def test_missing_lpips_weights_end_a_run_before_it_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     config = shrunken("atari100k")
-    image = replace(config.tokenizers.image, perceptual="lpips")
-    config = replace(config, tokenizers=replace(config.tokenizers, image=image))
+    config = replace(config, tokenizers=with_image(config.tokenizers, perceptual="lpips"))
     with pytest.raises(worldstream.ConfigError, match="'lpips' needs"):
         worldstream.train("Breakout", steps=10, config=config, output=tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from worldstream.cli import main, parse
+from worldstream.presets import PRESETS
+from worldstream.tokenizers.image import ImageFSQConfig
 
 CLOCK = ["train", "--env", "clock", "--steps", "10"]
 
@@ -82,8 +84,18 @@ def test_info_says_what_training_would_not_begin_without(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for perceptual, missing in (("lpips", True), ("none", False)):
         main(["info", "cameras", "--preset", "cameras", "--modality", "left=image:16,16", "--modality",
-              "right=image:16,16", "--tokenizers.image.perceptual", perceptual])  # fmt: skip
+              "right=image:16,16", "--tokenizers.by-modality.image.perceptual", perceptual])  # fmt: skip
         assert ("training would not begin: the perceptual loss 'lpips' needs" in capsys.readouterr().out) == missing
+
+
+def test_components_are_chosen_by_flags_and_bring_their_own() -> None:
+    flag = "--tokenizers.by-modality.image"
+    options = ["train", "--preset", "atari100k", flag, "image_fsq", f"{flag}.ids-per-token", "4"]
+    chosen = parse(options).config.tokenizers.by_modality["image"]
+    preset = PRESETS["atari100k"]().tokenizers.by_modality["image"]
+    assert isinstance(chosen, ImageFSQConfig) and chosen.ids_per_token == 4
+    assert chosen.channels == preset.channels != ImageFSQConfig().channels
+    assert parse([*options[:3], f"{flag}=image_vq"]).config == PRESETS["atari100k"]()
 
 
 def test_an_output_that_holds_something_is_refused_and_kept(
@@ -119,7 +131,8 @@ def test_an_output_that_holds_something_is_refused_and_kept(
         ([*CLOCK, "--losses.discount", "1.5"], 2, ["losses.discount", "between 0 and 1"]),
         ([*CLOCK, "--imagination.horizon", "0"], 2, ["imagination.horizon", "at least 1"]),
         ([*CLOCK, "--world-model.sequence.model", "lstm"], 2, ["lstm", "retention"]),
-        ([*CLOCK, "--tokenizers.choice.vector", "vq"], 2, ["vq", "fitted_levels"]),
+        ([*CLOCK, "--tokenizers.by-modality.vector", "vq"], 2, ["vq", "fitted_levels", "by_modality.vector"]),
+        ([*CLOCK, "--tokenizers.by-modality.vector"], 2, ["by-modality.vector needs a name", "fitted_levels"]),
         (["evaluate", "/nonexistent/run"], 4, ["/nonexistent/run", "worldstream train"]),
         (["report", "/nonexistent/run"], 4, ["/nonexistent/run"]),
         (["info", "CartPol-v1"], 3, ["CartPole-v1"]),

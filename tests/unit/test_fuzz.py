@@ -170,7 +170,7 @@ WORDS = st.sampled_from([
     "5", "-5", "0", "nan", "inf", "1e3", "--seed", "--preset", "demo", "grid", "nope", "--resume", "run", "--output",
     "--device", "cpu", "cuda:7", "tpu", "--episodes", "--modality", "a=b", "=", "--time-limit", "--best", "--quiet",
     "--help", "-h", "--", "--losses.discount", "2", "--replay.max-steps", "--world-model.sequence.width", "\x00", "é",
-    "--tokenizers.choice.vector", "fixed_levels", "--temperature", "--force",
+    "--tokenizers.by-modality.vector", "fixed_levels", "--temperature", "--force",
 ])  # fmt: skip
 
 

@@ -14,17 +14,17 @@ from worldstream.errors import ConfigError
 from worldstream.modalities import build
 from worldstream.models import num_parameters
 from worldstream.specs import KeySpec
-from worldstream.tokenizers import TOKENIZERS
-from worldstream.tokenizers.base import TokenizerConfig
-from worldstream.tokenizers.bundle import TokenizerBundle
-from worldstream.tokenizers.image_networks import ImageDecoder, ImageEncoder, ImageTokenizerConfig, pixel_weights
+from worldstream.tokenizers.bundle import TokenizerBundle, TokenizerConfig
+from worldstream.tokenizers.image import ImageFSQConfig, ImageVQConfig
+from worldstream.tokenizers.image_networks import ImageDecoder, ImageEncoder, ImageOptions, pixel_weights
 from worldstream.tokenizers.quantizers import FiniteScalarQuantizer, VectorQuantizer
 from worldstream.training.learner import Learner
 from worldstream.training.updates import update_tokenizers
 
 SPEC = KeySpec(key="front", modality="image", shape=(16, 16, 3), dtype="uint8")
-SMALL = ImageTokenizerConfig(channels=(16, 16, 32), code_size=16, codebook_size=32)
-PUBLISHED = ImageTokenizerConfig(
+VQ = ImageVQConfig(channels=(16, 16, 32), code_size=16, codebook_size=32)
+FSQ = ImageFSQConfig(channels=(16, 16, 32), code_size=16)
+PUBLISHED = ImageVQConfig(
     channels=(64, 128, 256, 512), code_size=256, codebook_size=512, ema_decay=0.0, revive_below=0.0, batch_norm=True
 )
 CPU = torch.device("cpu")
@@ -40,9 +40,8 @@ def squares(count: int, seed: int = 0) -> np.ndarray:
     return pictures
 
 
-def bundle(name: str, config: ImageTokenizerConfig) -> TokenizerBundle:
-    choice = {**TokenizerConfig().choice, "image": name}
-    return TokenizerBundle(TokenizerConfig(choice=choice, image=config), {"front": SPEC})
+def bundle(options: ImageOptions) -> TokenizerBundle:
+    return TokenizerBundle(TokenizerConfig(by_modality={"image": options}), {"front": SPEC})
 
 
 def test_published_sizes() -> None:
@@ -195,9 +194,9 @@ def test_a_place_weighs_alike_whether_it_changes_seldom_or_always() -> None:
 
 
 def test_patches_halve_nothing_but_the_resolution() -> None:
-    config = replace(SMALL, channels=(16, 32), patch=4)
+    config = replace(FSQ, channels=(16, 32), patch=4)
     spec = replace(SPEC, shape=(16, 32, 3))
-    tokenizer = TOKENIZERS["image_fsq"](spec, TokenizerConfig(image=config))
+    tokenizer = config.build(spec)
     assert tokenizer.spec.grid == (2, 4)
     picture = torch.randint(0, 256, (5, 3, 16, 32), dtype=torch.uint8)
     assert tokenizer.decode(tokenizer.encode(picture)).shape == picture.shape
@@ -210,7 +209,7 @@ def test_patches_halve_nothing_but_the_resolution() -> None:
 def test_local_codes_follow_their_own_pixels_only(patch: int) -> None:
     """Published networks have group norms over the picture, through which every code follows every pixel."""
     torch.manual_seed(0)
-    config = replace(SMALL, channels=SMALL.channels[patch - 1 :], patch=patch)
+    config = replace(VQ, channels=VQ.channels[patch - 1 :], patch=patch)
     picture = torch.rand(1, 3, 16, 16)
     other = picture.clone()
     other[..., 4:8, 8:12] = torch.rand(3, 4, 4)  # the square of one token
@@ -221,10 +220,10 @@ def test_local_codes_follow_their_own_pixels_only(patch: int) -> None:
         assert changed.sum() == (1 if local else 16)
 
 
-@pytest.mark.parametrize("name", ["image_vq", "image_fsq"])
-def test_learns_to_reconstruct(name: str) -> None:
+@pytest.mark.parametrize("options", [VQ, FSQ], ids=["vq", "fsq"])
+def test_learns_to_reconstruct(options: ImageOptions) -> None:
     torch.manual_seed(0)
-    tokenizers = bundle(name, SMALL)
+    tokenizers = bundle(options)
     tokenizers.prepare_training()
     learner = Learner(tokenizers, LearnerConfig(batch_size=32, learning_rate=2e-3, updates_per_step=1, start_steps=0))
     data = squares(512)
@@ -243,7 +242,7 @@ def test_learns_to_reconstruct(name: str) -> None:
 
 
 def test_networks_are_in_evaluation_mode_outside_of_updates() -> None:
-    tokenizers = bundle("image_vq", replace(SMALL, batch_norm=True))
+    tokenizers = bundle(replace(VQ, batch_norm=True))
     tokenizers.prepare_training()
     learner = Learner(tokenizers, LearnerConfig(batch_size=8, learning_rate=1e-3, updates_per_step=1, start_steps=0))
     update_tokenizers(tokenizers, learner, {"front": squares(8)[:, None]})
@@ -253,13 +252,11 @@ def test_networks_are_in_evaluation_mode_outside_of_updates() -> None:
     assert all(torch.equal(value, saved[name]) for name, value in tokenizers.state_dict().items())
 
 
-@pytest.mark.parametrize(
-    ("name", "settings"), [("image_vq", {}), ("image_vq", {"ema_decay": 0.0, "revive_below": 0.5}), ("image_fsq", {})]
-)
+@pytest.mark.parametrize("options", [VQ, replace(VQ, ema_decay=0.0, revive_below=0.5), FSQ], ids=["ema", "vq", "fsq"])
 @pytest.mark.parametrize("broken", ["encoder", "decoder"])
-def test_a_skipped_update_leaves_no_trace(name: str, settings: dict[str, float], broken: str) -> None:
+def test_a_skipped_update_leaves_no_trace(options: ImageOptions, broken: str) -> None:
     """Codebooks by moving average, revived codes and batch norms are written before the loss is known."""
-    tokenizers = bundle(name, replace(SMALL, batch_norm=True, **settings))
+    tokenizers = bundle(replace(options, batch_norm=True))
     tokenizers.prepare_training()
     learner = Learner(tokenizers, LearnerConfig(batch_size=8, learning_rate=1e-3, updates_per_step=1, start_steps=0))
     update_tokenizers(tokenizers, learner, {"front": squares(8)[:, None]})
@@ -276,7 +273,7 @@ def test_the_even_error_is_told_whatever_the_rarity() -> None:
     found = {}
     for rarity in (0.0, 0.8):
         torch.manual_seed(0)
-        tokenizers = bundle("image_fsq", replace(SMALL, rarity=rarity))
+        tokenizers = bundle(replace(FSQ, rarity=rarity))
         _, means = tokenizers.losses({"front": squares(16)[:, None]})
         found[rarity] = (means["reconstruction"], tokenizers.statistics()["squared_error"])
     torch.testing.assert_close(*found[0.0])
@@ -285,7 +282,7 @@ def test_the_even_error_is_told_whatever_the_rarity() -> None:
 
 
 def test_features_are_codes_without_gradient() -> None:
-    tokenizers = bundle("image_fsq", SMALL)
+    tokenizers = bundle(FSQ)
     spec = tokenizers.specs["front"]
     assert (spec.num_tokens, spec.grid, spec.feature_size, spec.coded) == (16, (4, 4), 16, True)
     features = tokenizers.features(tokenizers.encode({"front": squares(2)}))["front"]
@@ -293,21 +290,22 @@ def test_features_are_codes_without_gradient() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "config", "message"),
+    ("shape", "options", "message"),
     [
-        ((20, 16, 3), replace(SMALL, channels=(8, 8, 8, 8)), "key 'front': 20 x 16 pixels cannot be halved 3 times"),
-        ((24, 16, 3), replace(SMALL, patch=4), "24 x 16 pixels cannot be cut into patches of 4 and halved 2 times"),
-        ((16, 16, 3), replace(SMALL, channels=(12, 8)), "must be multiples of 8"),
-        ((16, 16, 3), replace(SMALL, code_size=4), "must be multiples of 8"),
-        ((16, 16, 3), replace(SMALL, fsq_levels=(1, 4)), "fsq_levels must be numbers of at least 2"),
-        ((16, 16, 3), replace(SMALL, fsq_levels=(300, 300)), "make 90000 ids, more than 65536: use fewer, and more"),
+        ((20, 16, 3), replace(FSQ, channels=(8, 8, 8, 8)), "key 'front': 20 x 16 pixels cannot be halved 3 times"),
+        ((24, 16, 3), replace(FSQ, patch=4), "24 x 16 pixels cannot be cut into patches of 4 and halved 2 times"),
+        ((16, 16, 3), replace(FSQ, channels=(12, 8)), "must be multiples of 8"),
+        ((16, 16, 3), replace(FSQ, code_size=4), "must be multiples of 8"),
+        ((16, 16, 3), replace(FSQ, levels=(1, 4)), "levels must be numbers of at least 2"),
+        ((16, 16, 3), replace(FSQ, levels=(300, 300)), "make 90000 ids, more than 65536: use fewer, and more"),
     ],
 )
-def test_sizes_that_do_not_fit(shape: tuple[int, ...], config: ImageTokenizerConfig, message: str) -> None:
+def test_sizes_that_do_not_fit(shape: tuple[int, ...], options: ImageOptions, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        TOKENIZERS["image_fsq"](replace(SPEC, shape=shape), TokenizerConfig(image=config))
+        options.build(replace(SPEC, shape=shape))
 
 
 def test_loss_weights_name_exactly_the_losses() -> None:
     with pytest.raises(ConfigError, match=r"the tokenizers have \['perceptual', 'quantization', 'reconstruction'\]"):
-        TokenizerBundle(TokenizerConfig(image=SMALL, loss_weights={"reconstruction": 1.0}), {"front": SPEC})
+        config = TokenizerConfig(by_modality={"image": VQ}, loss_weights={"reconstruction": 1.0})
+        TokenizerBundle(config, {"front": SPEC})

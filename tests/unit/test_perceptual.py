@@ -12,9 +12,8 @@ import torch
 
 from worldstream.errors import ConfigError
 from worldstream.specs import KeySpec
-from worldstream.tokenizers import TOKENIZERS, lpips
-from worldstream.tokenizers.base import TokenizerConfig
-from worldstream.tokenizers.image_networks import ImageTokenizerConfig
+from worldstream.tokenizers import lpips
+from worldstream.tokenizers.image import ImageVQConfig
 from worldstream.tokenizers.perceptual import PERCEPTUAL, make_perceptual
 
 
@@ -168,10 +167,10 @@ def test_a_download_that_breaks_off_is_not_kept(tmp_path: Path, monkeypatch: pyt
 
 def test_pictures_too_small_for_lpips_are_refused_before_training(tmp_path: Path) -> None:
     published_files(tmp_path)
-    image = ImageTokenizerConfig(channels=(8, 8), perceptual="lpips", perceptual_weights=str(tmp_path))
+    options = ImageVQConfig(channels=(8, 8), perceptual="lpips", perceptual_weights=str(tmp_path))
     spec = KeySpec(key="front", modality="image", shape=(8, 16, 3), dtype="uint8")
     with pytest.raises(ConfigError, match="key 'front': the perceptual loss 'lpips' compares .* from 16 pixels"):
-        TOKENIZERS["image_vq"](spec, TokenizerConfig(image=image)).prepare_training()
+        options.build(spec).prepare_training()
 
 
 def test_lpips_that_cannot_be_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,6 +130,6 @@ def test_published_sizes(name: str, tmp_path: Path) -> None:
     }
     assert policy.separate_networks == (name == "dmc")
     if "atari" in name:
-        image = config.tokenizers.image
+        image = config.tokenizers.by_modality["image"]
         assert (image.channels, image.code_size) == ((64, 128, 256, 512), 256)
         assert image.batch_norm == (name == "atari")

@@ -11,13 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worldstream.errors import ConfigError
+from worldstream.modalities import MODALITIES
 from worldstream.nn.numerics import symlog
 from worldstream.specs import KeySpec
-from worldstream.tokenizers.base import TokenizerConfig
-from worldstream.tokenizers.bundle import TokenizerBundle
-from worldstream.tokenizers.fitted_levels import FittedLevels
-from worldstream.tokenizers.fixed_levels import FixedLevels, published_levels
-from worldstream.tokenizers.identity import Identity
+from worldstream.tokenizers import TOKENIZERS
+from worldstream.tokenizers.base import TokenizerOptions
+from worldstream.tokenizers.bundle import TokenizerBundle, TokenizerConfig
+from worldstream.tokenizers.fitted_levels import FittedLevels, FittedLevelsConfig
+from worldstream.tokenizers.fixed_levels import FixedLevels, FixedLevelsConfig, published_levels
+from worldstream.tokenizers.identity import IdentityConfig
 from worldstream.tokenizers.levels import LevelQuantizer
 
 
@@ -40,7 +42,7 @@ def grid(rows: int, columns: int, vocabulary: tuple[int, ...] = (4, 3)) -> KeySp
     [(0, 62), (1, 77), (-1, 47), (10, 100), (0.05, 63), (-0.05, 61), (1000, 124), (-1000, 0), (math.pi, 93)],
 )
 def test_published_tokens(raw: float, token: int) -> None:
-    ids = FixedLevels(vector(1), TokenizerConfig()).encode(symlog(torch.tensor([raw])))
+    ids = FixedLevels(vector(1)).encode(symlog(torch.tensor([raw])))
     assert ids.tolist() == [[token]]
 
 
@@ -108,7 +110,7 @@ def quantisation_error(tokenizer: FixedLevels | FittedLevels, x: torch.Tensor) -
 def test_fitting_resolves_a_narrow_feature(generator: torch.Generator) -> None:
     raw = torch.randn(5000, 2, generator=generator) * torch.tensor([0.05, 3.0])
     seen, unseen = symlog(raw).chunk(2)
-    fixed, fitted = FixedLevels(vector(2), TokenizerConfig()), FittedLevels(vector(2), TokenizerConfig())
+    fixed, fitted = FixedLevels(vector(2)), FittedLevels(vector(2), FittedLevelsConfig())
     fitted.fit(seen)
     before, after = quantisation_error(fixed, unseen), quantisation_error(fitted, unseen)
     assert before[0] > 0.01  # 0.046 / sqrt(12)
@@ -117,7 +119,7 @@ def test_fitting_resolves_a_narrow_feature(generator: torch.Generator) -> None:
 
 
 def test_fitted_levels_reach_beyond_the_data() -> None:
-    fitted = FittedLevels(vector(1), TokenizerConfig(num_levels=41))
+    fitted = FittedLevels(vector(1), FittedLevelsConfig(num_levels=41))
     fitted.fit(torch.linspace(0, 1, 101).unsqueeze(-1))
     levels = fitted.quantizer.levels[0]
     assert levels[0].item() == pytest.approx(-0.25) and levels[-1].item() == pytest.approx(1.25)
@@ -126,7 +128,7 @@ def test_fitted_levels_reach_beyond_the_data() -> None:
 
 @pytest.mark.parametrize("rows", [1, 100])
 def test_constant_features_are_exact_and_have_finite_features(rows: int) -> None:
-    fitted = FittedLevels(vector(2), TokenizerConfig(num_levels=10))
+    fitted = FittedLevels(vector(2), FittedLevelsConfig(num_levels=10))
     x = torch.tensor([[0.0, -3.5]]).repeat(rows, 1)
     assert fitted.fit(x)
     ids = fitted.encode(x)
@@ -137,14 +139,14 @@ def test_constant_features_are_exact_and_have_finite_features(rows: int) -> None
 
 def test_few_distinct_values_become_exact_levels(generator: torch.Generator) -> None:
     x = torch.randint(0, 8, (500, 1), generator=generator).float() ** 2
-    fitted = FittedLevels(vector(1), TokenizerConfig())
+    fitted = FittedLevels(vector(1), FittedLevelsConfig())
     fitted.fit(x)
     assert torch.equal(fitted.decode(fitted.encode(x)), x)
 
 
 def test_features_of_fitted_levels_are_standardised(generator: torch.Generator) -> None:
     x = torch.randn(4000, 3, generator=generator) * torch.tensor([0.01, 1.0, 20.0]) + torch.tensor([5.0, 0.0, -50.0])
-    fitted = FittedLevels(vector(3), TokenizerConfig())
+    fitted = FittedLevels(vector(3), FittedLevelsConfig())
     fitted.fit(x)
     features = fitted.features(fitted.encode(x)).squeeze(-1)
     torch.testing.assert_close(features.mean(0), torch.zeros(3), atol=0.05, rtol=0)
@@ -156,7 +158,7 @@ def test_features_of_fitted_levels_are_standardised(generator: torch.Generator) 
 
 @pytest.mark.parametrize(("joined", "num_tokens"), [(1, 12), (2, 6), (3, 4), (6, 2), (12, 1)])
 def test_joined_cells(joined: int, num_tokens: int) -> None:
-    tokenizer = Identity(grid(2, 6), TokenizerConfig(cells_per_token=joined))
+    tokenizer = IdentityConfig(cells_per_token=joined).build(grid(2, 6))
     assert tokenizer.spec.num_tokens == num_tokens
     assert tokenizer.spec.vocabulary == (4,) * joined + (3,) * joined
     assert tokenizer.spec.grid == ((1, 1) if joined == 12 else (2, 6 // joined))
@@ -169,17 +171,16 @@ def test_joined_cells(joined: int, num_tokens: int) -> None:
 @pytest.mark.parametrize("joined", [4, 5, 18, 24])
 def test_joined_cells_must_cut_rows_evenly(joined: int) -> None:
     with pytest.raises(ConfigError, match=f"cells_per_token {joined} .* 6 columns of key 'map' evenly"):
-        Identity(grid(2, 6), TokenizerConfig(cells_per_token=joined))
+        IdentityConfig(cells_per_token=joined).build(grid(2, 6))
 
 
 # Bundle.
 
 
-def make_bundle(**choice: str) -> TokenizerBundle:
+def make_bundle(**by_modality: TokenizerOptions) -> TokenizerBundle:
     """A vector "b/pos.x", a grid "map" and another vector "a", in this order."""
-    choice = {"vector": "fitted_levels", "grid": "identity", **choice}
     specs = [vector(2, "b/pos.x"), grid(2, 3), vector(1, "a")]
-    return TokenizerBundle(TokenizerConfig(choice=choice), {spec.key: spec for spec in specs})
+    return TokenizerBundle(TokenizerConfig(by_modality=by_modality), {spec.key: spec for spec in specs})
 
 
 def observations(num: int) -> dict[str, np.ndarray]:
@@ -210,7 +211,7 @@ def test_bundle_reads_vectors_in_symlog_space() -> None:
 
 
 def test_version_counts_the_fits_that_changed_ids() -> None:
-    bundle, fixed = make_bundle(), make_bundle(vector="fixed_levels")
+    bundle, fixed = make_bundle(), make_bundle(vector=FixedLevelsConfig())
     for count in (1, 2, 3):
         assert bundle.fit(observations(20)) and int(bundle.version) == count
         assert not fixed.fit(observations(20)) and int(fixed.version) == 0
@@ -219,8 +220,13 @@ def test_version_counts_the_fits_that_changed_ids() -> None:
     assert int(twin.version) == 3
 
 
-def test_unknown_modalities_and_tokenizers_are_named() -> None:
-    with pytest.raises(ConfigError, match="key 'map' has modality 'grid'"):
-        TokenizerBundle(TokenizerConfig(choice={"vector": "fixed_levels"}), {"map": grid(2, 2)})
-    with pytest.raises(ConfigError, match="fitted_levels"):
-        make_bundle(vector="fited_levels")
+def test_modalities_that_are_not_named_get_the_tokenizer_that_they_name() -> None:
+    config = TokenizerConfig(by_modality={"vector": FixedLevelsConfig()})
+    assert config.by_modality["vector"] == FixedLevelsConfig()
+    for name, modality in MODALITIES.items():
+        assert name == "vector" or type(config.by_modality[name]) is TOKENIZERS[modality.tokenizer]
+
+
+def test_unknown_modalities_are_named() -> None:
+    with pytest.raises(ConfigError, match="unknown modality 'vectr'. Did you mean 'vector'"):
+        TokenizerConfig(by_modality={"vectr": FixedLevelsConfig()})

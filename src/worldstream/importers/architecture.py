@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import prod
+from typing import Any
 
 from worldstream.agent.actor_critic import ActorCriticConfig
 from worldstream.agent.losses import ActorCriticLossConfig
@@ -19,8 +20,11 @@ from worldstream.importers.kinds import KINDS
 from worldstream.importers.settings import PublishedSettings
 from worldstream.importers.tensors import ForeignTensors, Size
 from worldstream.nn.attention import AttentionConfig
-from worldstream.tokenizers.base import TokenizerConfig
-from worldstream.tokenizers.image_networks import NUM_GROUPS, ImageTokenizerConfig
+from worldstream.tokenizers.base import TokenizerOptions
+from worldstream.tokenizers.bundle import TokenizerConfig
+from worldstream.tokenizers.fixed_levels import FixedLevelsConfig
+from worldstream.tokenizers.image import ImageFSQConfig, ImageVQConfig
+from worldstream.tokenizers.image_networks import NUM_GROUPS
 from worldstream.tokenizers.quantizers import MOST_CODES
 from worldstream.world_model.model import WorldModelConfig
 from worldstream.world_model.sequence.base import SequenceConfig
@@ -206,20 +210,20 @@ def _rows(prefix: str, num_axes: int) -> tuple[Size, Size]:
 
 
 def _tokenizers(tensors: ForeignTensors) -> TokenizerConfig:
-    base = TokenizerConfig(cells_per_token=1)
-    choice = {**base.choice, "vector": "fixed_levels"}
+    chosen: dict[str, TokenizerOptions] = {"vector": FixedLevelsConfig()}
     if "image" not in observed_kinds(tensors):
-        return replace(base, choice=choice)
+        return TokenizerConfig(by_modality=chosen)
     logits = (
         *_rows("world_model.head_observations.image.3.", 2),
         *_rows("world_model.curiosity_head.image.ensemble.0.3.", 2),
     )
-    image = _image_networks(tensors, base.image)
+    networks = _image_networks(tensors)
     if not tensors.has(f"{PICTURES}fsq.") and not tensors.has(f"{PICTURES}pre_quant_conv."):
         codes = tensors.size(Size(f"{PICTURES}embedding.weight", 0, 2), *logits)
-        return replace(base, choice={**choice, "image": "image_vq"}, image=replace(image, codebook_size=codes))
-    levels = _quantizer_levels(tensors, tensors.size(*logits))
-    return replace(base, choice={**choice, "image": "image_fsq"}, image=replace(image, fsq_levels=levels))
+        chosen["image"] = ImageVQConfig(**networks, codebook_size=codes, ema_decay=0.0, revive_below=0.0)
+    else:
+        chosen["image"] = ImageFSQConfig(**networks, levels=_quantizer_levels(tensors, tensors.size(*logits)))
+    return TokenizerConfig(by_modality=chosen)
 
 
 def _quantizer_levels(tensors: ForeignTensors, codes: int) -> tuple[int, ...]:
@@ -250,7 +254,8 @@ def _makes(levels: tuple[int, ...], codes: int) -> bool:
     return few and min(levels) >= 2 and prod(levels) == codes <= MOST_CODES
 
 
-def _image_networks(tensors: ForeignTensors, base: ImageTokenizerConfig) -> ImageTokenizerConfig:
+def _image_networks(tensors: ForeignTensors) -> dict[str, Any]:
+    """Options of the networks of the image tokenizer."""
     encoder, decoder = f"{PICTURES}encoder.cnn.", f"{PICTURES}decoder.cnn.0.0."
     halvings = tensors.count(encoder + "1.{}.", f"{PICTURES}decoder.cnn.1.{{}}.")
     convolutions = [f"{encoder}0.", *(f"{encoder}1.{i}.2.conv." for i in range(halvings))]
@@ -259,16 +264,11 @@ def _image_networks(tensors: ForeignTensors, base: ImageTokenizerConfig) -> Imag
         _grouped(tensors, convolution, norm) for convolution, norm in zip(convolutions, norms, strict=True)
     )
     statistics = ("running_mean", "running_var", "num_batches_tracked")
-    return replace(
-        base,
-        channels=channels,
-        patch=1,
-        code_size=_grouped(tensors, f"{encoder}2.2.", decoder),
-        fsq_channels=1,
-        ema_decay=0.0,
-        revive_below=0.0,
-        batch_norm=any(tensors.has(f"{decoder}{name}") for name in statistics),
-    )
+    return {
+        "channels": channels,
+        "code_size": _grouped(tensors, f"{encoder}2.2.", decoder),
+        "batch_norm": any(tensors.has(f"{decoder}{name}") for name in statistics),
+    }
 
 
 def _grouped(tensors: ForeignTensors, convolution: str, norm: str) -> int:

@@ -30,6 +30,9 @@ class Modality(ABC):
         spec: the key as it is stored.
     """
 
+    tokenizer: str
+    """Name of the tokenizer that keys of this modality get by default."""
+
     def __init__(self, spec: KeySpec) -> None:
         self.spec = spec
 

@@ -26,6 +26,8 @@ _CHOSEN, _EVEN, _ODD = (63, 185, 80), (33, 38, 45), (48, 54, 61)
 class Categorical(IntegerModality):
     """C small integers. Stored (C,); loaded as int64 ids (..., 1, C)."""
 
+    tokenizer = "identity"
+
     @classmethod
     def matches(cls, space: Space[Any]) -> bool:
         if isinstance(space, spaces.MultiDiscrete) or is_integer_box(space):

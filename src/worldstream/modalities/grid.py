@@ -36,6 +36,8 @@ class Grid(IntegerModality):
     cells that each row describes. A list is one row of cells, when it is said to be a grid: a token for each entry.
     """
 
+    tokenizer = "identity"
+
     @classmethod
     def matches(cls, space: Space[Any]) -> bool:
         if not (isinstance(space, spaces.MultiDiscrete) or is_integer_box(space)) or Image.matches(space):

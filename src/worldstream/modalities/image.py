@@ -33,6 +33,8 @@ class Image(Modality):
     the tokenizer's business, so that only bytes travel to the device.
     """
 
+    tokenizer = "image_vq"
+
     @classmethod
     def matches(cls, space: Space[Any]) -> bool:
         if not isinstance(space, spaces.Box) or space.dtype != np.uint8 or (space.high < 255).all():

@@ -29,6 +29,8 @@ _UP, _DOWN, _AXIS = (88, 166, 255), (255, 151, 77), (110, 118, 129)
 class Vector(Modality):
     """A Box of D floats. Stored (D,) float32; loaded as float32 (..., D), each entry sign(x) ln(1 + |x|)."""
 
+    tokenizer = "fitted_levels"
+
     @classmethod
     def matches(cls, space: Space[Any]) -> bool:
         return isinstance(space, spaces.Box) and np.dtype(space.dtype).kind == "f"

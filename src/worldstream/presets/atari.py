@@ -16,8 +16,8 @@ from worldstream.config import (
     ReplayConfig,
 )
 from worldstream.environments.config import EnvironmentConfig
-from worldstream.tokenizers.base import TokenizerConfig
-from worldstream.tokenizers.image_networks import ImageTokenizerConfig
+from worldstream.tokenizers.bundle import TokenizerConfig
+from worldstream.tokenizers.image import ImageFSQConfig, ImageVQConfig
 from worldstream.world_model.model import WorldModelConfig
 from worldstream.world_model.sequence.base import SequenceConfig
 
@@ -39,15 +39,17 @@ def atari100k() -> Config:
     return Config(
         environment=EnvironmentConfig(action_repeat=4, kwargs=TRAINED, evaluation_kwargs=EVALUATED),
         tokenizers=TokenizerConfig(
-            image=ImageTokenizerConfig(
-                channels=(64, 128, 256, 512),
-                code_size=256,
-                codebook_size=512,
-                ema_decay=0.0,
-                revive_below=0.0,
-                batch_norm=True,
-                perceptual="lpips",
-            )
+            by_modality={
+                "image": ImageVQConfig(
+                    channels=(64, 128, 256, 512),
+                    code_size=256,
+                    codebook_size=512,
+                    ema_decay=0.0,
+                    revive_below=0.0,
+                    batch_norm=True,
+                    perceptual="lpips",
+                )
+            }
         ),
         world_model=WorldModelConfig(
             sequence=SequenceConfig(num_layers=10, width=256, num_heads=4, dropout=0.1, decay_blocks=(4.0, 16.0)),
@@ -104,13 +106,13 @@ def atari_small() -> Config:
     base = atari100k()
     return replace(
         base,
-        tokenizers=replace(
-            base.tokenizers,
-            choice={**base.tokenizers.choice, "image": "image_fsq"},
-            image=ImageTokenizerConfig(
-                local=True, patch=4, channels=(64, 128, 128), code_size=128, fsq_levels=(8, 8), fsq_channels=4,
-                rarity=0.5,
-            ),
+        tokenizers=TokenizerConfig(
+            by_modality={
+                "image": ImageFSQConfig(
+                    local=True, patch=4, channels=(64, 128, 128), code_size=128, levels=(8, 8), ids_per_token=4,
+                    rarity=0.5,
+                )
+            }
         ),
         world_model=replace(
             base.world_model,

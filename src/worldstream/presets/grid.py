@@ -6,6 +6,8 @@ from dataclasses import replace
 
 from worldstream.config import Config
 from worldstream.presets.demo import demo
+from worldstream.tokenizers.bundle import TokenizerConfig
+from worldstream.tokenizers.identity import IdentityConfig
 
 
 def grid() -> Config:
@@ -26,7 +28,7 @@ def grid() -> Config:
     model = base.world_model
     return replace(
         base,
-        tokenizers=replace(base.tokenizers, cells_per_token=0),
+        tokenizers=TokenizerConfig(by_modality={"grid": IdentityConfig(cells_per_token=0)}),
         world_model=replace(
             model,
             sequence=replace(model.sequence, width=128),

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 from worldstream.config import Config
 from worldstream.presets.demo import demo
+from worldstream.tokenizers.bundle import TokenizerConfig
+from worldstream.tokenizers.identity import IdentityConfig
 
 
 def keys() -> Config:
@@ -18,7 +20,7 @@ def keys() -> Config:
     return replace(
         base,
         environment=replace(base.environment, num_action_levels=11),
-        tokenizers=replace(base.tokenizers, cells_per_token=4),
+        tokenizers=TokenizerConfig(by_modality={"grid": IdentityConfig(cells_per_token=4)}),
         losses=replace(base.losses, discount=0.5, entropy_weight=0.02, intrinsic_weight=0.0),
         world_model_learner=replace(base.world_model_learner, updates_per_step=0.15),
         actor_critic_learner=replace(

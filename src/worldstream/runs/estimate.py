@@ -166,7 +166,8 @@ def estimate(environment: EnvironmentFactory, config: Config, *, steps: int, dev
 
 def _missing(models: Models, config: Config) -> str:
     """What training would refuse to begin without, as its message says it; empty when nothing is missing."""
-    if config.tokenizers.image.perceptual_weights == "download":
+    chosen = config.tokenizers.by_modality.values()
+    if any(getattr(tokenizer, "perceptual_weights", "") == "download" for tokenizer in chosen):
         return ""  # not before a run is asked for
     try:
         models.tokenizers.prepare_training()

@@ -3,48 +3,24 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
-from typing import Annotated
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from worldstream.options import Between
-from worldstream.specs import TokenSpec
-from worldstream.tokenizers.image_networks import ImageTokenizerConfig
-
-
-def _default_choice() -> dict[str, str]:
-    return {"vector": "fitted_levels", "categorical": "identity", "grid": "identity", "image": "image_vq"}
-
-
-def _default_weights() -> dict[str, float]:
-    return {"reconstruction": 1.0, "quantization": 1.0, "perceptual": 1.0}
+from worldstream.specs import KeySpec, TokenSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TokenizerConfig:
-    """Which tokenizer each modality gets, and their sizes."""
+class TokenizerOptions(ABC):
+    """Options of one tokenizer; each defines its own in a subclass, which ``TOKENIZERS`` names."""
 
-    choice: dict[str, str] = field(default_factory=_default_choice)
-    """Tokenizer (a name in the registry) for each modality."""
-    num_levels: Annotated[int, Between(2)] = 125
-    """Fitted levels: number of levels of a feature. (The fixed level set has 125 by definition.)"""
-    uniform_levels: Annotated[float, Between(0, 1)] = 0.5
-    """Fitted levels: share of the levels spread evenly over the seen range; the others sit at quantiles."""
-    cells_per_token: Annotated[int, Between(0)] = 1
-    """Grids: neighbouring cells, part of a row or whole rows, that share one token (more channels, shorter blocks).
-    0: all cells are one token."""
-    image: ImageTokenizerConfig = field(default_factory=ImageTokenizerConfig)
-    """Images: networks, quantisers and losses."""
-    loss_weights: dict[str, float] = field(default_factory=_default_weights)
-    """Weight of each named loss of tokenizers that are trained; the names must be exactly theirs."""
+    @abstractmethod
+    def build(self, spec: KeySpec) -> Tokenizer:
+        """The tokenizer of a key. Raises ConfigError when the options do not suit it."""
 
 
 class Tokenizer(nn.Module, ABC):
-    """One observation key: tensors of its modality <-> ids (..., K, C).
-
-    Constructor: ``(spec: KeySpec, config: TokenizerConfig)``.
-    """
+    """One observation key: tensors of its modality <-> ids (..., K, C)."""
 
     spec: TokenSpec
     loss_names: tuple[str, ...] = ()

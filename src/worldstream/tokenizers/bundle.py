@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from worldstream.errors import ConfigError
-from worldstream.modalities import Modality, build
+from worldstream.modalities import MODALITIES, Modality, build
+from worldstream.options import OneOf
 from worldstream.specs import KeySpec, TokenSpec
 from worldstream.tokenizers import TOKENIZERS
-from worldstream.tokenizers.base import Tokenizer, TokenizerConfig
+from worldstream.tokenizers.base import Tokenizer, TokenizerOptions
 from worldstream.types import Features, Observations, Tokens
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizerConfig:
+    """Which tokenizer each modality gets, with its options."""
+
+    by_modality: dict[str, Annotated[TokenizerOptions, OneOf(TOKENIZERS)]] = field(default_factory=dict)
+    """Tokenizer of each modality; those that are not named here get the one that the modality names."""
+    loss_weights: dict[str, float] = field(
+        default_factory=lambda: {"reconstruction": 1.0, "quantization": 1.0, "perceptual": 1.0}
+    )
+    """Weight of each named loss of tokenizers that are trained; the names must be exactly theirs."""
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.by_modality) - set(MODALITIES)):
+            MODALITIES[unknown[0]]  # raises, with the names that there are
+        own = {name: TOKENIZERS[modality.tokenizer]() for name, modality in MODALITIES.items()}
+        object.__setattr__(self, "by_modality", {**own, **self.by_modality})
 
 
 class TokenizerBundle(nn.Module):
@@ -23,8 +44,8 @@ class TokenizerBundle(nn.Module):
         config: which tokenizer for which modality.
         specs: the keys, in block order.
 
-    Raises ConfigError for a modality without a tokenizer, an unknown tokenizer, or loss weights that do not name
-    exactly the losses of the tokenizers that are trained.
+    Raises ConfigError when options do not suit a key, or the loss weights do not name exactly the losses of the
+    tokenizers that are trained.
     """
 
     version: Tensor
@@ -33,7 +54,7 @@ class TokenizerBundle(nn.Module):
         super().__init__()
         self.key_specs = specs
         self.modalities: dict[str, Modality] = {key: build(spec) for key, spec in specs.items()}
-        self._tokenizers = nn.ModuleList(self._make(spec, config) for spec in specs.values())
+        self._tokenizers = nn.ModuleList(config.by_modality[spec.modality].build(spec) for spec in specs.values())
         self.register_buffer("version", torch.zeros((), dtype=torch.int64))
         self._loss_weights = config.loss_weights
         names = {name for tokenizer in self.by_key.values() for name in tokenizer.loss_names}
@@ -42,16 +63,6 @@ class TokenizerBundle(nn.Module):
                 f"tokenizers.loss_weights names {sorted(config.loss_weights)}, the tokenizers have {sorted(names)}: "
                 "give exactly one weight for each."
             )
-
-    @staticmethod
-    def _make(spec: KeySpec, config: TokenizerConfig) -> Tokenizer:
-        if spec.modality not in config.choice:
-            raise ConfigError(
-                f"key '{spec.key}' has modality '{spec.modality}', for which tokenizers.choice names no tokenizer. "
-                f"Available: {', '.join(sorted(TOKENIZERS))}."
-            )
-        tokenizer: Tokenizer = TOKENIZERS[config.choice[spec.modality]](spec, config)
-        return tokenizer
 
     @property
     def by_key(self) -> dict[str, Tokenizer]:

@@ -8,18 +8,33 @@ outliers. Features are standardised with the mean and deviation of the same data
 
 from __future__ import annotations
 
-from typing import final
+from dataclasses import dataclass
+from typing import Annotated, final
 
 import torch
 from torch import Tensor
 
+from worldstream.options import Between
 from worldstream.specs import KeySpec, TokenSpec
-from worldstream.tokenizers.base import Tokenizer, TokenizerConfig
+from worldstream.tokenizers.base import Tokenizer, TokenizerOptions
 from worldstream.tokenizers.fixed_levels import published_levels
 from worldstream.tokenizers.levels import LevelQuantizer
 
 RANGE_MARGIN = 0.25
 """How far the evenly spread levels reach beyond the seen range, as a share of it, on each side."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FittedLevelsConfig(TokenizerOptions):
+    """Levels that are fitted to the data."""
+
+    num_levels: Annotated[int, Between(2)] = 125
+    """Levels of a feature. (The fixed level set has 125 by definition.)"""
+    uniform_share: Annotated[float, Between(0, 1)] = 0.5
+    """Share of the levels spread evenly over the seen range; the others sit at quantiles."""
+
+    def build(self, spec: KeySpec) -> FittedLevels:
+        return FittedLevels(spec, self)
 
 
 @final
@@ -30,10 +45,10 @@ class FittedLevels(Tokenizer):
     location: Tensor
     scale: Tensor
 
-    def __init__(self, spec: KeySpec, config: TokenizerConfig) -> None:
+    def __init__(self, spec: KeySpec, config: FittedLevelsConfig) -> None:
         super().__init__()
         num_features, limit = spec.shape[0], float(published_levels()[-1])
-        self.num_quantiles = config.num_levels - round(config.uniform_levels * config.num_levels)
+        self.num_quantiles = config.num_levels - round(config.uniform_share * config.num_levels)
         self.spec = TokenSpec(num_tokens=num_features, vocabulary=(config.num_levels,), ordered=True, feature_size=1)
         self.quantizer = LevelQuantizer(torch.linspace(-limit, limit, config.num_levels).repeat(num_features, 1))
         self.register_buffer("location", torch.zeros(num_features))

@@ -7,13 +7,14 @@ the range is +-402 in raw units, the resolution 0.046 near zero.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import final
 
 import torch
 from torch import Tensor
 
 from worldstream.specs import KeySpec, TokenSpec
-from worldstream.tokenizers.base import Tokenizer, TokenizerConfig
+from worldstream.tokenizers.base import Tokenizer, TokenizerOptions
 from worldstream.tokenizers.levels import LevelQuantizer
 
 
@@ -26,13 +27,20 @@ def published_levels() -> Tensor:
     return torch.cat((-positive[1:].flip(0), positive)).float()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FixedLevelsConfig(TokenizerOptions):
+    """The published level set, a constant of the method without options."""
+
+    def build(self, spec: KeySpec) -> FixedLevels:
+        return FixedLevels(spec)
+
+
 @final
 class FixedLevels(Tokenizer):
     """D features, one token each, one level set for all. Features: the level, in symlog units."""
 
-    def __init__(self, spec: KeySpec, config: TokenizerConfig) -> None:
+    def __init__(self, spec: KeySpec) -> None:
         super().__init__()
-        del config  # the level set is a constant of the method
         levels = published_levels()
         num_features = spec.shape[0]
         self.spec = TokenSpec(num_tokens=num_features, vocabulary=(len(levels),), ordered=True, feature_size=1)

@@ -6,13 +6,27 @@ latents anyway) and divides the length of a block, which is what training time g
 
 from __future__ import annotations
 
-from typing import final
+from dataclasses import dataclass
+from typing import Annotated, final
 
 from torch import Tensor
 
 from worldstream.errors import ConfigError
+from worldstream.options import Between
 from worldstream.specs import KeySpec, TokenSpec
-from worldstream.tokenizers.base import Tokenizer, TokenizerConfig
+from worldstream.tokenizers.base import Tokenizer, TokenizerOptions
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IdentityConfig(TokenizerOptions):
+    """Categories as they are."""
+
+    cells_per_token: Annotated[int, Between(0)] = 1
+    """Neighbouring cells of a grid, part of a row or whole rows, that share one token (more channels, shorter blocks).
+    0: all cells are one token."""
+
+    def build(self, spec: KeySpec) -> Identity:
+        return Identity(spec, self)
 
 
 @final
@@ -25,7 +39,7 @@ class Identity(Tokenizer):
     Raises ConfigError when ``cells_per_token`` cuts the rows of the key's grid unevenly.
     """
 
-    def __init__(self, spec: KeySpec, config: TokenizerConfig) -> None:
+    def __init__(self, spec: KeySpec, config: IdentityConfig) -> None:
         super().__init__()
         self.num_channels = len(spec.vocabulary)
         self.joined, num_tokens, grid = 1, 1, None

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import final
+from dataclasses import dataclass
+from typing import Annotated, final
 
 import torch
 from torch import Tensor
 
 from worldstream.errors import ConfigError
+from worldstream.options import Between
 from worldstream.specs import KeySpec, TokenSpec
-from worldstream.tokenizers.base import Tokenizer, TokenizerConfig
-from worldstream.tokenizers.image_networks import ImageDecoder, ImageEncoder, code_grid, pixel_weights
+from worldstream.tokenizers.base import Tokenizer
+from worldstream.tokenizers.image_networks import ImageDecoder, ImageEncoder, ImageOptions, code_grid, pixel_weights
 from worldstream.tokenizers.perceptual import PerceptualLoss, make_perceptual
 from worldstream.tokenizers.quantizers import FiniteScalarQuantizer, Quantizer, VectorQuantizer
 
@@ -18,6 +20,38 @@ ENCODED_TOGETHER = 256
 """Pictures that pass the networks at once outside of training: the first layers hold megabytes for each."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageVQConfig(ImageOptions):
+    """Codes from a learned codebook."""
+
+    codebook_size: Annotated[int, Between(2, 65_536)] = 256
+    """Number of codes."""
+    ema_decay: Annotated[float, Between(0, 1)] = 0.99
+    """Codes follow an exponential average of the encoder's outputs with this decay; 0: they follow the gradient."""
+    revive_below: Annotated[float, Between(0, 1)] = 0.03
+    """Codes used less than this share of the average are put where the encoder's outputs lack one; 0: never."""
+
+    def build(self, spec: KeySpec) -> ImageTokenizer:
+        quantizer = VectorQuantizer(
+            self.codebook_size, self.code_size, ema_decay=self.ema_decay, revive_below=self.revive_below
+        )
+        return ImageTokenizer(spec, self, quantizer)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageFSQConfig(ImageOptions):
+    """Codes from a fixed lattice of a few scalars."""
+
+    levels: tuple[int, ...] = (8, 8, 8)
+    """Levels of each scalar; their product is the vocabulary."""
+    ids_per_token: Annotated[int, Between(1)] = 1
+    """Ids of a token, each with such scalars of its own. More of them let a coarse grid say more. Published: 1."""
+
+    def build(self, spec: KeySpec) -> ImageTokenizer:
+        return ImageTokenizer(spec, self, FiniteScalarQuantizer(self.levels, self.code_size, self.ids_per_token))
+
+
+@final
 class ImageTokenizer(Tokenizer):
     """uint8 pictures (..., c, h, w) <-> ids (..., K, C) on a grid; each token has a code of ``code_size``.
 
@@ -33,20 +67,20 @@ class ImageTokenizer(Tokenizer):
     error: Tensor
     loss_names = ("reconstruction", "quantization", "perceptual")
 
-    def __init__(self, spec: KeySpec, config: TokenizerConfig, quantizer: Quantizer) -> None:
+    def __init__(self, spec: KeySpec, config: ImageOptions, quantizer: Quantizer) -> None:
         super().__init__()
-        self.config = config.image
+        self.config = config
         self._key, self._side = spec.key, min(spec.shape[:2])
-        rows, columns = code_grid(spec, config.image)
+        rows, columns = code_grid(spec, config)
         self.spec = TokenSpec(
             num_tokens=rows * columns,
             vocabulary=quantizer.vocabulary,
             grid=(rows, columns),
-            feature_size=config.image.code_size,
+            feature_size=config.code_size,
             coded=True,
         )
-        self.encoder = ImageEncoder(spec.shape[2], config.image)
-        self.decoder = ImageDecoder(spec.shape[2], config.image)
+        self.encoder = ImageEncoder(spec.shape[2], config)
+        self.decoder = ImageDecoder(spec.shape[2], config)
         self.quantizer = quantizer
         self.register_buffer("error", torch.zeros(()), persistent=False)
         self._perceptual: list[PerceptualLoss] = []  # in a list: no part of the weights, needed in training only
@@ -88,9 +122,13 @@ class ImageTokenizer(Tokenizer):
             raise ConfigError(
                 f"key '{self._key}': the perceptual loss '{self.config.perceptual}' compares pictures from "
                 f"{loss.smallest_side} pixels a side on, and these have {self._side}. Choose another "
-                f"(--tokenizers.image.perceptual none) or larger pictures (--modality {self._key}=image:H,W)."
+                "(--tokenizers.by-modality.image.perceptual none) or larger pictures "
+                f"(--modality {self._key}=image:H,W)."
             )
         self._perceptual = [loss.to(self.quantizer.usage.device)]
+
+    def written_while_training(self) -> list[Tensor]:
+        return [*super().written_while_training(), *self.quantizer.revived_parameters()]
 
     def statistics(self) -> dict[str, Tensor]:
         return {**self.quantizer.statistics(), "squared_error": self.error}
@@ -121,27 +159,3 @@ def scaled(pictures: Tensor) -> Tensor:
     """Bytes to floats in [-1, 1]."""
     return pictures.float() / 127.5 - 1.0
 
-
-@final
-class ImageVQ(ImageTokenizer):
-    """Codes from a learned codebook."""
-
-    def __init__(self, spec: KeySpec, config: TokenizerConfig) -> None:
-        image = config.image
-        quantizer = VectorQuantizer(
-            image.codebook_size, image.code_size, ema_decay=image.ema_decay, revive_below=image.revive_below
-        )
-        super().__init__(spec, config, quantizer)
-
-    def written_while_training(self) -> list[Tensor]:
-        revived = self.config.revive_below and not self.config.ema_decay  # then no buffer, but written all the same
-        return [*super().written_while_training(), *(self.quantizer.parameters() if revived else [])]
-
-
-@final
-class ImageFSQ(ImageTokenizer):
-    """Codes from a fixed lattice of a few scalars."""
-
-    def __init__(self, spec: KeySpec, config: TokenizerConfig) -> None:
-        image = config.image
-        super().__init__(spec, config, FiniteScalarQuantizer(image.fsq_levels, image.code_size, image.fsq_channels))

@@ -17,14 +17,15 @@ from torch import Tensor, nn
 from worldstream.errors import ConfigError
 from worldstream.options import Between
 from worldstream.specs import KeySpec
+from worldstream.tokenizers.base import TokenizerOptions
 
 NUM_GROUPS = 8
 """Groups of every group norm; all numbers of channels are multiples of it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ImageTokenizerConfig:
-    """Sizes and training of the image tokenizers."""
+class ImageOptions(TokenizerOptions):
+    """Networks and losses of the image tokenizers, which differ in their quantizers."""
 
     channels: tuple[int, ...] = (16, 32, 64, 128, 128)
     """Channels of the first convolution, then after each halving of height and width. Four halvings make 4 x 4 tokens
@@ -38,16 +39,6 @@ class ImageTokenizerConfig:
     change every token, and a world model has to predict that. Published: False."""
     code_size: int = 64
     """Width of the code of one token: what the decoder, the agent and, by shared embeddings, the world model read."""
-    codebook_size: Annotated[int, Between(2, 65_536)] = 256
-    """VQ: number of codes."""
-    ema_decay: Annotated[float, Between(0, 1)] = 0.99
-    """VQ: codes follow an exponential average of the encoder's outputs with this decay; 0: they follow the gradient."""
-    revive_below: Annotated[float, Between(0, 1)] = 0.03
-    """VQ: codes used less than this share of the average are put where the encoder's outputs lack one; 0: never."""
-    fsq_levels: tuple[int, ...] = (8, 8, 8)
-    """FSQ: levels of each scalar; their product is the vocabulary."""
-    fsq_channels: Annotated[int, Between(1)] = 1
-    """FSQ: ids of a token, each with such scalars of its own. More of them let a coarse grid say more. Published: 1."""
     batch_norm: bool = False
     """Open the decoder with a batch norm, as published with VQ; else with a group norm, as published with FSQ."""
     rarity: Annotated[float, Between(0, 1)] = 0.0
@@ -70,7 +61,7 @@ class PlaceNorm(nn.LayerNorm):
 class ImageEncoder(nn.Sequential):
     """Pictures (N, c, h, w) in [-1, 1] -> outputs (N, code_size, h / p2^n, w / p2^n)."""
 
-    def __init__(self, num_channels: int, config: ImageTokenizerConfig) -> None:
+    def __init__(self, num_channels: int, config: ImageOptions) -> None:
         sizes, patch, local = config.channels, config.patch, config.local
 
         def same(fan_in: int, fan_out: int) -> nn.Module:
@@ -96,7 +87,7 @@ class ImageEncoder(nn.Sequential):
 class ImageDecoder(nn.Sequential):
     """Codes (N, code_size, h / p2^n, w / p2^n) -> pictures (N, c, h, w), nominally in [-1, 1]; nothing clamps them."""
 
-    def __init__(self, num_channels: int, config: ImageTokenizerConfig) -> None:
+    def __init__(self, num_channels: int, config: ImageOptions) -> None:
         sizes, width = config.channels[::-1], config.code_size
         opening = nn.BatchNorm2d(width) if config.batch_norm else _norm(width, config)
         doublings = [
@@ -118,15 +109,15 @@ class ImageDecoder(nn.Sequential):
         )
 
 
-def _norm(width: int, config: ImageTokenizerConfig) -> nn.Module:
+def _norm(width: int, config: ImageOptions) -> nn.Module:
     return PlaceNorm(width, eps=1e-6) if config.local else nn.GroupNorm(NUM_GROUPS, width, eps=1e-6)
 
 
-def _activated(width: int, config: ImageTokenizerConfig) -> tuple[nn.Module, nn.Module]:
+def _activated(width: int, config: ImageOptions) -> tuple[nn.Module, nn.Module]:
     return _norm(width, config), nn.SiLU()
 
 
-def code_grid(spec: KeySpec, config: ImageTokenizerConfig) -> tuple[int, int]:
+def code_grid(spec: KeySpec, config: ImageOptions) -> tuple[int, int]:
     """(rows, columns) of tokens of a key.
 
     Raises ConfigError when its sides cannot be halved so often, or channels do not split into groups.
@@ -138,14 +129,14 @@ def code_grid(spec: KeySpec, config: ImageTokenizerConfig) -> tuple[int, int]:
         patches = f"cut into patches of {config.patch} and " if config.patch > 1 else ""
         raise ConfigError(
             f"key '{spec.key}': {height} x {width} pixels cannot be {patches}halved {num_halvings} times. Give it "
-            f"sides that are multiples of {factor} (--modality {spec.key}=image:H,W), or tokenizers.image.channels "
-            "fewer entries."
+            f"sides that are multiples of {factor} (--modality {spec.key}=image:H,W), or "
+            "tokenizers.by_modality.image.channels fewer entries."
         )
     sizes = (*config.channels, config.code_size)
     if not config.channels or any(size < 1 or size % NUM_GROUPS for size in sizes):
         raise ConfigError(
-            f"tokenizers.image: channels {config.channels} and code_size {config.code_size} must be multiples of "
-            f"{NUM_GROUPS}, the groups of their norms."
+            f"tokenizers.by_modality.image: channels {config.channels} and code_size {config.code_size} must be "
+            f"multiples of {NUM_GROUPS}, the groups of their norms."
         )
     return height // factor, width // factor
 

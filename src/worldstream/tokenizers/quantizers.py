@@ -61,6 +61,10 @@ class Quantizer(nn.Module, ABC):
     def codes(self, ids: Tensor) -> Tensor:
         """ids (..., C) -> codes (..., D)."""
 
+    def revived_parameters(self) -> list[nn.Parameter]:
+        """Parameters that ``forward`` writes in training mode."""
+        return []
+
     def statistics(self) -> dict[str, Tensor]:
         """() each: the share of ids in use, and the perplexity of their distribution (V: all used alike).
 
@@ -132,6 +136,9 @@ class VectorQuantizer(Quantizer):
     def codes(self, ids: Tensor) -> Tensor:
         return self.codebook[ids.squeeze(-1)]
 
+    def revived_parameters(self) -> list[nn.Parameter]:
+        return list(self.parameters()) if self.revive_below else []
+
     @torch.no_grad()
     def _learn(self, rows: Tensor, ids: Tensor, distances: Tensor) -> None:
         """Count, average and revive; static shapes, nothing is read by the host."""
@@ -175,11 +182,11 @@ class FiniteScalarQuantizer(Quantizer):
 
     def __init__(self, levels: tuple[int, ...], width: int, num_channels: int = 1) -> None:
         if not levels or min(levels) < 2:
-            raise ConfigError(f"tokenizers.image.fsq_levels must be numbers of at least 2, not {levels}.")
+            raise ConfigError(f"tokenizers.by_modality.image.levels must be numbers of at least 2, not {levels}.")
         if prod(levels) > MOST_CODES:
             raise ConfigError(
-                f"tokenizers.image.fsq_levels {levels} make {prod(levels)} ids, more than {MOST_CODES}: use fewer, and "
-                "more tokenizers.image.fsq_channels."
+                f"tokenizers.by_modality.image.levels {levels} make {prod(levels)} ids, more than {MOST_CODES}: use "
+                "fewer, and more ids_per_token."
             )
         super().__init__(prod(levels), num_channels)
         self.shrink = nn.Linear(width, num_channels * len(levels))

@@ -249,7 +249,7 @@ def _check_size(layout: BlockLayout) -> None:
         raise ConfigError(
             f"an environment step would be {layout.length} tokens, {spec.num_tokens} of them for key '{key}'; at most "
             f"{MAX_BLOCK_LENGTH} are supported. Leave the key out (--modality {key}=ignore) or shrink it in a wrapper; "
-            "neighbouring cells of a grid can share tokens (--tokenizers.cells-per-token)."
+            "neighbouring cells of a grid can share tokens (--tokenizers.by-modality.grid.cells-per-token)."
         )
     if sum(layout.action_spec.sizes) > MAX_ACTION_VALUES:
         raise ConfigError(
