@@ -10,7 +10,6 @@ with its part of replay) and resident_bytes of the process.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import tempfile
 import time
@@ -53,10 +52,8 @@ def resident_bytes() -> int:
 
 
 def written_bytes(checkpoint: Path) -> int:
-    """What writing a checkpoint wrote: its own files, and its part of replay."""
-    manifest = json.loads((checkpoint / "manifest.json").read_text())
-    part = manifest["replay"][f"{checkpoint.name}.safetensors"]
-    return sum(size for size, _ in manifest["files"].values()) + int(part[0])
+    """What writing a checkpoint wrote: its own file, and its part of replay."""
+    return checkpoint.stat().st_size + (checkpoint.parent.parent / "replay" / checkpoint.name).stat().st_size
 
 
 def measure(steps: int, folder: RunFolder) -> list[tuple[int, str, float]]:
@@ -72,7 +69,7 @@ def measure(steps: int, folder: RunFolder) -> list[tuple[int, str, float]]:
         mark = record["steps"] // EVERY * EVERY
         found.setdefault((mark, "resident_bytes"), resident_bytes())
         for path in folder.checkpoints.glob("[0-9]*"):
-            found.setdefault((int(path.name), "checkpoint_bytes"), written_bytes(path))
+            found.setdefault((int(path.stem), "checkpoint_bytes"), written_bytes(path))
 
     session.run(look)
     look({"steps": steps})

@@ -31,9 +31,10 @@ from worldstream.runs.description import (
     is_imported,
     read_run,
     recorded_environment,
+    specs_from_json,
 )
 from worldstream.runs.episodes import keep_evaluation, why_not_kept
-from worldstream.runs.folder import RunFolder, specs_from_json
+from worldstream.runs.folder import RunFolder
 from worldstream.runs.log import read_lines
 from worldstream.runs.progress import ProgressDisplay, console, evaluation_progress
 from worldstream.runs.session import Session

@@ -50,7 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_train_writes_every_file(run: Path) -> None:
     names = {path.name for path in run.iterdir()}
     assert names == {
-        "run.json", "metrics.jsonl", "evaluations.jsonl", "events", "weights.safetensors", "episodes.npz",
+        "run.json", "metrics.jsonl", "evaluations.jsonl", "events", "weights.safetensors", "episodes.safetensors",
         "checkpoints", "replay",
     }  # fmt: skip
     description = json.loads((run / "run.json").read_text())

@@ -14,6 +14,7 @@ from worldstream.errors import RunFolderError
 from worldstream.evaluation.episodes import RecordedEpisode, record_episodes
 from worldstream.evaluation.evaluate import evaluate, play
 from worldstream.models import Models
+from worldstream.runs.archive import read_state, write_state
 from worldstream.runs.episodes import load_episodes, save_episodes
 from worldstream.runs.folder import RunFolder
 from worldstream.runs.progress import evaluation_progress
@@ -117,7 +118,7 @@ def test_recorded_episodes_round_trip(tmp_path: Path, episodes: list[RecordedEpi
 
 
 def test_missing_episodes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match="no episodes.npz"):
+    with pytest.raises(RunFolderError, match="no episodes.safetensors"):
         load_episodes(RunFolder(tmp_path))
 
 
@@ -127,27 +128,23 @@ def test_torn_episodes_are_refused(tmp_path: Path, episodes: list[RecordedEpisod
     save_episodes(folder, episodes)
     data = folder.episodes.read_bytes()
     folder.episodes.write_bytes(data[: int(share * len(data))])
-    with pytest.raises(RunFolderError, match="cannot be read as recorded episodes"):
+    with pytest.raises(RunFolderError, match=r"episodes.safetensors .* Delete"):
         load_episodes(folder)
 
 
 def test_arrays_that_do_not_fit_are_refused(tmp_path: Path, episodes: list[RecordedEpisode]) -> None:
     folder = RunFolder(tmp_path)
     save_episodes(folder, episodes)
-    with np.load(folder.episodes) as archive:
-        arrays = dict(archive)
+    good = read_state(folder.episodes)
+    first, *others = good
     for broken in (
-        {**arrays, "lengths": arrays["lengths"] + 1},
-        {**arrays, "lengths": np.array(7)},
-        {name: array for name, array in arrays.items() if name != "rewards"},
-        {name: array for name, array in arrays.items() if not name.startswith("observations")},
-        {**arrays, "rewards": np.array([None] * 70)},
+        [{**first, "rewards": first["rewards"][1:]}, *others],
+        [{**first, "observations": {}, "actions": first["actions"][:0]}, *others],
+        [{name: value for name, value in first.items() if name != "rewards"}, *others],
+        [{**first, "observations": 3}, *others],
+        [3],
+        3,
     ):
-        np.savez(folder.episodes, **broken)
-        with pytest.raises(RunFolderError, match="cannot be read"):
+        write_state(folder.episodes, broken)
+        with pytest.raises(RunFolderError, match="Delete"):
             load_episodes(folder)
-    folder.episodes.unlink()
-    np.save(tmp_path / "one.npy", np.zeros(3))  # an array is no archive
-    (tmp_path / "one.npy").rename(folder.episodes)
-    with pytest.raises(RunFolderError, match="cannot be read"):
-        load_episodes(folder)

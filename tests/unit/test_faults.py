@@ -263,8 +263,7 @@ def test_an_update_that_is_not_finite_is_skipped_and_kept(tmp_path: Path, monkey
     for record in read_lines(folder.metrics):
         assert all(np.isfinite(value) for value in record.values())
     assert all(tensor.isfinite().all() for tensor in load_weights(folder.weights).values())
-    data = bytearray(kept[0].with_suffix(".safetensors").read_bytes())
-    kept[0].with_suffix(".safetensors").write_bytes(data[:-5])
+    kept[0].write_bytes(kept[0].read_bytes()[:-5])
     with pytest.raises(RunFolderError, match="cannot be read"):
         reproduce(kept[0])
 
@@ -274,7 +273,7 @@ def test_too_many_skipped_updates_end_the_run(tmp_path: Path, monkeypatch: pytes
     base = replace(tiny_config(), max_skipped_updates=2)
     with pytest.raises(DivergedError, match=r"3 updates were skipped.*max_skipped_updates is 2.*world_model_learner"):
         worldstream.train("clock", steps=160, config=base, output=tmp_path / "run", quiet=True)
-    assert len(list((tmp_path / "run" / "skipped").glob("*.json"))) == 3
+    assert len(list((tmp_path / "run" / "skipped").glob("*"))) == 3
     weights = load_weights(RunFolder(tmp_path / "run").weights)  # of that moment: nothing was learned from the updates
     assert all(tensor.isfinite().all() for tensor in weights.values())
 

@@ -19,8 +19,9 @@ from worldstream.models import Models
 from worldstream.report import page
 from worldstream.report.figures import BLACK, Panel, Series, draw, filmstrip
 from worldstream.report.report import write_report
+from worldstream.runs.description import specs_to_json
 from worldstream.runs.episodes import save_episodes
-from worldstream.runs.folder import RunFolder, specs_to_json
+from worldstream.runs.folder import RunFolder
 from worldstream.runs.log import LineLog
 from worldstream.runs.weights import save_weights
 
@@ -132,7 +133,7 @@ def test_missing_or_foreign_episodes_are_told(tmp_path: Path, models: Models) ->
     folder = begin_run(tmp_path / "run", models)
     finish_run(folder, models)
     folder.episodes.unlink()
-    assert "has no episodes.npz" in Checked(write_report([folder.path]).read_text()).text
+    assert "has no episodes.safetensors" in Checked(write_report([folder.path]).read_text()).text
     recorded = record_episodes(models, resolve("clock", CONFIG.environment), CONFIG, episodes=1, seed=0)
     save_episodes(folder, [replace(recorded[0], observations={"other": recorded[0].observations["step"]})])
     assert "holds other observations" in Checked(write_report([folder.path]).read_text()).text

@@ -23,6 +23,7 @@ from worldstream.environments.suite.gym import require_harmless
 from worldstream.errors import ConfigError, EnvironmentFault, Interrupted, RunFolderError
 from worldstream.report.report import write_report
 from worldstream.runs import session as session_module
+from worldstream.runs.archive import read_state, write_state
 from worldstream.runs.checkpoint import Checkpoints
 from worldstream.runs.folder import RunFolder, checksummed
 from worldstream.runs.log import read_lines
@@ -147,24 +148,26 @@ def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *at: int) -> Pa
     return tmp_path / "run"
 
 
-@pytest.mark.parametrize("file", ["manifest.json", "state.json", "arrays.safetensors", "replay"])
+@pytest.mark.parametrize("file", ["checkpoints", "replay"])
 @pytest.mark.parametrize("damage", ["flip", "cut", "delete"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     file: str, damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worldstream.train("clock", steps=STEPS, config=tiny(), output=tmp_path / "whole", quiet=True)
     run = interrupted(tmp_path, monkeypatch, 130)
-    newest = sorted((run / "checkpoints").iterdir())[-1]
-    assert newest.name == "000000000130"
-    path = run / "replay" / "000000000130.safetensors" if file == "replay" else newest / file
+    path = sorted((run / file).iterdir())[-1]
+    assert path.name == "000000000130.safetensors"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 4
     if damage == "delete":
         path.unlink()
     else:
         path.write_bytes(data if damage == "flip" else data[:-3])
-    with pytest.warns(UserWarning, match=rf"{path.name}.* Falling back"):
+    if (file, damage) == ("checkpoints", "delete"):  # then there is nothing to fall back from
         worldstream.resume(run, quiet=True)
+    else:
+        with pytest.warns(UserWarning, match=rf"{path.name}.* Falling back"):
+            worldstream.resume(run, quiet=True)
     assert same(tmp_path / "whole", run)
 
 
@@ -173,7 +176,7 @@ def test_no_intact_checkpoint_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = interrupted(tmp_path, monkeypatch, 30)
-    for path in (run / "checkpoints").glob("*/state.json"):
+    for path in (run / "checkpoints").iterdir():
         path.write_bytes(b"{}")
     with pytest.raises(SystemExit) as exit_info:
         main(["train", "--resume", str(run)])
@@ -182,17 +185,13 @@ def test_no_intact_checkpoint_is_refused(
     assert "no checkpoint" in message and "worldstream: warning: " in message and "Falling back" in message
 
 
-def test_manifests_cannot_lead_out_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_cannot_lead_out_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = interrupted(tmp_path, monkeypatch, 30)
-    (path,) = (run / "checkpoints").glob("*/manifest.json")
-    manifest = json.loads(path.read_text())
-    manifest.pop("sha256")
-    manifest["replay"]["../../run.json"] = [1, "0"]
-    path.write_text(checksummed(manifest))
-    with pytest.warns(UserWarning, match="not in its folder"), pytest.raises(RunFolderError, match="is intact"):
-        worldstream.resume(run, quiet=True)
-    for crafted in ({"files": {}}, {"steps": "x"}, {"replay": [1]}, {"num_streams": None}):
-        path.write_text(checksummed({**manifest, **crafted}))
+    (path,) = (run / "checkpoints").iterdir()
+    state = read_state(path)
+    led_out = {"replay": {"../run.json": "0"}}
+    for crafted in (led_out, {"state": 1}, {"steps": "x"}, {"replay": [1]}, {"num_streams": 0}):
+        write_state(path, {**state, **crafted})
         with pytest.warns(UserWarning, match="does not describe"), pytest.raises(RunFolderError, match="is intact"):
             worldstream.resume(run, quiet=True)
 
@@ -260,7 +259,7 @@ def test_a_run_that_died_in_the_middle_of_its_files_goes_on(
         worldstream.train("clock", steps=STEPS, config=config, output=tmp_path / "run", quiet=True)
     worldstream.resume(tmp_path / "run", quiet=True)
     assert same(tmp_path / "whole", tmp_path / "run")
-    assert (tmp_path / "run" / "episodes.npz").is_file()
+    assert (tmp_path / "run" / "episodes.safetensors").is_file()
 
 
 @pytest.mark.parametrize("call", [1, 2, 4])
@@ -291,11 +290,11 @@ def test_a_damaged_checkpoint_never_pushes_out_a_good_one(
     stop_after(monkeypatch, 130, 110)
     with pytest.raises(Interrupted):
         worldstream.train("clock", steps=STEPS, config=config, output=tmp_path / "run", quiet=True)
-    (tmp_path / "run" / "checkpoints" / "000000000130" / "state.json").write_bytes(b"{}")
+    (tmp_path / "run" / "checkpoints" / "000000000130.safetensors").write_bytes(b"{}")
     monkeypatch.setattr(session_module, "Checkpoints", lambda folder, _: Checkpoints(folder, keep))
     with pytest.warns(UserWarning, match="Falling back"), pytest.raises(Interrupted):
         worldstream.resume(tmp_path / "run", quiet=True)
-    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    names = sorted(path.stem for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert names == ["000000000100", "000000000110"][-keep:]
     worldstream.resume(tmp_path / "run", quiet=True)
     assert same(tmp_path / "whole", tmp_path / "run")
@@ -304,7 +303,7 @@ def test_a_damaged_checkpoint_never_pushes_out_a_good_one(
 def test_old_checkpoints_and_replay_nobody_needs_are_deleted(tmp_path: Path) -> None:
     config = replace(tiny(), replay=replace(tiny().replay, max_steps=60))
     worldstream.train("clock", steps=STEPS, config=config, output=tmp_path / "run", quiet=True)
-    names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    names = sorted(path.stem for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert names == ["000000000150", "000000000160"]
     parts = sorted(path.stem for path in (tmp_path / "run" / "replay").iterdir())
     assert parts == ["000000000100", "000000000150", "000000000160"]  # steps up to 50 were evicted

@@ -14,7 +14,10 @@ from gymnasium import spaces
 from worldstream.actions import spec_from_space
 from worldstream.errors import RunFolderError
 from worldstream.modalities import ObservationAdapter
-from worldstream.runs.folder import FORMAT, RunFolder, replace_file, specs_from_json, specs_to_json
+from worldstream.runs import files
+from worldstream.runs.description import specs_from_json, specs_to_json
+from worldstream.runs.files import replace_file
+from worldstream.runs.folder import FORMAT, RunFolder
 from worldstream.runs.log import LineLog, read_lines
 
 DISK_FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -55,7 +58,7 @@ def test_late_failures_leave_the_old_file(tmp_path: Path, function: str, monkeyp
     def fail(*_: Any) -> None:
         raise DISK_FULL
 
-    monkeypatch.setattr(f"worldstream.runs.folder.os.{function}", fail)
+    monkeypatch.setattr(f"worldstream.runs.files.os.{function}", fail)
     with pytest.raises(RunFolderError, match="cannot write"):
         replace_file(path, lambda file: file.write(b"new"))
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
@@ -76,13 +79,11 @@ def test_other_errors_keep_their_traceback_and_the_old_file(tmp_path: Path) -> N
 
 def test_the_new_file_appears_only_when_it_is_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, events = tmp_path / "file", []
-    import worldstream.runs.folder as module
-
-    fsync, replace = module.os.fsync, module.os.replace
-    monkeypatch.setattr(module.os, "fsync", lambda fd: (events.append("flushed"), fsync(fd)))
-    monkeypatch.setattr(module.os, "replace", lambda a, b: (events.append("renamed"), replace(a, b)))
+    fsync, replace = files.os.fsync, files.os.replace
+    monkeypatch.setattr(files.os, "fsync", lambda fd: (events.append("flushed"), fsync(fd)))
+    monkeypatch.setattr(files.os, "replace", lambda a, b: (events.append("renamed"), replace(a, b)))
     replace_file(path, lambda file: file.write(b"x"))
-    assert events == ["flushed", "renamed"]
+    assert events == ["flushed", "renamed", "flushed"], "and the new name is on disk before anything follows"
 
 
 def test_a_missing_folder_is_an_error_with_a_remedy(tmp_path: Path) -> None:
@@ -136,6 +137,7 @@ def test_refusals_to_read_name_the_folder_and_the_remedy(tmp_path: Path) -> None
         (b"\xff\xfe\x00", "JSON"),
         (b"[1]", "format None"),
         (b'{"seed": 1}', "format None"),
+        (b'{"format": 4, "worldstream": "0.4.0"}', f"format 4, .* 0.4.0; this version reads format {FORMAT}"),
         (json.dumps({"format": FORMAT + 1}).encode(), f"format {FORMAT + 1}, .* this version reads format {FORMAT}"),
     ):
         folder.description.write_bytes(content)
@@ -156,9 +158,8 @@ def test_lines_are_appended_and_a_torn_last_line_is_left_out(tmp_path: Path) -> 
 
 def test_every_file_has_a_name_of_its_own(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    names = ("description", "metrics", "evaluations", "events", "weights", "episodes", "report")
-    paths = {getattr(folder, name) for name in names}
-    assert len(paths) == len(names) and all(path.parent == tmp_path for path in paths)
+    paths = [path for name, path in vars(folder).items() if name != "path"]
+    assert len(paths) == len(set(paths)) == 12 and all(path.parent == tmp_path for path in paths)
 
 
 # Specs.

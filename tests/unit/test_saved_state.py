@@ -1,4 +1,4 @@
-"""Saved states: of single environments, of many at once, and as trees in files."""
+"""Saved states: of single environments, of many at once, and in files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from worldstream.environments import make_environment, make_vector, resolve
 from worldstream.environments import state as environment_state
-from worldstream.runs import serialize as tree
+from worldstream.runs.archive import join, split
 
 
 class Nameless(gym.Env):
@@ -43,8 +43,8 @@ def test_an_environment_goes_on_from_its_state(name: str) -> None:
     actions = rng.integers(0, ours.action_spec.sizes, size=(600, ours.action_spec.num_tokens))
     for action in actions[:4]:
         ours.step(action)
-    saved, arrays = tree.split(ours.saved_state)
-    theirs.saved_state = tree.join(json.loads(json.dumps(saved)), arrays)
+    saved, arrays = split(ours.saved_state)
+    theirs.saved_state = join(json.loads(json.dumps(saved)), arrays)
     for action in actions:
         (a, *others_a), (b, *others_b) = ours.step(action), theirs.step(action)
         assert others_a[:3] == others_b[:3]
@@ -71,28 +71,28 @@ def test_many_environments_go_on(backend: str) -> None:
         assert np.array_equal(a.observations["step"], b.observations["step"]) and (a.observations["step"] == 5).all()
 
 
-# Trees.
+# Nested state.
 
 LEAVES: st.SearchStrategy[Any] = st.one_of(
     st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(allow_nan=False), st.text(max_size=3)
 )
 ARRAYS: Callable[[int], Any] = lambda n: np.arange(n, dtype=np.int16).reshape(-1, 1)  # noqa: E731
 NAMES = st.text(st.characters(codec="ascii", exclude_characters="$/"), max_size=3)
-TREES = st.recursive(
+STATES = st.recursive(
     st.one_of(LEAVES, st.integers(0, 3).map(ARRAYS)),
     lambda child: st.one_of(st.lists(child, max_size=3), st.dictionaries(NAMES, child, max_size=3)),
     max_leaves=8,
 )
 
 
-@given(state=st.dictionaries(NAMES, TREES, max_size=3))
-def test_trees_survive(state: dict[str, Any]) -> None:
-    plain, arrays = tree.split(state)
-    again = tree.join(json.loads(json.dumps(plain)), arrays)
+@given(state=st.dictionaries(NAMES, STATES, max_size=3))
+def test_nested_state_survives(state: dict[str, Any]) -> None:
+    plain, arrays = split(state)
+    again = join(json.loads(json.dumps(plain)), arrays)
     np.testing.assert_equal(again, state)
 
 
 def test_what_no_file_holds_is_refused() -> None:
     for state in ({"a": {1: 2}}, {"a": object()}, {"$array": 1}):
         with pytest.raises(TypeError, match="state at"):
-            tree.split(state)
+            split(state)

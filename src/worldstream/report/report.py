@@ -18,7 +18,8 @@ from worldstream.report import page
 from worldstream.report.figures import BLACK, COLOURS, Panel, Series, draw
 from worldstream.report.sections import IMPORTED, model_sections
 from worldstream.runs.description import is_imported
-from worldstream.runs.folder import RunFolder, replace_file
+from worldstream.runs.files import replace_file
+from worldstream.runs.folder import RunFolder
 from worldstream.runs.log import read_lines
 
 STEPS = "environment steps"

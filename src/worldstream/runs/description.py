@@ -13,8 +13,9 @@ from worldstream.config import Config
 from worldstream.environments.factory import UNNAMED, EnvironmentFactory
 from worldstream.environments.suite.gym import require_harmless
 from worldstream.errors import ConfigError, RunFolderError
-from worldstream.runs.folder import RunFolder, specs_to_json
-from worldstream.specs import Specs
+from worldstream.options import from_plain, to_plain
+from worldstream.runs.folder import RunFolder
+from worldstream.specs import ActionSpec, KeySpec, Specs
 from worldstream.version import __version__
 
 Origin = Literal["trained", "imported"]
@@ -66,6 +67,20 @@ def describe(
     }
 
 
+def specs_to_json(key_specs: dict[str, KeySpec], action_spec: ActionSpec) -> dict[str, Any]:
+    """Specs as plain values, for run.json."""
+    return {"observation": [to_plain(spec) for spec in key_specs.values()], "action": to_plain(action_spec)}
+
+
+def specs_from_json(data: dict[str, Any]) -> Specs:
+    """Inverse of ``specs_to_json``. Raises RunFolderError when a field is missing, unknown or ill-typed."""
+    try:
+        keys = [from_plain(KeySpec, item, "observation") for item in data["observation"]]
+        return {spec.key: spec for spec in keys}, from_plain(ActionSpec, data["action"], "action")
+    except (KeyError, TypeError, ConfigError) as error:
+        raise RunFolderError(f"run.json describes its observations or actions in an unknown way: {error}.") from error
+
+
 def read_run(folder: RunFolder) -> dict[str, Any]:
     """run.json of a folder. Raises RunFolderError when it is not that of a run."""
     description = folder.read_description()
@@ -83,8 +98,7 @@ def is_imported(folder: RunFolder, description: dict[str, Any]) -> bool:
 
     Raises RunFolderError for an origin that we do not know.
     """
-    # Folders from before the origin was recorded: those that were imported had no steps.
-    origin = description.get("origin", "imported" if description.get("steps") == 0 else "trained")
+    origin = description.get("origin")
     if origin not in ("trained", "imported"):
         raise RunFolderError(
             f"{folder.description} has origin {json.dumps(origin)}; known are 'trained' and 'imported'. "

@@ -1,8 +1,6 @@
 """Updates that were skipped because a loss or a gradient was not finite: what led there is kept, to be looked at.
 
-    skipped/world_model-000000012345.json          settings and random states, as in a checkpoint
-    skipped/world_model-000000012345.safetensors   the batch and the weights
-
+``skipped/world_model-000000012345-1.safetensors`` is an archive of the batch, the weights and the random states;
 ``reproduce`` computes such an update again.
 """
 
@@ -11,48 +9,34 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import safetensors.numpy
 import torch
 
 from worldstream.config import Config
-from worldstream.errors import RunFolderError
 from worldstream.models import Models
-from worldstream.runs import serialize
-from worldstream.runs.folder import (
-    RunFolder,
-    array_digest,
-    checksummed,
-    read_checksummed,
-    replace_file,
-    specs_from_json,
-    writing,
-)
+from worldstream.runs.archive import read_state, write_state
+from worldstream.runs.description import specs_from_json
+from worldstream.runs.files import writing
+from worldstream.runs.folder import RunFolder
 from worldstream.training import randomness
 from worldstream.training.learner import Learner
 from worldstream.training.updates import SkippedUpdate, update_actor_critic, update_tokenizers, update_world_model
 from worldstream.types import Batch
 
-FORMAT = 1
-
 
 def save_skipped(folder: RunFolder, update: SkippedUpdate, models: Models) -> Path:
-    """Write one below ``skipped/``; returns the path of its JSON file. Raises RunFolderError."""
-    metrics = {name: repr(value) for name, value in update.metrics.items()}  # JSON has no NaN
-    batch = dataclasses.asdict(update.batch) if isinstance(update.batch, Batch) else update.batch
-    plain, arrays = serialize.split({"batch": batch, "random": update.random, "models": dict(models.state_dict())})
-    path = folder.skipped / f"{update.component}-{update.steps:012d}-{update.count}.json"
-    data = {
-        "format": FORMAT,
-        "component": update.component,
-        "steps": update.steps,
-        "metrics": metrics,
-        "tree": plain,
-        "sha256_of_arrays": array_digest(arrays),
-    }
+    """Write one below ``skipped/``; returns the path of its file. Raises RunFolderError."""
+    path = folder.skipped / f"{update.component}-{update.steps:012d}-{update.count}.safetensors"
     with writing(path):
         folder.skipped.mkdir(exist_ok=True)
-    replace_file(path.with_suffix(".safetensors"), lambda file: file.write(safetensors.numpy.save(arrays)))
-    replace_file(path, lambda file: file.write(checksummed(data).encode()))
+    state = {
+        "component": update.component,
+        "steps": update.steps,
+        "metrics": {name: repr(value) for name, value in update.metrics.items()},  # JSON has no NaN
+        "batch": dataclasses.asdict(update.batch) if isinstance(update.batch, Batch) else update.batch,
+        "random": update.random,
+        "models": dict(models.state_dict()),
+    }
+    write_state(path, state)
     return path
 
 
@@ -64,28 +48,20 @@ def reproduce(path: Path) -> dict[str, float]:
     Returns:
         the metrics of the update, ``gradient_norm`` among them: NaN when the loss or the gradient is not finite.
 
-    Raises RunFolderError when the files are missing or not what was written.
+    Raises RunFolderError when the file is missing or not what was written.
     """
-    folder = RunFolder(path.parent.parent)
-    description = folder.read_description()
+    description = RunFolder(path.parent.parent).read_description()
     config = Config.from_json(description["config"])
-    data = read_checksummed(path, FORMAT)
-    try:
-        arrays = safetensors.numpy.load_file(path.with_suffix(".safetensors"))
-    except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
-        raise RunFolderError(f"{path.with_suffix('.safetensors')} cannot be read: {error}.") from error
-    if array_digest(arrays) != data["sha256_of_arrays"]:
-        raise RunFolderError(f"{path.with_suffix('.safetensors')} is not what was written: its checksum differs.")
-    state = serialize.join(data["tree"], arrays)
+    state = read_state(path)
     models = Models(config, *specs_from_json(description["specs"]))
     models.load_state_dict(state["models"])
     generator = torch.Generator()
     randomness.restore(state["random"], generator)
-    if data["component"] == "tokenizers":
+    if state["component"] == "tokenizers":
         models.tokenizers.prepare_training()
         learner = Learner(models.tokenizers, config.tokenizer_learner)
         metrics = update_tokenizers(models.tokenizers, learner, state["batch"])
-    elif data["component"] == "world_model":
+    elif state["component"] == "world_model":
         learner = Learner(models.world_model, config.world_model_learner)
         metrics, _ = update_world_model(models, learner, Batch(**state["batch"]))
     else:

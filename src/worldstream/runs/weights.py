@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
+import torch
 from torch import Tensor
 
 from worldstream.config import Config
 from worldstream.errors import RunFolderError
 from worldstream.models import Models, choose_device
-from worldstream.runs.description import is_imported, read_run
-from worldstream.runs.folder import RunFolder, array_digest, replace_file, specs_from_json
+from worldstream.runs.archive import read_arrays, write_arrays
+from worldstream.runs.description import is_imported, read_run, specs_from_json
+from worldstream.runs.folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -35,26 +35,13 @@ class LoadedRun:
 
 def save_weights(path: Path, models: Models) -> None:
     """Replace a file of weights, atomically. Raises RunFolderError."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in models.state_dict().items()}
-    data = safetensors.torch.save(tensors, {"sha256": _digest(tensors)})
-    replace_file(path, lambda file: file.write(data))
+    tensors = models.state_dict().items()
+    write_arrays(path, {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in tensors})
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
     """Inverse of ``save_weights``. Raises RunFolderError when the file is not what was written."""
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no dict)
-            written = (file.metadata() or {}).get("sha256")
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise RunFolderError(f"{path} does not hold weights: {error}") from error
-    if written != _digest(tensors):
-        raise RunFolderError(f"{path} is not what was written: its checksum differs.")
-    return tensors
-
-
-def _digest(tensors: dict[str, Tensor]) -> str:
-    return array_digest({name: tensor.numpy() for name, tensor in tensors.items()})
+    return {name: torch.from_numpy(array.copy()) for name, array in read_arrays(path)[0].items()}
 
 
 def load_run(path: str | Path, device: str = "auto", *, best: bool = False) -> LoadedRun:

@@ -1,0 +1,148 @@
+"""Archives: named arrays and plain values in one safetensors file, verified when it is read. Nothing is ever pickled.
+
+The header of the file holds a line of JSON, with the SHA-256 of itself before it: the plain values and the SHA-256 of
+the arrays. Nested state is such a pair, in which the plain part names the arrays::
+
+    {"memory": tensor, "steps": 7}  <->  {"memory": {"$tensor": "memory"}, "steps": 7}  and  {"memory": array}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+import torch
+from torch import Tensor
+
+from worldstream.errors import RunFolderError
+from worldstream.runs.files import replace_file
+
+_HEADER = "worldstream"  # one entry alone: safetensors writes several in any order
+_TENSOR, _ARRAY = "$tensor", "$array"
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], plain: Any = None) -> str:
+    """Replace an archive, atomically; returns the SHA-256 of its content. Raises RunFolderError.
+
+    Args:
+        path: of the file.
+        arrays: by name.
+        plain: what JSON can hold.
+    """
+    text = json.dumps({"plain": plain, "arrays": array_digest(arrays)})
+    digest = text_digest(text)
+    data = safetensors.numpy.save(dict(arrays), {_HEADER: digest + text})
+    replace_file(path, lambda file: file.write(data))
+    return digest
+
+
+def read_arrays(path: Path, digest: str | None = None) -> tuple[dict[str, np.ndarray], Any]:
+    """Arrays and plain values of an archive.
+
+    Raises RunFolderError when it is missing, not what was written, or not the content with that SHA-256.
+    """
+    with _opened(path) as (file, found, content):
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no dict)
+        if digest not in (None, found) or array_digest(arrays) != content["arrays"]:
+            raise _changed(path)
+        return arrays, content["plain"]
+
+
+def read_plain(path: Path) -> Any:
+    """The plain values of an archive alone. Raises RunFolderError when they are not what was written."""
+    with _opened(path) as (_, _, content):
+        return content["plain"]
+
+
+def write_state(path: Path, state: Any) -> str:
+    """Replace an archive of nested state; see ``split`` and ``write_arrays``."""
+    plain, arrays = split(state)
+    return write_arrays(path, arrays, plain)
+
+
+def read_state(path: Path) -> Any:
+    """Inverse of ``write_state``. Raises RunFolderError when the archive is missing or not what was written."""
+    arrays, plain = read_arrays(path)
+    return join(plain, arrays)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, str, dict[str, Any]]]:
+    """The open archive, the digest of its content, and that content without the arrays."""
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            header = (file.metadata() or {}).get(_HEADER, "")
+            digest, text = header[:64], header[64:]
+            if digest != text_digest(text):
+                raise _changed(path)
+            yield file, digest, json.loads(text)
+    except (safetensors.SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
+        raise RunFolderError(f"{path} cannot be read: {error}.") from error
+
+
+def _changed(path: Path) -> RunFolderError:
+    return RunFolderError(f"{path} is not what was written: its checksum differs.")
+
+
+def text_digest(text: str) -> str:
+    """SHA-256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def array_digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of named arrays: names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype} {arrays[name].shape};".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def split(state: Any, path: str = "") -> tuple[Any, dict[str, np.ndarray]]:
+    """Take tensors and arrays out of nested dicts (keys are strings), lists and tuples (which become lists).
+
+    Raises TypeError for anything that JSON and arrays cannot hold.
+    """
+    if isinstance(state, Tensor):
+        return {_TENSOR: path}, {path: state.detach().cpu().contiguous().numpy()}
+    if isinstance(state, np.ndarray):
+        return {_ARRAY: path}, {path: np.ascontiguousarray(state).reshape(state.shape)}
+    if isinstance(state, np.generic):
+        return state.item(), {}
+    if state is None or isinstance(state, bool | int | float | str):
+        return state, {}
+    if isinstance(state, dict):
+        if wrong := [key for key in state if not isinstance(key, str) or key in (_TENSOR, _ARRAY)]:
+            raise TypeError(f"state at '{path}' has keys {wrong}; keys are strings")
+        items: Any = state.items()
+    elif isinstance(state, list | tuple):
+        items = ((str(i), value) for i, value in enumerate(state))
+    else:
+        raise TypeError(f"state at '{path}' is a {type(state).__qualname__}; not plain or an array")
+    plain, arrays = {}, {}
+    for key, value in items:
+        name = key.replace("~", "~0").replace("/", "~1")  # as JSON pointers do, so that no two paths are one
+        plain[key], found = split(value, f"{path}/{name}" if path else name)
+        arrays.update(found)
+    return (plain if isinstance(state, dict) else list(plain.values())), arrays
+
+
+def join(plain: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    """Inverse of ``split``. Raises KeyError when an array is missing."""
+    if isinstance(plain, list):
+        return [join(value, arrays) for value in plain]
+    if not isinstance(plain, dict):
+        return plain
+    if plain.keys() == {_TENSOR}:
+        return torch.from_numpy(arrays[plain[_TENSOR]].copy())
+    if plain.keys() == {_ARRAY}:
+        return arrays[plain[_ARRAY]]
+    return {key: join(value, arrays) for key, value in plain.items()}
