@@ -193,7 +193,7 @@ def test_a_folder_that_cannot_be_written_costs_no_result(tmp_path: Path, monkeyp
     monkeypatch.setattr("worldstream.runs.files.os.replace", full)
     result = evaluate(run, episodes=1, device="cpu")
     assert result.evaluation.returns == [10.0]
-    assert re.search(r"not noted in the run: .*episodes\.npz: No space left", result.note)
+    assert re.search(r"not noted in the run: .*episodes\.safetensors: No space left", result.note)
 
 
 def test_several_vectors_are_read_one_behind_the_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
