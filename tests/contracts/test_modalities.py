@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +12,12 @@ import torch
 from gymnasium import spaces
 
 from worldstream.errors import EnvironmentFault
-from worldstream.modalities import MODALITIES, build
-from worldstream.nn.numerics import symlog
+from worldstream.modalities import MODALITIES, Modality, ObservationAdapter, build
 from worldstream.specs import KeySpec
+from worldstream.tokenizers.bundle import TokenizerBundle, TokenizerConfig
+from worldstream.tokenizers.image import ImageVQConfig
+
+SMALL = {"image": ImageVQConfig(channels=(8,), code_size=8)}
 
 SPACES = [
     spaces.Box(-np.inf, np.inf, (3,), np.float32),
@@ -39,47 +43,30 @@ SPACES = [
 ]
 
 
-def matching(space: spaces.Space) -> list[str]:
-    return [name for name, modality in MODALITIES.items() if modality.matches(space)]
-
-
-def from_space(space: spaces.Space):
-    return MODALITIES[matching(space)[0]].from_space("some/key", space)
+def modality_of(space: spaces.Space) -> Modality:
+    return ObservationAdapter.from_space(spaces.Dict({"some/key": space})).modalities["some/key"]
 
 
 @pytest.mark.parametrize("name", MODALITIES)
 def test_some_space_here_exercises_every_modality(name: str) -> None:
-    assert any(matching(space) == [name] for space in SPACES)
+    assert any(modality_of(space).spec.modality == name for space in SPACES)
 
 
 @pytest.mark.parametrize("space", SPACES, ids=str)
 def test_store_load_render(space: spaces.Space) -> None:
-    assert len(matching(space)) == 1
-    modality = from_space(space)
+    modality = modality_of(space)
     spec = modality.spec
     space.seed(0)
     values = [space.sample() for _ in range(6)]
     stored = np.stack([modality.store(value) for value in values])
     assert stored.dtype == spec.dtype and stored.shape == (6, *spec.shape)
     assert stored[0].nbytes == spec.num_bytes
-    loaded = modality.load(stored.reshape(2, 3, *spec.shape)).flatten(0, 1)
-    flat = torch.tensor(np.stack(values)).reshape(6, -1)
-    if spec.vocabulary:
-        positions = spec.grid[0] * spec.grid[1] if spec.grid else 1
-        assert loaded.dtype == torch.int64 and loaded.shape == (6, positions, len(spec.vocabulary))
-        assert (loaded >= 0).all() and (loaded < torch.tensor(spec.vocabulary)).all()
-        recovered = loaded + torch.tensor(spec.offset or 0)
-        assert torch.equal(recovered.reshape(6, -1), flat.long())
-    elif spec.dtype == "uint8":  # pictures, here in their own size
-        height, width, channels = spec.shape
-        assert loaded.dtype == torch.uint8 and loaded.shape == (6, channels, height, width)
-        axis = -1 if len(space.shape) == 2 or space.shape[2] == channels else -3
-        recovered = loaded.movedim(-3, axis).numpy()
-        np.testing.assert_array_equal(recovered.reshape(6, -1), flat.numpy())
-        np.testing.assert_array_equal(modality.unload(loaded), stored)
-    else:
-        assert loaded.dtype == torch.float32
-        torch.testing.assert_close(loaded, symlog(flat.float()))
+    loaded = modality.load(stored)
+    assert torch.equal(modality.load(stored.reshape(2, 3, *spec.shape)).flatten(0, 1), loaded)
+    assert torch.equal(modality.load(stored[0]), loaded[0])
+    back = modality.unload(loaded)
+    assert back.dtype == stored.dtype
+    np.testing.assert_allclose(back, stored, rtol=1e-5)
     for item in stored[:2]:
         picture = modality.render(item)
         assert picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3
@@ -87,8 +74,21 @@ def test_store_load_render(space: spaces.Space) -> None:
 
 
 @pytest.mark.parametrize("space", SPACES, ids=str)
+def test_its_own_tokenizer_reads_it(space: spaces.Space) -> None:
+    modality = modality_of(space)
+    tokenizers = TokenizerBundle(TokenizerConfig(by_modality=SMALL), {"some/key": modality.spec})
+    space.seed(0)
+    stored = np.stack([modality.store(space.sample()) for _ in range(3)])
+    tokens = tokenizers.encode({"some/key": stored})["some/key"]
+    spec = tokenizers.specs["some/key"]
+    assert tokens.shape == (3, spec.num_tokens, spec.num_channels)
+    assert (tokens >= 0).all() and (tokens < torch.tensor(spec.vocabulary)).all()
+    assert modality.unload(tokenizers.decode({"some/key": tokens})["some/key"]).shape == stored.shape
+
+
+@pytest.mark.parametrize("space", SPACES, ids=str)
 def test_rebuilt_from_json(space: spaces.Space) -> None:
-    original = from_space(space)
+    original = modality_of(space)
     fields = json.loads(json.dumps(dataclasses.asdict(original.spec)))
     spec = KeySpec(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
     assert spec == original.spec
@@ -98,7 +98,7 @@ def test_rebuilt_from_json(space: spaces.Space) -> None:
 
 @pytest.mark.parametrize("space", SPACES, ids=str)
 def test_faults_name_the_key(space: spaces.Space) -> None:
-    modality = from_space(space)
+    modality = modality_of(space)
     value = np.asarray(space.sample())
     bad = [np.zeros((*value.shape, 7)), "text", None, [[1], [1, 2]], np.full(value.shape, np.nan)]
     bad.append(np.full(value.shape, np.inf))
@@ -106,8 +106,60 @@ def test_faults_name_the_key(space: spaces.Space) -> None:
         bad.append(np.full(value.shape, 5000))
         bad.append(np.full(value.shape, -5000))
         bad.append(np.full(value.shape, 0.5))
-    if modality.spec.dtype == "uint8" and not modality.spec.vocabulary:
+    if modality.spec.modality == "image":
         bad += [np.full(value.shape, 256), np.full(value.shape, -1), value / 255.0, value > 0, value[1:]]
     for wrong in bad:
         with pytest.raises(EnvironmentFault, match="'some/key'"):
             modality.store(wrong)
+
+
+COMPASS = '''
+"""Angles: each is stored as its cosine and sine, so that -pi and pi are one."""
+
+from worldstream.errors import SpaceError
+from worldstream.modalities.base import Modality
+from worldstream.specs import KeySpec
+import numpy as np
+import torch
+
+
+class Compass(Modality):
+    tokenizer = "fixed_levels"
+
+    @classmethod
+    def matches(cls, space):
+        return space.dtype == np.float32 and len(space.shape) == 1 and np.allclose(space.high, np.pi)
+
+    @classmethod
+    def from_space(cls, key, space, options=()):
+        if options:
+            raise SpaceError(f"observation key '{key}': 'compass' takes no numbers.")
+        size = 2 * space.shape[0]
+        return cls(KeySpec(key=key, modality="compass", shape=(size,), dtype="float32", space_shape=space.shape))
+
+    def store(self, value):
+        angles = self._checked(value)
+        return np.concatenate((np.cos(angles), np.sin(angles))).astype(np.float32)
+
+    def load(self, stored):
+        return torch.from_numpy(np.array(stored))
+
+    def unload(self, tensor):
+        return tensor.numpy()
+
+    def render(self, stored):
+        return np.full((16, 16, 3), 128, np.uint8)
+'''
+
+
+def test_a_modality_is_one_file_and_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "compass.py").write_text(COMPASS)
+    monkeypatch.syspath_prepend(tmp_path)
+    space = spaces.Box(-np.pi, np.pi, (3,), np.float32)
+    assert modality_of(space).spec.modality == "vector"
+    monkeypatch.setattr(MODALITIES, "_entries", {"compass": "compass:Compass", **MODALITIES._entries})
+    assert modality_of(space).spec.modality == "compass"
+    test_store_load_render(space)
+    test_its_own_tokenizer_reads_it(space)
+    test_rebuilt_from_json(space)
+    test_faults_name_the_key(space)

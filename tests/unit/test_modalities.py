@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from worldstream.errors import EnvironmentFault, SpaceError
 from worldstream.modalities import MODALITIES, ObservationAdapter
 from worldstream.modalities.image import resize
+from worldstream.nn.numerics import symlog
 
 BIG_IMAGE = spaces.Box(0, 255, (64, 64, 3), np.uint8)
 
@@ -61,6 +63,45 @@ def test_a_matrix_with_sizes_of_its_columns_is_a_column_of_cells() -> None:
     assert (spec.shape, spec.grid, spec.vocabulary, spec.space_shape) == ((3, 2), (3, 1), (5, 3), (3, 2))
     stored = MODALITIES["grid"](spec).store(np.array([[4, 2], [0, 1], [3, 0]]))
     assert stored.tolist() == [[4, 2], [0, 1], [3, 0]]
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Discrete(5, start=-2),
+        spaces.MultiDiscrete([3, 400, 2], start=[1, 0, -1]),
+        spaces.Box(-3, 3, (4,), np.int16),
+        spaces.Box(-2, 5, (3, 4), np.int8),
+        spaces.MultiDiscrete(np.full((2, 3, 2), 6), start=np.ones((2, 3, 2), int)),
+    ],
+    ids=str,
+)
+def test_ids_count_from_the_lowest_value(space: spaces.Space) -> None:
+    modality = ObservationAdapter.from_space(space).modalities["observation"]
+    value = space.sample()
+    loaded = modality.load(modality.store(value))
+    positions = np.prod(modality.spec.grid or 1)
+    assert loaded.dtype == torch.int64 and loaded.shape == (positions, len(modality.spec.vocabulary))
+    assert (loaded >= 0).all() and (loaded < torch.tensor(modality.spec.vocabulary)).all()
+    assert (loaded + torch.tensor(modality.spec.offset or 0)).flatten().tolist() == np.ravel(value).tolist()
+
+
+def test_vectors_are_read_in_symlog_space() -> None:
+    modality = ObservationAdapter.from_space(spaces.Box(-1, 1, (2, 2), np.float64)).modalities["observation"]
+    value = np.array([[-3.0, 0.0], [0.5, 1e6]])
+    loaded = modality.load(modality.store(value))
+    torch.testing.assert_close(loaded, symlog(torch.from_numpy(value).float().flatten()))
+
+
+@pytest.mark.parametrize("shape", [(16, 20, 3), (4, 17, 16), (18, 16), (24, 24, 1)])
+def test_pictures_are_read_channels_first(shape: tuple[int, ...]) -> None:
+    space = spaces.Box(0, 255, shape, np.uint8)
+    modality = ObservationAdapter.from_space(space).modalities["observation"]
+    value = space.sample()
+    loaded = modality.load(modality.store(value))
+    expected = value[None] if value.ndim == 2 else value if shape[0] == 4 else np.moveaxis(value, -1, 0)
+    assert loaded.dtype == torch.uint8
+    np.testing.assert_array_equal(loaded.numpy(), expected)
 
 
 def test_small_pictures_and_grids_are_told_apart_by_override() -> None:
@@ -163,7 +204,7 @@ def test_integer_box_as_vector() -> None:
         (spaces.OneOf([spaces.Discrete(2)]), "", "no modality can express"),
         (spaces.Box(0, 5, (2, 2, 2, 2), np.int8), "", "no modality can express"),
         (spaces.Box(0, 1, (0,), np.float32), "", "is empty"),
-        (spaces.Discrete(3), "picture", "unknown modality 'picture'. Choose one of: vector, .*, image, ignore"),
+        (spaces.Discrete(3), "picture", "unknown modality 'picture'. Choose one of: image, .*, grid, ignore"),
         (spaces.Discrete(3), "grid:x", "cannot read 'grid:x'"),
         (spaces.Discrete(3), "categorical:", "cannot read"),
         (spaces.Discrete(3), "categorical:3,3", "needs 1 positive sizes"),

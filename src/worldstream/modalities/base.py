@@ -39,7 +39,12 @@ class Modality(ABC):
     @classmethod
     @abstractmethod
     def matches(cls, space: Space[Any]) -> bool:
-        """Whether this modality is the natural choice for a leaf space. At most one modality matches a space."""
+        """Whether this modality suits a leaf space; the first in the order of the registry is taken."""
+
+    @classmethod
+    def missed_by(cls, space: Space[Any]) -> str:
+        """What a leaf space that was surely meant for this modality lacks to match, and the remedy; "": nothing."""
+        return ""
 
     @classmethod
     @abstractmethod

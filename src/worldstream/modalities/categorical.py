@@ -31,8 +31,7 @@ class Categorical(IntegerModality):
     @classmethod
     def matches(cls, space: Space[Any]) -> bool:
         if isinstance(space, spaces.MultiDiscrete) or is_integer_box(space):
-            assert space.shape is not None
-            return len(space.shape) <= 1
+            return len(space.shape or ()) <= 1
         return isinstance(space, spaces.Discrete | spaces.MultiBinary)
 
     @classmethod

@@ -8,7 +8,6 @@ import numpy as np
 from gymnasium import Space, spaces
 
 from worldstream.errors import SpaceError
-from worldstream.modalities.image import Image
 from worldstream.modalities.integers import (
     IntegerModality,
     channel_sizes,
@@ -40,10 +39,7 @@ class Grid(IntegerModality):
 
     @classmethod
     def matches(cls, space: Space[Any]) -> bool:
-        if not (isinstance(space, spaces.MultiDiscrete) or is_integer_box(space)) or Image.matches(space):
-            return False
-        assert space.shape is not None
-        return len(space.shape) in (2, 3)
+        return (isinstance(space, spaces.MultiDiscrete) or is_integer_box(space)) and len(space.shape or ()) in (2, 3)
 
     @classmethod
     def from_space(cls, key: str, space: Space[Any], options: tuple[int, ...] = ()) -> Self:

@@ -43,6 +43,22 @@ class Image(Modality):
         return axis is not None and min(_sides(space.shape, axis)) >= SMALLEST_SIDE
 
     @classmethod
+    def missed_by(cls, space: Space[Any]) -> str:
+        """Of a Box of another type than bytes with the shape of an image with channels, and bounds of its pixels."""
+        if not isinstance(space, spaces.Box) or space.dtype == np.uint8 or len(space.shape) != 3:
+            return ""
+        axis = _channel_axis(space.shape)
+        if axis is None or min(_sides(space.shape, axis)) < SMALLEST_SIDE:
+            return ""
+        brightest = (1.0, 255.0) if np.dtype(space.dtype).kind == "f" else (255.0,)
+        if float(space.high.max()) not in brightest or float(space.low.min()) < -1.0:
+            return ""
+        return (
+            "has the shape of an image, but an image is a Box of uint8 from 0 to 255. Convert it in a wrapper (floats "
+            "from 0 to 1: multiply by 255 and round)"
+        )
+
+    @classmethod
     def from_space(cls, key: str, space: Space[Any], options: tuple[int, ...] = ()) -> Self:
         """Options: (), (side,) or (height, width) to store. (): as large as the space says."""
         if not isinstance(space, spaces.Box) or np.dtype(space.dtype) != np.uint8:
@@ -93,17 +109,6 @@ class Image(Modality):
         picture = stored.repeat(3, axis=-1) if stored.shape[-1] == 1 else stored[..., :3]
         scale = max(1, _SMALLEST_PICTURE // max(picture.shape[:2]))
         return np.ascontiguousarray(picture.repeat(scale, axis=0).repeat(scale, axis=1))
-
-
-def looks_like_an_image(space: Space[Any]) -> bool:
-    """Whether a Box of another type than bytes has the shape of an image with channels, and bounds of its pixels."""
-    if not isinstance(space, spaces.Box) or space.dtype == np.uint8 or len(space.shape) != 3:
-        return False
-    axis = _channel_axis(space.shape)
-    if axis is None or min(_sides(space.shape, axis)) < SMALLEST_SIDE:
-        return False
-    brightest = (1.0, 255.0) if np.dtype(space.dtype).kind == "f" else (255.0,)
-    return float(space.high.max()) in brightest and float(space.low.min()) >= -1.0
 
 
 def resize(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:

@@ -15,7 +15,6 @@ from gymnasium import Space, spaces
 
 from worldstream.errors import EnvironmentFault, SpaceError
 from worldstream.modalities.base import Modality
-from worldstream.modalities.image import looks_like_an_image
 from worldstream.modalities.registry import MODALITIES, build
 from worldstream.specs import KeySpec
 
@@ -164,12 +163,11 @@ def _modality(
     if space.shape is not None and math.prod(space.shape) == 0:
         raise SpaceError(f"observation key '{key}': {space} is empty. Leave it out: --modality {key}={_IGNORE}.")
     if not kind:
-        if looks_like_an_image(space):
-            raise SpaceError(
-                f"observation key '{key}': {space} has the shape of an image, but an image is a Box of uint8 from 0 to "
-                f"255. Convert it in a wrapper (floats from 0 to 1: multiply by 255 and round), or say what else it "
-                f"is: --modality {key}=vector."
-            )
+        for candidate in MODALITIES.values():
+            if remedy := candidate.missed_by(space):
+                raise SpaceError(
+                    f"observation key '{key}': {space} {remedy}, or say what else it is: --modality {key}=vector."
+                )
         kind = next((name for name, modality in MODALITIES.items() if modality.matches(space)), "")
     if not kind:
         raise SpaceError(

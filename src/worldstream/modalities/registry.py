@@ -1,4 +1,7 @@
-"""The modalities by name. One line here enrols a modality in ``--modality`` and in the contract tests."""
+"""The modalities by name. One line here enrols a modality in ``--modality`` and in the contract tests.
+
+The order decides: a space whose modality is not chosen gets the first that matches it, so the narrower come first.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,10 @@ from worldstream.specs import KeySpec
 MODALITIES = Registry(
     "modality",
     {
+        "image": "worldstream.modalities.image:Image",
         "vector": "worldstream.modalities.vector:Vector",
         "categorical": "worldstream.modalities.categorical:Categorical",
         "grid": "worldstream.modalities.grid:Grid",
-        "image": "worldstream.modalities.image:Image",
     },
 )
 
