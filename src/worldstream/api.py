@@ -15,7 +15,7 @@ from worldstream.acting import act
 from worldstream.actions.composite import decode
 from worldstream.config import Config
 from worldstream.environments import resolve
-from worldstream.environments.fit import require_specs
+from worldstream.environments.compatibility import require_specs
 from worldstream.errors import ConfigError, RunFolderError
 from worldstream.evaluation.evaluate import Evaluation, protocol_card
 from worldstream.evaluation.evaluate import evaluate as measure

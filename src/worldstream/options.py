@@ -54,12 +54,12 @@ def hints(cls: type) -> dict[str, Any]:
     return {field.name: types_of[field.name] for field in dataclasses.fields(cls)}
 
 
-def check(options: Any) -> None:
+def check(options: Any, path: str = "") -> None:
     """Raises ConfigError for the first field, anywhere in nested options, that is not finite or out of its bounds.
 
-    Values of fields of type Any are not looked at.
+    Values of fields of type Any are not looked at. Messages name fields below ``path``.
     """
-    for place, hint, value in _fields(options):
+    for place, hint, value in _fields(options, path):
         _check_value(place, hint, value)
 
 

@@ -20,9 +20,13 @@ from worldstream.environments import (
 from worldstream.models import Models
 from worldstream.presets import PRESETS
 
+THROWAWAY = {"throwaway": "throwaway_suite:SUITE"}
+"""The registry line of a suite that is nowhere else but in its file."""
 
-@pytest.fixture(params=list(ENVIRONMENTS))
-def suite(request: pytest.FixtureRequest):
+
+@pytest.fixture(params=[*ENVIRONMENTS, *THROWAWAY])
+def suite(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ENVIRONMENTS, "_entries", {**THROWAWAY, **ENVIRONMENTS._entries})
     suite = ENVIRONMENTS[request.param]
     if suite.package:
         pytest.importorskip(suite.package)
@@ -107,6 +111,7 @@ make_environment("clock").reset()
 try:
     make_environment(ENVIRONMENTS[{name!r}].example)
 except EnvironmentFault as error:
+    assert ENVIRONMENTS[{name!r}].installation in str(error), error
     assert "pip install worldstream[{name}]" in str(error), error
 else:
     raise AssertionError("no fault")

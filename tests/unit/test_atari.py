@@ -14,16 +14,24 @@ import pytest
 import worldstream
 from worldstream.environments import EnvironmentConfig, make_environment, resolve
 from worldstream.environments.suites import ENVIRONMENTS
-from worldstream.errors import EnvironmentFault
+from worldstream.errors import ConfigError, EnvironmentFault
 from worldstream.evaluation.evaluate import evaluate
-from worldstream.options import at, put
+from worldstream.options import at, from_plain, put
 from worldstream.presets.atari import EVALUATED, TRAINED
 from worldstream.runs.weights import load_run
 from worldstream.tokenizers.bundle import TokenizerConfig
 
 pytest.importorskip("ale_py")
 
-from worldstream.environments.suite.atari import AtariGame, known_games
+from worldstream.environments.suite.atari import known_games
+from worldstream.environments.suite.atari_game import AtariGame, AtariOptions
+
+
+def play(game: str, options: dict[str, Any]) -> AtariGame:
+    """A game under a protocol, with pictures of the published size."""
+    made = AtariGame(game, from_plain(AtariOptions, options, "options"))
+    made.resize_to((64, 64))
+    return made
 
 
 @pytest.mark.parametrize(
@@ -92,7 +100,7 @@ def test_no_action_is_none_in_games_without_one() -> None:
             pressed.append(action)
             return float(self._ale.act(action))  # type: ignore[attr-defined]
 
-    game = AtariGame("backgammon", noops=(3, 3))
+    game = play("backgammon", {"noops": [3, 3]})
     game._ale = Listening(game._ale)
     game.reset(seed=0)
     assert pressed == [Action.NOOP] * 3
@@ -113,9 +121,13 @@ def test_all_games_of_the_wheel_are_known() -> None:
 
 
 def test_options_that_make_no_sense() -> None:
-    with pytest.raises(EnvironmentFault, match="choose one of bilinear, area"):
+    with pytest.raises(ConfigError, match=r"environment.kwargs.resize: expected one of 'bilinear', 'area'"):
         make_environment("Pong", EnvironmentConfig(kwargs={"resize": "nearest"}))
-    with pytest.raises(EnvironmentFault, match="noops are the fewest and the most"):
+    with pytest.raises(ConfigError, match=r"environment.kwargs.sticky must be between 0 and 1"):
+        make_environment("Pong", EnvironmentConfig(kwargs={"sticky": 1.5}))
+    with pytest.raises(ConfigError, match=r"environment.kwargs: unknown field 'stick'; known: .*sticky"):
+        make_environment("Pong", EnvironmentConfig(kwargs={"stick": 0.25}))
+    with pytest.raises(ConfigError, match="noops are the fewest and the most"):
         make_environment("Pong", EnvironmentConfig(kwargs={"noops": [3, 1]}))
     for argument, elsewhere in (("frame_skip", "environment.action_repeat"), ("size", "environment.sizes")):
         with pytest.raises(EnvironmentFault, match=f"kwargs.{argument}: of a game this is set by {elsewhere}"):
@@ -168,7 +180,7 @@ class Recorder:
 def test_a_step_is_four_frames_their_clipped_rewards_and_the_maximum_of_the_last_two() -> None:
     from PIL import Image
 
-    game = AtariGame("qbert", **TRAINED)  # rewards of 25 a cube
+    game = play("qbert", TRAINED)  # rewards of 25 a cube
     frames = Recorder(game)
     game.reset(seed=0)
     rewarded = 0
@@ -190,19 +202,19 @@ def test_a_step_is_four_frames_their_clipped_rewards_and_the_maximum_of_the_last
 
 
 def test_noops_lie_in_their_range_and_evaluation_begins_with_one() -> None:
-    trained = AtariGame("breakout", **TRAINED)
+    trained = play("breakout", TRAINED)
     counts = []
     for seed in range(12):
         trained.reset(seed=seed)
         counts.append(trained._frames)
     assert 1 <= min(counts) < max(counts) <= 30
-    evaluated = AtariGame("breakout", **EVALUATED)
+    evaluated = play("breakout", EVALUATED)
     evaluated.reset(seed=0)
     assert evaluated._frames == 1
 
 
 def test_a_lost_life_ends_the_episode_but_not_the_game() -> None:
-    game = AtariGame("breakout", **TRAINED)
+    game = play("breakout", TRAINED)
     _, info = game.reset(seed=0)
     lives = [info["lives"]]
     for _ in range(5):
@@ -216,7 +228,7 @@ def test_a_lost_life_ends_the_episode_but_not_the_game() -> None:
         if info["lives"] < lives[0]:
             assert game._frames == frames + 4  # one step, as the wrapper of lives lies around that of the repetition
     assert lives == [5, 4, 3, 2, 1, 5]
-    whole = AtariGame("breakout", **EVALUATED)
+    whole = play("breakout", EVALUATED)
     whole.reset(seed=0)
     while not whole.step(np.int64(1))[2]:
         pass
@@ -224,7 +236,7 @@ def test_a_lost_life_ends_the_episode_but_not_the_game() -> None:
 
 
 def test_a_game_is_truncated_after_its_frames_and_begins_anew() -> None:
-    game = AtariGame("pong", noops=(0, 0), max_frames=22)
+    game = play("pong", {"noops": [0, 0], "max_frames": 22})
     game.reset(seed=0)
     ends = [game.step(np.int64(0))[2:4] for _ in range(6)]
     assert ends == [(False, False)] * 5 + [(False, True)]
@@ -255,7 +267,7 @@ def test_a_game_goes_on_from_its_state(kwargs) -> None:
 def test_sticky_actions_come_from_the_seed() -> None:
     config = EnvironmentConfig(action_repeat=4, kwargs={"sticky": 0.25, "noops": [0, 0]})
 
-    def play(seed: int) -> list[float]:
+    def sums_of_pictures(seed: int) -> list[float]:
         environment = make_environment("Breakout", config)
         observation = environment.reset(seed=seed)[0]["observation"]
         rng, sums = np.random.default_rng(0), [float(observation.sum())]
@@ -263,7 +275,7 @@ def test_sticky_actions_come_from_the_seed() -> None:
             sums.append(float(environment.step(rng.integers(environment.action_spec.sizes))[0]["observation"].sum()))
         return sums
 
-    assert play(1) == play(1) != play(2)
+    assert sums_of_pictures(1) == sums_of_pictures(1) != sums_of_pictures(2)
 
 
 def with_image(tokenizers: TokenizerConfig, **changes: Any) -> TokenizerConfig:

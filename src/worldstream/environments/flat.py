@@ -19,7 +19,7 @@ from worldstream.environments import state
 from worldstream.environments.config import EnvironmentConfig
 from worldstream.errors import EnvironmentFault, SpaceError
 from worldstream.modalities import ObservationAdapter
-from worldstream.modalities.observation import ROOT_KEY, parse_override
+from worldstream.modalities.observation import ROOT_KEY
 from worldstream.specs import KeySpec
 
 Result = TypeVar("Result")
@@ -51,10 +51,8 @@ class FlatEnvironment(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         for part in ("observation_space", "action_space"):
             if not isinstance(getattr(environment, part, None), gymnasium.Space):
                 raise self._fault(f"it has no {part}", f"Set self.{part} to a gymnasium.spaces.Space in __init__.")
+        self.observation_adapter = _adapter(environment.observation_space, config, name)
         try:
-            self.observation_adapter = ObservationAdapter.from_space(
-                environment.observation_space, config.modality, config.sizes
-            )
             self.action_spec = spec_from_space(environment.action_space, config.num_action_levels)
         except SpaceError as error:
             raise SpaceError(f"environment '{name}': {error}") from None
@@ -141,9 +139,21 @@ class FlatEnvironment(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         return EnvironmentFault(f"environment '{self.name}': {problem.rstrip('.')}. {remedy}".rstrip())
 
 
-def sizes_of_root(config: EnvironmentConfig, modality: str) -> tuple[int, ...]:
-    """The numbers that options give to an observation that is a single array of a modality; SpaceError."""
-    return parse_override(ROOT_KEY, config.modality.get(ROOT_KEY, ""))[1] or config.sizes.get(modality, ())
+def picture_size(screen: tuple[int, int], config: EnvironmentConfig, name: str) -> tuple[int, int]:
+    """(height, width) at which a colour picture that is the whole observation is stored. Raises SpaceError.
+
+    For environments that must resize their ``screen`` (height, width) themselves: the modality decides the size.
+    """
+    spec = _adapter(spaces.Box(0, 255, (*screen, 3), np.uint8), config, name).specs[ROOT_KEY]
+    height, width = spec.shape[:2] if spec.modality == "image" else screen
+    return height, width
+
+
+def _adapter(space: gymnasium.Space[Any], config: EnvironmentConfig, name: str) -> ObservationAdapter:
+    try:
+        return ObservationAdapter.from_space(space, config.modality, config.sizes)
+    except SpaceError as error:
+        raise SpaceError(f"environment '{name}': {error}") from None
 
 
 def storage_space(spec: KeySpec) -> spaces.Box:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,23 +16,41 @@ EnvironmentName = str | Callable[..., Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Suite:
+class Suite(ABC):
     """A family of environments that are made in the same way."""
 
-    claims: Callable[[EnvironmentName], bool]
-    """Whether a name belongs to this suite."""
-    make: Callable[[EnvironmentName, EnvironmentConfig, str | None], FlatEnvironment]
-    """(name, config, render_mode) -> environment. Raises EnvironmentFault or SpaceError."""
     example: str
     """A small environment of the suite, for tests and documentation."""
     package: str | None = None
-    """Package that an optional extra must install; None when the core suffices."""
+    """Package that must be installed; None when the core suffices."""
+    extra: str | None = None
+    """Extra of this library that installs the package; None: it is installed by itself."""
     action_repeat: int = 1
     """Frames for which an action is repeated where ``EnvironmentConfig`` does not say it."""
     preset: str = "demo"
     """Configuration that suits its environments, for who names none; ``make demo`` runs that of the others."""
-    identity: Callable[[str], str] = str
-    """The same for every spelling of the name of one environment."""
+
+    @abstractmethod
+    def claims(self, name: EnvironmentName) -> bool:
+        """Whether a name belongs to this suite."""
+
+    @abstractmethod
+    def make(self, name: EnvironmentName, config: EnvironmentConfig, render_mode: str | None) -> FlatEnvironment:
+        """Make an environment that the suite claims, with options that ``resolve`` has completed.
+
+        Raises:
+            EnvironmentFault: it cannot be made; the message says what to install or to change.
+            SpaceError: one of its spaces is not supported.
+        """
+
+    def identity(self, name: str) -> str:
+        """The same for every spelling of the name of one environment."""
+        return name
+
+    @property
+    def installation(self) -> str:
+        """Command that installs the package."""
+        return f"pip install {f'worldstream[{self.extra}]' if self.extra else self.package}"
 
 
 # Asked in this order; the last one claims whatever the others do not.

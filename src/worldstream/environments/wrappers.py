@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from typing import Any, SupportsFloat
 
 import gymnasium
@@ -29,6 +31,14 @@ class ActionRepeat(gymnasium.Wrapper[Any, Any, Any, Any]):
                 total = total + result[1]
                 result = (result[0], total, *result[2:])
         return result
+
+
+class QuietReset(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Swallows what a reset prints."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return self.env.reset(seed=seed, options=options)
 
 
 def wrap(environment: Any, config: EnvironmentConfig, time_limit: bool = True) -> Any:

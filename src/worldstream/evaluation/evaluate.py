@@ -11,8 +11,8 @@ import torch
 
 from worldstream.acting import act
 from worldstream.config import Config
+from worldstream.environments.compatibility import require_specs
 from worldstream.environments.factory import EnvironmentFactory
-from worldstream.environments.fit import require_specs
 from worldstream.environments.vector import OnFault, StepResult, make_vector
 from worldstream.errors import WorldstreamError, warn
 from worldstream.models import Models

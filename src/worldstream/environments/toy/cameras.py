@@ -11,46 +11,28 @@ reward = mean of [left is right], [right is right], closeness of the dial, [colo
 
 from __future__ import annotations
 
-from typing import Any
-
-import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from worldstream.environments.suite import gym
-from worldstream.environments.suites import Suite
+from worldstream.environments.toy.base import EveryPartCounts, ToySuite, Values, on_circle
 
 SIDE = 32
 QUARTERS = 4
 _SQUARE = 10
 """Side of the squares, in pixels; they lie in the middle of their quarter."""
-_AIM_STEP = 2 * np.pi / 16
-_DEAD_ZONE = 0.11
-"""Dial errors up to this cost nothing: a bit more than half of the distance between two of 11 levels on [-1, 1]."""
 
 
-class TwoCameras(gymnasium.Env[dict[str, Any], dict[str, Any]]):
+class TwoCameras(EveryPartCounts):
     """Dict observation of two pictures, a vector and a category; Dict action of three choices and a dial.
 
-    Everything but the beginning of an episode is deterministic. The left square moves on by one quarter at each step,
-    the right one goes back by one, the vector rotates, and the category moves on by 1 + color: the only thing that
-    actions change. No key can be guessed from the others.
-
-    Whatever is done, a step earns at most 1, and ``best_action`` earns it: ``best_return`` is ``episode_length``.
-    The best agent that is blind to one key stays below 88 % of that.
-
-    Args:
-        episode_length: steps of every episode, which then is truncated.
-        tolerance: dial error, beyond the dead zone, from which on the dial earns nothing.
-        render_mode: None or "rgb_array".
+    The left square moves on by one quarter at each step, the right one goes back by one, and the vector rotates.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 4}
+    changing = ("_left", "_right", "_category", "_aim")
+    dead_zone = 0.11  # a bit more than half of the distance between two of 11 levels on [-1, 1]
 
     def __init__(self, episode_length: int = 12, tolerance: float = 0.4, render_mode: str | None = None) -> None:
-        self.episode_length = episode_length
-        self.tolerance = tolerance
-        self.render_mode = render_mode
+        super().__init__(episode_length, tolerance, render_mode)
         self.observation_space = spaces.Dict(
             {
                 "left": spaces.Box(0, 255, (SIDE, SIDE, 3), np.uint8),
@@ -67,17 +49,10 @@ class TwoCameras(gymnasium.Env[dict[str, Any], dict[str, Any]]):
                 "color": spaces.Discrete(QUARTERS),
             }
         )
-        self._step = self._left = self._right = self._category = 0
-        self._aim = 0.0
-
-    @property
-    def best_return(self) -> float:
-        """Return of ``best_action`` in every step of an episode."""
-        return float(self.episode_length)
+        self._left = self._right = 0
 
     @staticmethod
-    def best_action(observation: dict[str, Any]) -> dict[str, Any]:
-        """The action that earns 1, computed from all four keys."""
+    def best_action(observation: Values) -> Values:
         return {
             "left": np.int64(_quarter_of(observation["left"][..., 1])),
             "right": np.int64(_quarter_of(observation["right"][0])),
@@ -85,53 +60,21 @@ class TwoCameras(gymnasium.Env[dict[str, Any], dict[str, Any]]):
             "color": np.int64(observation["category"]),
         }
 
-    def reward(self, observation: dict[str, Any], action: dict[str, Any]) -> float:
-        """Reward in [0, 1] of an action at an observation."""
-        best = self.best_action(observation)
-        error = max(abs(float(action["dial"][0]) - float(best["dial"][0])) - _DEAD_ZONE, 0.0)
-        right = sum(int(action[part] == best[part]) for part in ("left", "right", "color"))
-        return (right + max(1 - error / self.tolerance, 0.0)) / 4
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        super().reset(seed=seed)
-        self._step = 0
+    def _begin(self) -> None:
         self._left, self._right, self._category = (int(number) for number in self.np_random.integers(QUARTERS, size=3))
         self._aim = float(self.np_random.uniform(0, 2 * np.pi))
-        return self._observe(), {}
 
-    def step(self, action: dict[str, Any]) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
-        reward = self.reward(self._observe(), action)
-        self._step += 1
+    def _move(self) -> None:
         self._left = (self._left + 1) % QUARTERS
         self._right = (self._right - 1) % QUARTERS
-        self._category = (self._category + 1 + int(action["color"])) % QUARTERS
-        self._aim += _AIM_STEP
-        return self._observe(), reward, False, self._step >= self.episode_length, {}
 
-    def state_dict(self) -> dict[str, Any]:
-        """What changes in the course of a run (see ``worldstream.environments.state``)."""
-        return {
-            "step": self._step,
-            "left": self._left,
-            "right": self._right,
-            "category": self._category,
-            "aim": self._aim,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from ``state_dict``."""
-        self._step, self._category, self._aim = state["step"], state["category"], state["aim"]
-        self._left, self._right = state["left"], state["right"]
-
-    def render(self) -> Any:
+    def render(self) -> np.ndarray:
         """Both pictures side by side."""
         seen = self._observe()
         right = np.repeat(np.moveaxis(seen["right"], 0, -1), 3, axis=-1)
         return np.concatenate([seen["left"], right], axis=1).repeat(4, axis=0).repeat(4, axis=1)
 
-    def _observe(self) -> dict[str, Any]:
+    def _observe(self) -> Values:
         left = np.full((SIDE, SIDE, 3), 30, np.uint8)
         left[..., 2] = np.linspace(0, 200, SIDE, dtype=np.uint8)  # a still background
         left[*_square(self._left)] = (40, 220, 60)
@@ -140,7 +83,7 @@ class TwoCameras(gymnasium.Env[dict[str, Any], dict[str, Any]]):
         return {
             "left": left,
             "right": right,
-            "aim": np.array([np.cos(self._aim), np.sin(self._aim)], np.float32),
+            "aim": on_circle(self._aim),
             "category": np.int64(self._category),
         }
 
@@ -160,9 +103,4 @@ def _quarter_of(picture: np.ndarray) -> int:
     return int(sums.argmax())
 
 
-SUITE = Suite(
-    claims=lambda name: name == "cameras",
-    make=lambda name, config, render_mode: gym.make_from(str(name), TwoCameras, config, render_mode),
-    example="cameras",
-    preset="cameras",
-)
+SUITE = ToySuite(example="cameras", environment=TwoCameras, preset="cameras")

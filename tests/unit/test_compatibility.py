@@ -16,7 +16,7 @@ from published_environments import Sampled
 from tiny import tiny_config
 from worldstream.cli import main
 from worldstream.environments import make_vector, resolve
-from worldstream.environments.fit import require_specs
+from worldstream.environments.compatibility import require_specs
 from worldstream.errors import ConfigError, Interrupted
 from worldstream.evaluation.episodes import record_episodes
 from worldstream.evaluation.evaluate import evaluate

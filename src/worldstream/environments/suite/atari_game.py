@@ -1,0 +1,226 @@
+"""One Atari game on the Arcade Learning Environment: how a step, an episode and a picture come about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Annotated, Any, Literal, NamedTuple
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from worldstream import options
+from worldstream.errors import ConfigError
+from worldstream.options import Between
+
+_RESIZES = {
+    "bilinear": "the last two frames are resized (Pillow, bilinear), then their maximum is taken",
+    "area": "the maximum of the last two frames is taken, then resized by area averaging",
+}
+_NOOP = -1
+"""In place of the index of an action: nothing is pressed. A few games have no such action among those they use."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtariOptions:
+    """The protocol of a game: its keyword arguments (``environment.kwargs``). The defaults are the plain game."""
+
+    sticky: Annotated[float, Between(0, 1)] = 0.0
+    """Probability that a frame repeats the action of the frame before instead (Machado et al. 2018)."""
+    full_action_space: bool = False
+    """All 18 actions instead of those the game uses."""
+    noops: tuple[int, int] = (0, 30)
+    """Fewest and most frames, drawn uniformly, that pass without an action when a game begins."""
+    life_loss: bool = False
+    """Whether a lost life ends the episode; the next one then goes on in the same game, after one step without an
+    action."""
+    clip_rewards: bool = False
+    """Whether the reward of each frame is replaced by its sign."""
+    max_frames: int = 108_000
+    """Frames of a game after which it is truncated, those without an action included."""
+    resize: Literal["bilinear", "area"] = "area"
+    """"bilinear" resizes the last two frames before their maximum is taken, "area" leaves that to the modality."""
+
+    def __post_init__(self) -> None:
+        options.check(self, "environment.kwargs")
+        fewest, most = self.noops
+        if not 0 <= fewest <= most < self.max_frames:
+            raise ConfigError(
+                f"environment.kwargs of an Atari game, noops={self.noops}, max_frames={self.max_frames}: noops are "
+                "the fewest and the most, and max_frames exceeds them."
+            )
+
+
+_PLAIN = AtariOptions()
+
+
+class _Frames(NamedTuple):
+    """What a repeated action brought."""
+
+    picture: np.ndarray
+    reward: float
+    over: bool
+    truncated: bool
+
+
+class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
+    """One game: RGB pictures (height, width, 3) uint8, Discrete actions.
+
+    A step repeats the action for ``frame_skip`` frames and adds up the rewards. The picture is the maximum of the last
+    two frames, because sprites flicker; after a reset it is a single frame.
+
+    Args:
+        game: name of the ROM.
+        options: the protocol.
+        frame_skip: frames of a step; 4 frames are a 15th of a second.
+        render_mode: None or "rgb_array".
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 15}
+
+    def __init__(
+        self,
+        game: str,
+        options: AtariOptions = _PLAIN,
+        *,
+        frame_skip: int = 4,
+        render_mode: str | None = None,
+    ) -> None:
+        from ale_py import Action, ALEInterface, LoggerMode, roms
+
+        ALEInterface.setLoggerMode(LoggerMode.Error)
+        self._ale = ALEInterface()
+        # Stickiness is ours: the emulator's own is no part of the state that it gives.
+        self._ale.setFloat("repeat_action_probability", 0.0)
+        rom = roms.get_rom_path(game)
+        assert rom is not None, game
+        self._rom = rom
+        self._ale.loadROM(self._rom)
+        self._options, self._frame_skip = options, frame_skip
+        self._noop = Action.NOOP
+        all_actions = options.full_action_space
+        self._actions = self._ale.getLegalActionSet() if all_actions else self._ale.getMinimalActionSet()
+        self._size: tuple[int, int] | None = None
+        self.render_mode = render_mode
+        self.screen: tuple[int, int] = self._ale.getScreenDims()  # (height, width)
+        self.observation_space = spaces.Box(0, 255, (*self.screen, 3), np.uint8)
+        self.action_space = spaces.Discrete(len(self._actions))
+        self._last = _NOOP
+        self._frames = self._lives = 0
+        self._goes_on = False  # the episode ended by a lost life, the game has not
+        self.protocol: dict[str, Any] = {
+            "suite": "Arcade Learning Environment",
+            "ale_py": metadata.version("ale-py"),
+            "game": game,
+            "frame_skip": frame_skip,
+            "sticky_action_probability": options.sticky,
+            "actions": len(self._actions),
+            "full_action_space": options.full_action_space,
+            "noop_frames": list(options.noops),
+            "life_loss_ends_episode": options.life_loss,
+            "rewards": "sign of each frame's" if options.clip_rewards else "as the game gives them",
+            "max_frames": options.max_frames,
+            "resize": "none",
+            "size": list(self.screen),
+            "pillow": metadata.version("pillow"),
+        }
+
+    def resize_to(self, size: tuple[int, int]) -> None:
+        """Tell the (height, width) at which pictures are stored; where the protocol says so, the game shows them so."""
+        if size == self.screen:
+            return
+        self.protocol.update(resize=_RESIZES[self._options.resize], size=list(size))
+        if self._options.resize == "bilinear":
+            self._size = size
+            self.observation_space = spaces.Box(0, 255, (*size, 3), np.uint8)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        if seed is not None:
+            self._ale.setInt("random_seed", seed & 0x7FFFFFFF)
+            self._ale.loadROM(self._rom)  # the seed counts from here on
+            self._goes_on = False
+        frames = self._repeat(_NOOP) if self._goes_on else None
+        self._goes_on = False
+        if frames is None or frames.over or frames.truncated:
+            self._begin()
+            picture = self._picture()
+        else:
+            picture = frames.picture
+        self._lives = self._ale.lives()
+        return picture, {"lives": self._lives}
+
+    def _begin(self) -> None:
+        self._ale.reset_game()
+        self._frames, self._last = 0, _NOOP
+        fewest, most = self._options.noops
+        for _ in range(int(self.np_random.integers(fewest, most + 1))):
+            self._act(_NOOP)
+            if self._ale.game_over():
+                self._ale.reset_game()
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        picture, reward, over, truncated = self._repeat(int(action))
+        lives = self._ale.lives()
+        lost = self._options.life_loss and 0 < lives < self._lives
+        self._lives = lives
+        self._goes_on = lost and not over and not truncated
+        return picture, reward, over or lost, truncated and not (over or lost), {"lives": lives}
+
+    def _repeat(self, index: int) -> _Frames:
+        """The frames of one step, fewer where the game ends."""
+        reward, pictures = 0.0, []
+        over = truncated = False
+        for i in range(self._frame_skip):
+            reward += self._act(index)
+            over, truncated = self._ale.game_over(), self._frames >= self._options.max_frames
+            if i >= self._frame_skip - 2 or over or truncated:
+                pictures.append(self._picture())
+            if over or truncated:
+                break
+        picture = pictures[0] if len(pictures) == 1 else np.maximum(*pictures)
+        return _Frames(picture, reward, over, truncated)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything about the game, its random numbers included (see ``worldstream.environments.state``)."""
+        system = self._ale.cloneState(include_rng=True).serialize()
+        return {
+            "system": np.frombuffer(system, np.uint8),
+            "frames": self._frames,
+            "lives": self._lives,
+            "goes_on": self._goes_on,
+            "last": self._last,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from ``state_dict``."""
+        from ale_py import ALEState
+
+        self._ale.restoreState(ALEState(np.asarray(state["system"], np.uint8).tobytes()))
+        self._frames, self._lives = state["frames"], state["lives"]
+        self._goes_on, self._last = state["goes_on"], state["last"]
+
+    def render(self) -> Any:
+        """The whole screen, (210, 160, 3) in most games."""
+        return self._ale.getScreenRGB()
+
+    def _act(self, index: int) -> float:
+        """One frame."""
+        if self._options.sticky and self.np_random.random() < self._options.sticky:
+            index = self._last
+        self._last = index
+        reward = float(self._ale.act(self._noop if index == _NOOP else self._actions[index]))
+        self._frames += 1
+        return float(np.sign(reward)) if self._options.clip_rewards else reward
+
+    def _picture(self) -> np.ndarray:
+        screen: np.ndarray = self._ale.getScreenRGB()
+        if self._size is None:
+            return screen
+        from PIL import Image
+
+        resized = Image.fromarray(screen).resize((self._size[1], self._size[0]), Image.Resampling.BILINEAR)
+        return np.asarray(resized)
