@@ -11,7 +11,7 @@ import pytest
 
 from worldstream.config import Config
 from worldstream.errors import ConfigError
-from worldstream.options import Between, from_plain, hints
+from worldstream.options import Between, hints
 from worldstream.presets import PRESETS
 
 
@@ -167,13 +167,3 @@ def test_contradictions_are_refused(changes: dict[str, Any], message: str) -> No
 def test_no_ensemble_and_no_intrinsic_reward_agree() -> None:
     config = Config.from_json(plain(world_model__ensemble_size=0, losses__intrinsic_weight=0.0))
     assert config.world_model.ensemble_size == 0
-
-
-def test_from_plain_reads_optional_and_nested_types() -> None:
-    @dataclasses.dataclass(frozen=True)
-    class Inner:
-        pair: tuple[int, float] = (0, 0.0)
-
-    assert from_plain(Inner, {"pair": [1, 2]}, "x") == Inner((1, 2.0))
-    with pytest.raises(ConfigError, match=r"x\.pair\[0\]: expected int"):
-        from_plain(Inner, {"pair": [1.5, 2]}, "x")
