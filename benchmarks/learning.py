@@ -49,7 +49,7 @@ BENCHMARKS = {
         variants={
             "uniform_replay": ("--replay.sampler-options.uniform-fraction", "1.0"),
             "squared_error": (
-                "--world-model.reward-output",
+                "--world-model.heads.reward.output",
                 "squared_error",
                 "--actor-critic.value-output",
                 "squared_error",
@@ -64,7 +64,7 @@ BENCHMARKS = {
         "grid",
         24_000,
         metrics=("success", "return", "training_return"),
-        variants={"no_intrinsic_reward": ("--losses.intrinsic-weight", "0"), "attention": ATTENTION},
+        variants={"no_intrinsic_reward": ("--losses.reward-weights.disagreement", "0"), "attention": ATTENTION},
     ),
     "keys": Benchmark("keys", "keys", 20_000),
     "cameras": Benchmark("cameras", "cameras", 20_000),

@@ -176,11 +176,11 @@ class Config:
 
     def __post_init__(self) -> None:
         options.check(self)
-        members, batch = self.world_model.ensemble_size, self.world_model_learner.batch_size
-        if members and batch % members:
+        batch, shares = self.world_model_learner.batch_size, self.world_model.batch_shares
+        if batch % shares:
             raise ConfigError(
-                f"world_model_learner.batch_size {batch} must be a multiple of world_model.ensemble_size {members}: "
-                "each member trains on its own share of the batch."
+                f"world_model_learner.batch_size {batch} must be a multiple of {shares}: members of an ensemble in "
+                "world_model.heads train on shares of the batch."
             )
         if self.segment_length <= self.world_model.context_length:
             raise ConfigError(
@@ -193,10 +193,10 @@ class Config:
                 f"world_model.context_length - 1 = {self.world_model.context_length - 1}: with fewer real blocks the "
                 "world model would predict from contexts that it was never trained on."
             )
-        if self.losses.intrinsic_weight and not members:
+        if unknown := set(self.losses.reward_weights) - set(self.world_model.rewards):
             raise ConfigError(
-                "losses.intrinsic_weight needs an ensemble: set world_model.ensemble_size to 2 or more, "
-                "or the weight to 0."
+                f"losses.reward_weights names {sorted(unknown)}, but the heads of the world model yield the rewards "
+                f"{sorted(self.world_model.rewards)}: add a head that yields it, or leave it out."
             )
 
     @property

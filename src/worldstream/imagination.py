@@ -4,32 +4,18 @@ Both start from the same observation, the last one of a real segment (C2): the w
 it, the policy's memory the observations and actions before it. Each imagined step::
 
     tokens_t --features--> policy --> action_t
-    (tokens_t, action_t) --> world model --> tokens_{t+1}, reward_t, terminated_t, disagreement_t
+    (tokens_t, action_t) --> world model --> tokens_{t+1}, rewards_t, terminated_t
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from worldstream.types import Features, Policy, Tokens
+from worldstream.types import Features, Policy, Tokens, Trajectories
 from worldstream.world_model.model import WorldModel
-
-
-@dataclass(frozen=True)
-class Trajectories:
-    """B imagined trajectories of H steps."""
-
-    tokens: Tokens  # (B, H + 1, K, C) by key
-    actions: Tensor  # (B, H, M)
-    rewards: Tensor  # (B, H)
-    terminated: Tensor  # (B, H) bool
-    disagreement: Tensor  # (B, H)
-    info: dict[str, Tensor]  # (B, H + 1, ...) what the policy reported at each state
 
 
 def imagine(
@@ -42,7 +28,7 @@ def imagine(
     carry: Any,
     horizon: int,
     generator: torch.Generator | None = None,
-    measure_disagreement: bool = True,
+    rewards: Collection[str] | None = None,
 ) -> Trajectories:
     """Roll the policy out inside the world model. Gradients flow through the policy's memory, not the world model.
 
@@ -55,15 +41,13 @@ def imagine(
         carry: policy memory after the steps before that observation.
         horizon: H, imagined transitions. The policy is called H + 1 times, the world model H times (P6).
         generator: of the device that the tensors are on.
-        measure_disagreement: False leaves the ensemble out; ``disagreement`` is then zero.
+        rewards: names of those to predict; None: all that there are.
     """
     seen, infos, actions, steps = [tokens], [], [], []
     for _ in range(horizon):
         action, carry, info = policy(features_of(tokens), carry, generator)
         with torch.no_grad():
-            step, state = world_model.step(
-                tokens, action, state, generator, measure_disagreement=measure_disagreement
-            )
+            step, state = world_model.step(tokens, action, state, generator, rewards=rewards)
         tokens = step.tokens
         seen.append(tokens)
         infos.append(info)
@@ -73,8 +57,7 @@ def imagine(
     return Trajectories(
         tokens={key: torch.stack([x[key] for x in seen], 1) for key in tokens},
         actions=torch.stack(actions, 1),
-        rewards=torch.stack([step.reward for step in steps], 1),
+        rewards={name: torch.stack([step.rewards[name] for step in steps], 1) for name in steps[0].rewards},
         terminated=torch.stack([step.terminated for step in steps], 1),
-        disagreement=torch.stack([step.disagreement for step in steps], 1),
         info={name: torch.stack([info[name] for info in infos], 1) for name in infos[0]},
     )

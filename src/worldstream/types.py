@@ -7,7 +7,7 @@ Time: ``action[t]`` is chosen at observation t; ``reward[t]``, ``terminated[t]``
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,9 @@ Tokens = dict[str, Tensor]
 
 Features = dict[str, Tensor]
 """What the agent reads, by key: (..., K, F) floats, or the ids (..., K, C) where the key has no features."""
+
+EXTRINSIC = "extrinsic"
+"""Name of the environment's own reward among the rewards of imagination."""
 
 Policy = Callable[[Features, Any, torch.Generator | None], tuple[Tensor, Any, dict[str, Any]]]
 """(features, carry, generator) -> (action ids (B, M), carry, info). The one way to choose actions."""
@@ -62,3 +65,19 @@ class Batch:
     acted: Tensor  # (B, T) bool
     padded: bool = True
     """Whether a row may hold padding before its last observation; on the host, since asking the device would stall."""
+
+    def without_last(self) -> Batch:
+        """All blocks but the last."""
+        tensors: dict[str, Any] = {name: x[:, :-1] for name, x in vars(self).items() if isinstance(x, Tensor)}
+        return replace(self, tokens={key: x[:, :-1] for key, x in self.tokens.items()}, **tensors)
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """B imagined trajectories of H steps."""
+
+    tokens: Tokens  # (B, H + 1, K, C)
+    actions: Tensor  # (B, H, M)
+    rewards: dict[str, Tensor]  # (B, H) by name, those that were asked for
+    terminated: Tensor  # (B, H) bool
+    info: dict[str, Tensor]  # (B, H + 1, ...) what the policy reported at each state

@@ -1,9 +1,13 @@
-"""What every head keeps: one loss per block, padding that does not count, and the ability to learn."""
+"""What every head keeps: one loss per block, padding that does not count, predictions with their names, and learning.
+
+A line in the registry enrols a head; its default options are tested.
+"""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Callable
+import math
 
 import numpy as np
 import pytest
@@ -16,7 +20,7 @@ from worldstream.specs import ActionComponent, ActionSpec, TokenSpec
 from worldstream.types import Batch
 from worldstream.world_model import HEADS
 from worldstream.world_model.block import BlockLayout
-from worldstream.world_model.heads.base import Head
+from worldstream.world_model.heads.base import TERMINATED, TOKENS, Head
 from worldstream.world_model.model import WorldModel, WorldModelConfig
 from worldstream.world_model.sequence.base import SequenceConfig
 
@@ -29,14 +33,11 @@ ACTION_SPEC = ActionSpec(
     components=(ActionComponent(path="action", kind="discrete", sizes=(3,), shape=(), dtype="int64"),),
     structure="action",
 )
-MAKE: dict[str, Callable[[], Head]] = {
-    "tokens": lambda: HEADS["tokens"]("cells", TOKEN_SPECS["cells"], WIDTH),
-    "reward": lambda: HEADS["reward"](WIDTH, output="hl_gauss"),
-    "termination": lambda: HEADS["termination"](WIDTH),
-    "disagreement": lambda: HEADS["disagreement"]("cells", TOKEN_SPECS["cells"], WIDTH, num_members=2),
-}
+LAYOUT = BlockLayout(TOKEN_SPECS, ACTION_SPEC)
 FLOORS = {"reward": 1.2}
 """Entropy of the target, which no prediction gets below (nats); 0 where the target is a fact."""
+
+every_head = pytest.mark.parametrize("name", HEADS)
 
 
 def random_batch(batch: int, length: int, seed: int = 0) -> Batch:
@@ -60,59 +61,95 @@ def random_batch(batch: int, length: int, seed: int = 0) -> Batch:
     )
 
 
+def make_heads(name: str) -> list[Head]:
+    torch.manual_seed(0)
+    heads: list[Head] = HEADS[name]().build(LAYOUT, WIDTH)
+    return [head.eval() for head in heads]
+
+
 def make_model() -> WorldModel:
     torch.manual_seed(0)
     sequence = SequenceConfig(num_layers=1, width=WIDTH, num_heads=2)
-    config = WorldModelConfig(sequence=sequence, ensemble_size=2)
+    heads = {name: HEADS[name]() for name in HEADS}
+    config = WorldModelConfig(sequence=sequence, heads=heads, loss_weights=dict.fromkeys(heads, 1.0))
     return WorldModel(config, TOKEN_SPECS, ACTION_SPEC, max_blocks=32).eval()
 
 
-def random_latents(head: Head, batch: int, length: int) -> Tensor:
-    positions = BlockLayout(TOKEN_SPECS, ACTION_SPEC).positions(head.positions)
-    return torch.randn(batch, length, positions.stop - positions.start, WIDTH)
+def random_latents(head: Head, *leading: int) -> Tensor:
+    positions = LAYOUT.positions(head.positions)
+    return torch.randn(*leading, positions.stop - positions.start, WIDTH)
 
 
-@pytest.fixture(params=HEADS)
-def head(request: pytest.FixtureRequest) -> Head:
-    assert request.param in MAKE, f"teach this file how to make a '{request.param}' head"
-    return MAKE[request.param]()
+@every_head
+def test_loss_has_one_finite_value_per_block(name: str) -> None:
+    for head in make_heads(name):
+        loss = head.loss(random_latents(head, 4, 6), random_batch(4, 6))
+        assert loss.shape == (4, 6)
+        assert loss.isfinite().all() and (loss > 0).all()
 
 
-def test_loss_has_one_finite_value_per_block(head: Head) -> None:
-    batch = random_batch(4, 6)
-    loss = head.loss(random_latents(head, 4, 6), head.target(batch))
-    assert loss.shape == (4, 6)
-    assert loss.isfinite().all() and (loss > 0).all()
+@every_head
+def test_loss_of_a_block_depends_on_that_block_only(name: str) -> None:
+    for head in make_heads(name):
+        latents, batch = random_latents(head, 4, 6), random_batch(4, 6)
+        loss = head.loss(latents, batch)
+        changed = latents.clone()
+        changed[1, 2] += torch.randn_like(changed[1, 2])
+        where = (head.loss(changed, batch) - loss).abs() > 1e-6
+        assert where.nonzero().tolist() == [[1, 2]]
 
 
-def test_loss_of_a_block_depends_on_that_block_only(head: Head) -> None:
-    latents, target = random_latents(head, 4, 6), head.target(random_batch(4, 6))
-    loss = head.loss(latents, target)
-    changed = latents.clone()
-    changed[1, 2] += torch.randn_like(changed[1, 2])
-    where = (head.loss(changed, target) - loss).abs() > 1e-6
-    assert where.nonzero().tolist() == [[1, 2]]
+@every_head
+def test_ten_items_are_learnt_by_heart(name: str) -> None:
+    shares = HEADS[name]().batch_shares
+    items, floor = shares * math.ceil(10 / shares), FLOORS.get(name, 0.0)
+    for head in make_heads(name):
+        latents, batch = random_latents(head, items, 1), random_batch(items, 1)
+        optimizer = torch.optim.Adam(head.parameters(), lr=0.01)
+        before = head.loss(latents, batch).mean().item()
+        for _ in range(200):
+            optimizer.zero_grad()
+            loss = head.loss(latents, batch).mean()
+            loss.backward()
+            optimizer.step()
+        assert before > floor + 0.5
+        assert loss.item() < floor + 0.1
 
 
-def test_ten_items_are_learnt_by_heart(head: Head) -> None:
-    latents, target = random_latents(head, 10, 1), head.target(random_batch(10, 1))
-    floor = FLOORS.get(head.loss_name, 0.0)
-    optimizer = torch.optim.Adam(head.parameters(), lr=0.01)
-    before = head.loss(latents, target).mean().item()
-    for _ in range(200):
-        optimizer.zero_grad()
-        loss = head.loss(latents, target).mean()
-        loss.backward()
-        optimizer.step()
-    assert before > floor + 0.5
-    assert loss.item() < floor + 0.1
+@every_head
+def test_predictions_have_the_names_that_are_announced_and_a_row_each(name: str) -> None:
+    for head in make_heads(name):
+        predicted = head.predict(random_latents(head, 5), torch.Generator())
+        assert set(predicted) == set(HEADS[name]().yields)
+        for what, value in predicted.items():
+            tokens = random_batch(5, 1).tokens[head.positions][:, 0] if what == TOKENS else torch.zeros(5)
+            assert value.shape == tokens.shape and value.isfinite().all()
 
 
-@pytest.mark.parametrize("name", HEADS)
-def test_the_world_model_counts_every_kind_of_head(name: str) -> None:
-    losses = make_model().losses(random_batch(4, 6))
-    assert set(losses.means) == {MAKE[kind]().loss_name for kind in HEADS}
-    assert losses.means[MAKE[name]().loss_name] > 0
+@every_head
+def test_the_state_of_a_head_is_all_in_its_state_dict(name: str) -> None:
+    """Same inputs, same outputs; and a twin with the same state goes on alike after some training."""
+    for head, twin in zip(make_heads(name), make_heads(name), strict=True):
+        for _ in range(3):
+            head.train().loss(random_latents(head, 4, 6), random_batch(4, 6)).mean().backward()
+            with torch.no_grad():
+                for parameter in head.parameters():
+                    parameter -= 0 if parameter.grad is None else 0.01 * parameter.grad
+        twin.load_state_dict(copy.deepcopy(head.eval().state_dict()))
+        latents = random_latents(head, 5)
+        outputs = [x.predict(latents, torch.Generator().manual_seed(0)) for x in (head, head, twin)]
+        assert all(torch.equal(outputs[0][what], other[what]) for other in outputs[1:] for what in other)
+
+
+@every_head
+def test_the_world_model_counts_and_asks_every_head(name: str) -> None:
+    model, batch = make_model(), random_batch(4, 6)
+    assert model.losses(batch).means[name] > 0
+    tokens = {key: ids[:, 0] for key, ids in batch.tokens.items()}
+    yields = HEADS[name]().yields
+    for rewards in ((), yields):
+        step, _ = model.step(tokens, batch.actions[:, 0], model.init_state(4), rewards=rewards)
+        assert set(step.rewards) == set(rewards) - {TOKENS, TERMINATED}
 
 
 @settings(max_examples=10)

@@ -25,11 +25,11 @@ from worldstream.models import Models
 from worldstream.nn.numerics import lambda_returns
 from worldstream.tokenizers.image import ImageTokenizer
 from worldstream.tokenizers.quantizers import VectorQuantizer
-from worldstream.types import Batch, Tokens
+from worldstream.types import EXTRINSIC, Batch, Tokens
 from worldstream.world_model.block import SUMMARY
 from worldstream.world_model.heads.disagreement import DisagreementHead
+from worldstream.world_model.heads.observation import ObservationHead
 from worldstream.world_model.heads.termination import TerminationHead
-from worldstream.world_model.heads.tokens import TokenHead
 
 GIVEN_BLOCKS = 2
 """Blocks that are given at once before the first of ``imagination_latents``."""
@@ -168,15 +168,15 @@ class _Recomputation:
     def heads(self) -> dict[str, Tensor]:
         """What is read from the predictions of every block."""
         summary = self._at(SUMMARY)
-        termination = cast(TerminationHead, self.model.termination)
+        (reward,), (termination,) = self.model.heads_of("reward"), self.model.heads_of("termination")
         found = {
-            "reward": self.model.reward.predict(summary),
-            "termination_logits": termination.net(summary).squeeze(2),
+            "reward": reward.predict(summary, None)[EXTRINSIC],
+            "termination_logits": cast(TerminationHead, termination).net(summary).squeeze(2),
         }
-        for head in cast(list[TokenHead], list(self.model.tokens)):
+        for head in cast(list[ObservationHead], self.model.heads_of("observation")):
             logits = head(self._at(head.positions)).logits
             found[f"observation_logits/{head.positions}"] = _as_published(logits, head.vocabulary)
-        for ensemble in cast(list[DisagreementHead], list(self.model.disagreement)):
+        for ensemble in cast(list[DisagreementHead], self.model.heads_of("disagreement")):
             latents, kind = self._at(ensemble.positions), ensemble.positions
             logits = ensemble.everybody(latents).logits
             found[f"ensemble_logits/{kind}"] = _as_published(logits, ensemble.vocabulary)
@@ -189,8 +189,9 @@ class _Recomputation:
 
     def losses(self) -> dict[str, Tensor]:
         """Observations count behind the context; rewards and ends wherever there was a block before (C17)."""
-        mask, members = self.inputs["mask_padding"], self.model.config.ensemble_size
-        shared = members and len(mask) % members == 0  # members learn from shares of equal size
+        mask = self.inputs["mask_padding"]
+        # Members learn from shares of equal size.
+        shared = self.model.heads_of("disagreement") and len(mask) % self.model.config.batch_shares == 0
         batch = Batch(
             ids=np.arange(len(mask)),
             tokens=self.tokens,

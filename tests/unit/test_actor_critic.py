@@ -17,7 +17,7 @@ from worldstream.agent.losses import ActorCriticLossConfig, ActorCriticLosses, a
 from worldstream.agent.return_scale import ReturnScale
 from worldstream.nn.numerics import lambda_returns
 from worldstream.specs import ActionComponent, ActionSpec, TokenSpec
-from worldstream.types import Features
+from worldstream.types import EXTRINSIC, Features, Trajectories
 
 BATCH, HIDDEN = 4, 16
 TOKEN_SPECS = {
@@ -257,15 +257,29 @@ def trajectories(horizon: int = 5) -> dict[str, Tensor]:
     }
 
 
-def losses_of(data: dict[str, Tensor], **config: float) -> ActorCriticLosses:
-    return actor_critic_losses(make(), ReturnScale(5, 64), ActorCriticLossConfig(**config), **data)
+def losses_of(
+    data: dict[str, Tensor], *, extrinsic: float = 1.0, intrinsic: float = 1.0, **config: float
+) -> ActorCriticLosses:
+    last = data["policy_logits"][:, -1:]  # the policy is asked at the last state too, where no action follows
+    data = {**data, "policy_logits": torch.cat((data["policy_logits"], last), 1)}
+    weights = {EXTRINSIC: extrinsic, "disagreement": intrinsic}
+    imagined = Trajectories(
+        tokens={},
+        actions=data["actions"],
+        rewards={EXTRINSIC: data["rewards"], "disagreement": data["disagreement"]},
+        terminated=data["terminated"],
+        info={"policy_logits": data["policy_logits"], "value_logits": data["value_logits"]},
+    )
+    return actor_critic_losses(
+        make(), ReturnScale(5, 64), ActorCriticLossConfig(reward_weights=weights, **config), imagined
+    )
 
 
 def test_losses_equal_their_definition() -> None:
     data = trajectories()
     data["terminated"][1, 2] = True
-    agent, config = make(), {"extrinsic_weight": 2.0, "intrinsic_weight": 3.0, "discount": 0.9, "lambda_": 0.8}
-    losses = losses_of(data, entropy_weight=0.01, **config)
+    agent, config = make(), {"discount": 0.9, "lambda_": 0.8}
+    losses = losses_of(data, extrinsic=2.0, intrinsic=3.0, entropy_weight=0.01, **config)
     value = agent.value_output(data["value_logits"])
     rewards = 2 * data["rewards"] + 3 * data["disagreement"]
     returns = lambda_returns(rewards, data["terminated"], value.mean, 0.9, 0.8)
@@ -335,7 +349,7 @@ def test_good_actions_become_likelier() -> None:
     data["rewards"] = torch.tensor([[5.0], [-5.0], [5.0], [-5.0]])
     data["value_logits"].zero_()
     data["policy_logits"].requires_grad_()
-    losses_of(data, entropy_weight=0.0, intrinsic_weight=0.0, discount=0.0).total.backward()
+    losses_of(data, entropy_weight=0.0, intrinsic=0.0, discount=0.0).total.backward()
     stepped = data["policy_logits"].detach() - data["policy_logits"].grad
     gain = make().policy_output(stepped).log_prob(data["actions"]) - make().policy_output(
         data["policy_logits"].detach()

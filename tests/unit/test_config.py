@@ -55,7 +55,7 @@ def test_from_json_reads_every_field() -> None:
         number = target[path[-1]]
         # Shares stay within [0, 1]; whole numbers stay multiples of the ensemble's size.
         target[path[-1]] = (number + 0.3) / 2 if isinstance(number, float) and 0 <= number <= 1 else number * 4 + 4
-        if path[-1] in ("ensemble_size", "context_length", "termination_logits"):
+        if path[-1] in ("num_members", "context_length", "num_logits"):
             continue  # contradict other fields, or have a choice of values; see below
         assert Config.from_json(changed) != Config(), path
         assert Config.from_json(changed).to_json() != Config().to_json()
@@ -121,7 +121,7 @@ def test_unknown_fields_are_named(changes: dict[str, Any], message: str) -> None
         ({"world_model__sequence__decay_blocks": [1.0]}, r"decay_blocks: expected 2 values, got 1"),
         ({"world_model__loss_weights": {"reward": "x"}}, r"config\.world_model\.loss_weights\.reward: expected float"),
         ({"world_model__sequence__attention__norm": "no"}, r"attention\.norm: expected one of 'pre', 'post'"),
-        ({"world_model__termination_logits": True}, r"termination_logits: expected one of 1, 2, got true"),
+        ({"world_model__heads__termination__num_logits": True}, r"num_logits: expected one of 1, 2, got true"),
         ({"environment__max_episode_steps": 1.5}, r"config\.environment\.max_episode_steps: expected int"),
     ],
 )
@@ -152,10 +152,10 @@ def test_free_options_are_kept_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"world_model_learner__batch_size": 18}, "multiple of world_model.ensemble_size 4"),
+        ({"world_model_learner__batch_size": 18}, "must be a multiple of 4: members of an ensemble"),
         ({"segment_length": 1}, "segment_length 1 must exceed world_model.context_length 1"),
         ({"world_model__context_length": 16}, "segment_length 16 must exceed world_model.context_length 16"),
-        ({"world_model__ensemble_size": 0}, "losses.intrinsic_weight needs an ensemble"),
+        ({"losses__reward_weights__x": 1.0}, r"reward_weights names \['x'\].*\['disagreement', 'extrinsic'\]"),
         ({"environment__action_repeat": 0}, "action_repeat"),
     ],
 )
@@ -165,5 +165,6 @@ def test_contradictions_are_refused(changes: dict[str, Any], message: str) -> No
 
 
 def test_no_ensemble_and_no_intrinsic_reward_agree() -> None:
-    config = Config.from_json(plain(world_model__ensemble_size=0, losses__intrinsic_weight=0.0))
-    assert config.world_model.ensemble_size == 0
+    data = plain(losses__reward_weights={"extrinsic": 1.0})
+    del data["world_model"]["heads"]["disagreement"], data["world_model"]["loss_weights"]["disagreement"]
+    assert Config.from_json(data).world_model.rewards == ("extrinsic",)

@@ -132,7 +132,7 @@ VALUES = st.one_of(
 
 
 # What takes long or much rather than being wrong.
-HUGE = {"num_environments", "width", "hidden", "ensemble_size", "burn_in", "horizon", "max_bytes", "num_threads"}
+HUGE = {"num_environments", "width", "hidden", "num_members", "burn_in", "horizon", "max_bytes", "num_threads"}
 
 
 @settings(max_examples=120, suppress_health_check=[HealthCheck.too_slow])

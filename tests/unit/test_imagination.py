@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from worldstream.config import Config, ImaginationConfig
-from worldstream.imagination import Trajectories, imagine
+from worldstream.imagination import imagine
 from worldstream.models import Models
 from worldstream.specs import ActionComponent, ActionSpec, KeySpec
 from worldstream.training.updates import imagine_from, past_length
-from worldstream.types import Batch, Features, Tokens
+from worldstream.types import EXTRINSIC, Batch, Features, Tokens, Trajectories
 from worldstream.world_model.model import Imagined, WorldModelConfig
 from worldstream.world_model.sequence.base import SequenceConfig
 
@@ -51,7 +51,7 @@ class CountingWorldModel:
         self.calls.append((tokens["x"], action, state))
         number = tokens["x"][:, 0, 0]
         reward = 100.0 * number + action[:, 0]
-        return Imagined({"x": tokens["x"] + 1}, reward, number % 2 == 0, 0.5 * reward), state + 1
+        return Imagined({"x": tokens["x"] + 1}, {"a": reward, "b": 0.5 * reward}, number % 2 == 0), state + 1
 
 
 class CountingPolicy:
@@ -104,8 +104,8 @@ def test_trajectories_line_up() -> None:
     assert torch.equal(result.info["seen"].long(), numbers)
     assert torch.equal(result.actions[..., 0], numbers[:, :-1] % 7)
     rewards = (100.0 * numbers + numbers % 7)[:, :-1]
-    assert torch.equal(result.rewards, rewards)
-    assert torch.equal(result.disagreement, rewards / 2)
+    assert torch.equal(result.rewards["a"], rewards)
+    assert torch.equal(result.rewards["b"], rewards / 2)
     assert torch.equal(result.terminated, numbers[:, :-1] % 2 == 0)
 
 
@@ -114,9 +114,7 @@ def test_trajectories_line_up() -> None:
 
 @pytest.fixture(params=[False, True], ids=["shared networks", "separate networks"])
 def models(request: pytest.FixtureRequest) -> Models:
-    config = Config(
-        world_model=WorldModelConfig(sequence=SequenceConfig(num_layers=1, width=16, num_heads=2), ensemble_size=2)
-    )
+    config = Config(world_model=WorldModelConfig(sequence=SequenceConfig(num_layers=1, width=16, num_heads=2)))
     actor_critic = dataclasses.replace(config.actor_critic, hidden=(16,), separate_networks=request.param)
     return Models(dataclasses.replace(config, actor_critic=actor_critic), KEY_SPECS, ACTION_SPEC).eval()
 
@@ -151,8 +149,8 @@ def test_shapes(models: Models) -> None:
         assert result.tokens[key].shape == (BATCH, HORIZON + 1, spec.num_tokens, spec.num_channels)
         assert (result.tokens[key] < torch.tensor(spec.vocabulary)).all()
     assert result.actions.shape == (BATCH, HORIZON, 2)
-    for name in ("rewards", "terminated", "disagreement"):
-        assert getattr(result, name).shape == (BATCH, HORIZON)
+    assert set(result.rewards) == {EXTRINSIC, "disagreement"}
+    assert all(x.shape == (BATCH, HORIZON) for x in (*result.rewards.values(), result.terminated))
     assert result.info["policy_logits"].shape == (BATCH, HORIZON + 1, 5)
     assert result.info["value_logits"].shape == (BATCH, HORIZON + 1, models.actor_critic.critic.num_logits)
 
@@ -179,8 +177,9 @@ def test_imagination_begins_at_the_last_real_observation_for_both(models: Models
         block = world_model.embed({key: ids[:, t] for key, ids in batch.tokens.items()}, batch.actions[:, t])
         _, state = world_model.sequence.observe(block, state)
     _, state = world_model.sequence.observe(world_model.embed(last, result.actions[:, 0]), state)
-    reward = world_model.reward(world_model.sequence.predict(state)[:, -1:]).mean.squeeze(-1)
-    torch.testing.assert_close(result.rewards[:, 0], reward, rtol=1e-4, atol=1e-6)
+    (head,) = world_model.heads_of("reward")
+    reward = head.predict(world_model.sequence.predict(state)[:, -1:], None)[EXTRINSIC]
+    torch.testing.assert_close(result.rewards[EXTRINSIC][:, 0], reward, rtol=1e-4, atol=1e-6)
 
 
 @torch.no_grad()
@@ -198,7 +197,7 @@ def test_imagination_equals_a_loop_by_hand(models: Models) -> None:
         step, state = world_model.step(tokens, action, state, generator)
         assert torch.equal(result.actions[:, t], action)
         assert torch.equal(result.info["value_logits"][:, t], info["value_logits"])
-        assert torch.equal(result.rewards[:, t], step.reward)
+        assert torch.equal(result.rewards[EXTRINSIC][:, t], step.rewards[EXTRINSIC])
         assert torch.equal(result.terminated[:, t], step.terminated)
         tokens = step.tokens
         for key, ids in tokens.items():
@@ -242,7 +241,7 @@ def test_nothing_is_masked_where_nothing_is_padded(models: Models, monkeypatch: 
 def test_gradients_reach_the_policy_through_time_but_not_the_world_model(models: Models) -> None:
     models.train()
     result = imagine_from(models, segments(models), LENGTHS, seeded())
-    assert not (result.rewards.requires_grad or result.disagreement.requires_grad or result.actions.requires_grad)
+    assert not any(x.requires_grad for x in (*result.rewards.values(), result.terminated, result.actions))
     (result.info["policy_logits"].square().sum() + result.info["value_logits"].square().sum()).backward()
     assert all(p.grad is None for p in models.world_model.parameters())
     assert all(p.grad is None for p in models.tokenizers.parameters())
@@ -260,21 +259,23 @@ def test_imagination_depends_on_the_generator_only(models: Models) -> None:
     batch = segments(models)
     first, second = (imagine_from(models, batch, LENGTHS, seeded()) for _ in range(2))
     other = imagine_from(models, batch, LENGTHS, torch.Generator().manual_seed(6))
-    assert torch.equal(first.actions, second.actions) and torch.equal(first.rewards, second.rewards)
+    assert torch.equal(first.actions, second.actions)
+    assert torch.equal(first.rewards[EXTRINSIC], second.rewards[EXTRINSIC])
     assert not torch.equal(first.tokens["position"], other.tokens["position"])
 
 
 @torch.no_grad()
-def test_disagreement_is_measured_when_asked(models: Models) -> None:
+def test_rewards_are_predicted_when_asked(models: Models) -> None:
     batch = segments(models)
     carry, state = models.actor_critic.initial_carry(BATCH), models.world_model.init_state(BATCH)
     tokens = {key: ids[:, -1] for key, ids in batch.tokens.items()}
     measured, skipped = (
         imagine(
             models.world_model, models.tokenizers.features, models.actor_critic.policy(), tokens=tokens, state=state,
-            carry=carry, horizon=HORIZON, generator=seeded(), measure_disagreement=measure,
+            carry=carry, horizon=HORIZON, generator=seeded(), rewards=rewards,
         )
-        for measure in (True, False)
+        for rewards in (None, (EXTRINSIC,))
     )  # fmt: skip
-    assert (measured.disagreement > 0).all() and not skipped.disagreement.any()
-    assert torch.equal(measured.rewards, skipped.rewards) and torch.equal(measured.actions, skipped.actions)
+    assert (measured.rewards["disagreement"] > 0).all() and set(skipped.rewards) == {EXTRINSIC}
+    assert torch.equal(measured.rewards[EXTRINSIC], skipped.rewards[EXTRINSIC])
+    assert torch.equal(measured.actions, skipped.actions)

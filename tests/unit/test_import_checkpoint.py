@@ -83,7 +83,7 @@ def compare(models: Models, tokens: Tokens, ids: Tensor, expected: dict[str, Ten
         predictions = model.sequence.parallel(model.embed(tokens, ids), model.init_state(len(ids)))[1]
         latents = expected["latents"].unflatten(1, (ids.shape[1], -1))
         close(predictions, latents[:, :, : predictions.shape[2]])
-        close(model.reward.predict(predictions[:, :, -1:]), expected["reward"])
+        close(model.heads_of("reward")[0].predict(predictions[:, :, -1:], None)["extrinsic"], expected["reward"])
         act, carry, order = agent.policy(), agent.initial_carry(len(ids)), logit_order(agent.sizes).argsort()
         for t in range(ids.shape[1]):
             features = models.tokenizers.features({key: x[:, t] for key, x in tokens.items()})
@@ -229,7 +229,8 @@ def test_settings_of_other_agents_are_read(tmp_path: Path) -> None:
     config = load_run(imported("dmc_attention", tmp_path, "--settings", str(settings)), "cpu").config
     assert config.world_model.sequence.decay_blocks == (2.0, 5.0)  # what is not given is as published
     assert config.world_model.sequence.attention.slots == "full"
-    assert (config.losses.discount, config.losses.intrinsic_weight, config.losses.lambda_) == (0.9, 3.0, 0.95)
+    assert (config.losses.discount, config.losses.lambda_) == (0.9, 0.95)
+    assert config.losses.reward_weights == {"extrinsic": 1.0, "disagreement": 3.0}
 
 
 @pytest.mark.parametrize(

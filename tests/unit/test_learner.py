@@ -21,7 +21,7 @@ CONFIG = LearnerConfig(batch_size=4, learning_rate=0.1, weight_decay=0.5, update
 
 def make_models() -> Models:
     sequence = SequenceConfig(num_layers=2, width=16, num_heads=2)
-    config = Config(world_model=WorldModelConfig(sequence=sequence, ensemble_size=2))
+    config = Config(world_model=WorldModelConfig(sequence=sequence))
     config = dataclasses.replace(
         config, actor_critic=dataclasses.replace(config.actor_critic, hidden=(16,), grid_channels=(4,))
     )
@@ -65,7 +65,7 @@ def test_prediction_tokens_slots_gains_and_tables_do_not_decay() -> None:
     decayed = decayed_names(make_models().world_model)
     for part in ("prediction_tokens", "slots", "table", "norm", "gain", "shift", "bias", "embed.action"):
         assert not any(part in name for name in decayed), part
-    for part in ("qkvg.weight", "up.weight", "tokens.0.net.0.weight", "disagreement.0.net.first.weight"):
+    for part in ("qkvg.weight", "up.weight", "observation.0.net.0.weight", "disagreement.0.net.first.weight"):
         assert any(name.endswith(part) for name in decayed), part
     assert decayed_names(EnsembleHead(3, 4, 5, 6)) == {"first.weight", "last.weight"}
 

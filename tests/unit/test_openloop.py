@@ -19,6 +19,7 @@ from worldstream.evaluation.openloop import cut_windows, dream, follow, open_loo
 from worldstream.evaluation.returns import ReturnComparison, compare_returns, returns_to_go
 from worldstream.modalities.observation import ObservationAdapter
 from worldstream.models import Models
+from worldstream.types import EXTRINSIC
 from worldstream.world_model.model import Imagined
 
 CONFIG = Config()
@@ -61,13 +62,15 @@ class PerfectClock:
     def warm_up(self, tokens: dict[str, Tensor], actions: Tensor) -> int:
         return actions.shape[1]
 
-    def step(self, tokens: dict[str, Tensor], actions: Tensor, state: int, generator: Any) -> tuple[Imagined, int]:
+    def step(
+        self, tokens: dict[str, Tensor], actions: Tensor, state: int, generator: Any, **options: Any
+    ) -> tuple[Imagined, int]:
         decoded = self.models.tokenizers.decode(tokens)
         raw = {key: self.models.tokenizers.modalities[key].unload(x) for key, x in decoded.items()}
         following = {"step": np.rint(raw["step"]) + 1, "phase": (raw["phase"] + 1) % 4}
         reward = torch.as_tensor(np.rint(raw["step"][:, 0])) + actions[:, 0] / 10
         ends = torch.zeros(len(actions), dtype=torch.bool)
-        return Imagined(self.models.tokenizers.encode(following), reward, ends, torch.zeros(len(actions))), state + 1
+        return Imagined(self.models.tokenizers.encode(following), {EXTRINSIC: reward}, ends), state + 1
 
 
 def test_a_perfect_model_has_no_error_and_the_copy_has(
@@ -109,7 +112,7 @@ def test_the_first_step_is_that_of_the_world_model(models: Models, episodes: lis
         now = {key: ids[:, 3] for key, ids in windows.tokens.items()}
         step, _ = models.world_model.step(now, windows.actions[:, 3], state, generators[1])
     assert all((followed.tokens[key][:, 0] == step.tokens[key]).all() for key in step.tokens)
-    assert torch.equal(followed.rewards[:, 0], step.reward)
+    assert torch.equal(followed.rewards[:, 0], step.rewards[EXTRINSIC])
 
 
 def test_what_comes_after_the_start_is_not_read(models: Models) -> None:
@@ -166,7 +169,7 @@ def test_windows_mark_what_lies_outside(models: Models) -> None:
 
 
 def test_returns_to_go() -> None:
-    losses = ActorCriticLossConfig(discount=0.5, extrinsic_weight=2.0)
+    losses = ActorCriticLossConfig(discount=0.5, reward_weights={EXTRINSIC: 2.0})
     assert returns_to_go(episode(3), losses).tolist() == [3.5, 3.0, 2.0]
     cut = returns_to_go(episode(6, terminated=False), losses)
     assert not np.isnan(cut[:2]).any(), "what is missing weighs 1/32 at most"

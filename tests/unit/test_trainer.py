@@ -38,7 +38,7 @@ STEPS = 300
 EPISODE_LENGTH = 7
 CONFIG = Config(
     environment=EnvironmentConfig(kwargs={"episode_length": EPISODE_LENGTH}),
-    world_model=WorldModelConfig(sequence=SequenceConfig(num_layers=1, width=16, num_heads=2), ensemble_size=2),
+    world_model=WorldModelConfig(sequence=SequenceConfig(num_layers=1, width=16, num_heads=2)),
     actor_critic=ActorCriticConfig(hidden=(16,), embedding_width=4),
     imagination=ImaginationConfig(horizon=3, context_length=2, burn_in=4),
     collection=CollectionConfig(num_environments=1, epsilon=0.1, random_steps=40),
@@ -277,7 +277,7 @@ def test_same_seed_same_weights(trained: Run, make: Callable[..., Run]) -> None:
     expected = trained.weights()
     for name, weight in again.weights().items():
         assert torch.equal(weight, expected[name]), name
-    name = "world_model.reward.net.0.weight"
+    name = "world_model.heads.reward.0.net.0.weight"
     assert not torch.equal(other.weights()[name], expected[name])
     for mine, theirs in zip(again.records, trained.records):
         assert {k: v for k, v in mine.items() if not k.startswith("seconds")} == {
@@ -288,8 +288,8 @@ def test_same_seed_same_weights(trained: Run, make: Callable[..., Run]) -> None:
 @pytest.mark.parametrize(
     ("part", "component"),
     [
-        ("world_model.tokens.0.net.0.weight", "world_model"),
-        ("world_model.termination.net.0.weight", "world_model"),
+        ("world_model.heads.observation.0.net.0.weight", "world_model"),
+        ("world_model.heads.termination.0.net.0.weight", "world_model"),
         ("actor_critic.critic.linear.weight", "actor_critic"),
     ],
 )

@@ -15,11 +15,13 @@ from torch import Tensor
 from worldstream.errors import ConfigError
 from worldstream.nn.layers import EnsembleHead
 from worldstream.specs import ActionComponent, ActionSpec, TokenSpec
-from worldstream.types import Batch
+from worldstream.types import EXTRINSIC, Batch
 from worldstream.world_model import SEQUENCE_MODELS
 from worldstream.world_model.block import SUMMARY, BlockLayout
 from worldstream.world_model.embed import BlockEmbedder
-from worldstream.world_model.heads.disagreement import DisagreementHead
+from worldstream.world_model.heads.disagreement import DisagreementConfig, DisagreementHead
+from worldstream.world_model.heads.reward import RewardConfig
+from worldstream.world_model.heads.termination import TerminationConfig, TerminationHead
 from worldstream.world_model.model import WorldModel, WorldModelConfig
 from worldstream.world_model.sequence.base import SequenceConfig
 
@@ -32,12 +34,14 @@ ACTION_SPEC = ActionSpec(
     components=(ActionComponent(path="action", kind="multi_discrete", sizes=(3, 2), shape=(2,), dtype="int64"),),
     structure="action",
 )
+HEADS_OF_TWO = {**WorldModelConfig().heads, "disagreement": DisagreementConfig(num_members=2)}
 CHANNELS = [slice(0, 4), slice(4, 10, 2), slice(5, 10, 2)]  # of a run of equal channels, value by value
 
 
 def make_model(**changes: Any) -> WorldModel:
     torch.manual_seed(0)
-    changes = {"sequence": SequenceConfig(num_layers=1, width=WIDTH, num_heads=2), "ensemble_size": 2, **changes}
+    heads = HEADS_OF_TWO | changes.pop("heads", {})
+    changes = {"sequence": SequenceConfig(num_layers=1, width=WIDTH, num_heads=2), "heads": heads, **changes}
     return WorldModel(WorldModelConfig(**changes), TOKEN_SPECS, ACTION_SPEC, max_blocks=32).eval()
 
 
@@ -111,8 +115,8 @@ def test_an_observation_is_predicted_from_earlier_blocks_only(t: int) -> None:
     batch = random_batch()
     blocks = model.embed(batch.tokens, batch.actions)
     predictions = model.sequence.parallel(blocks, model.init_state(BATCH))[1]
-    head = model.tokens[0]
-    loss = head.loss(predictions[..., model.layout.positions("cells"), :], head.target(batch))
+    head = model.heads_of("observation")[0]
+    loss = head.loss(predictions[..., model.layout.positions("cells"), :], batch)
     (gradient,) = torch.autograd.grad(loss[:, t].sum(), blocks)
     touched = gradient.abs().amax((0, 2, 3)) > 0
     assert touched.tolist() == [s < t for s in range(BLOCKS)]
@@ -133,9 +137,9 @@ def test_targets_without_enough_context_do_not_count(context: int) -> None:
     blocks = model.embed(batch.tokens, batch.actions)
     predictions = model.sequence.parallel(blocks, model.init_state(BATCH))[1]
     expected = 0.0
-    for head in model.tokens:
+    for head in model.heads_of("observation"):
         latents = predictions[..., model.layout.positions(head.positions), :]
-        loss = head.loss(latents, head.target(batch))[:, context:].mean()
+        loss = head.loss(latents, batch)[:, context:].mean()
         expected = expected + loss * TOKEN_SPECS[head.positions].num_tokens / 5
     torch.testing.assert_close(before["observation"], expected.detach())
 
@@ -155,7 +159,7 @@ def test_unpredictable_ends_of_segments_do_not_count() -> None:
 
 
 def test_priorities_are_the_losses_of_each_segment_alone() -> None:
-    model = make_model(ensemble_size=0, loss_weights={"observation": 1.0, "reward": 1.0, "termination": 1.0})
+    model = make_model(heads={"disagreement": DisagreementConfig(num_members=1)})
     real = torch.arange(BLOCKS) < torch.tensor([6, 5, 3, 2])[:, None]
     batch = dataclasses.replace(random_batch(), observed=real, acted=real)
     priorities = model.losses(batch).priorities
@@ -212,11 +216,12 @@ def test_priorities_are_weighted_losses_of_the_segments() -> None:
 
 def test_scaled_rewards_are_learned_and_predicted_in_their_own_units() -> None:
     batch = random_batch()
-    scaled, plain = make_model(reward_scale=10.0), make_model()
+    scaled, plain = make_model(heads={"reward": RewardConfig(scale=10.0)}), make_model()
     tenth = dataclasses.replace(batch, rewards=batch.rewards / 10)
     torch.testing.assert_close(scaled.losses(tenth).means["reward"], plain.losses(batch).means["reward"])
     latents = torch.randn(5, 1, WIDTH)
-    torch.testing.assert_close(10 * scaled.reward.predict(latents), plain.reward.predict(latents))
+    ((large,), (small,)) = (model.heads_of("reward") for model in (plain, scaled))
+    torch.testing.assert_close(10 * small.predict(latents, None)[EXTRINSIC], large.predict(latents, None)[EXTRINSIC])
 
 
 @pytest.mark.parametrize("sequence", SEQUENCE_MODELS)
@@ -233,14 +238,16 @@ def test_bfloat16_changes_products_only(sequence: str, generator: torch.Generato
     state = mixed.warm_up(batch.tokens, batch.actions)
     for _ in range(2):
         step, state = mixed.step(last, batch.actions[:, -1], state, generator)
-        assert step.reward.dtype == step.disagreement.dtype == torch.float32
+        assert {reward.dtype for reward in step.rewards.values()} == {torch.float32}
     kept = state.memory if sequence == "retention" else state.cache.layers
     assert {x.dtype for x in kept} == {torch.float32 if sequence == "retention" else torch.bfloat16}
 
 
 @torch.no_grad()
 def test_two_logits_of_an_end_are_the_distribution_of_one() -> None:
-    head, latents = make_model(termination_logits=2).termination, torch.randn(7, 1, 16)
+    (head,) = make_model(heads={"termination": TerminationConfig(num_logits=2)}).heads_of("termination")
+    assert isinstance(head, TerminationHead)
+    latents = torch.randn(7, 1, 16)
     assert head.net(latents).shape == (7, 1, 2)
     torch.testing.assert_close(head(latents).mean, head.net(latents).softmax(-1)[..., 1])
 
@@ -268,7 +275,11 @@ def test_every_parameter_of_the_world_model_is_trained() -> None:
 
 
 def make_ensemble(members: int = 4, vocabulary: tuple[int, ...] = (4, 3, 3), width: int = WIDTH) -> DisagreementHead:
-    return DisagreementHead("x", TokenSpec(num_tokens=3, vocabulary=vocabulary), width, num_members=members)
+    return DisagreementHead("x", TokenSpec(num_tokens=3, vocabulary=vocabulary), width, members)
+
+
+def divergence(head: DisagreementHead, latents: Tensor) -> Tensor:
+    return head.predict(latents, None)["disagreement"]
 
 
 def test_divergence_is_computed_per_channel() -> None:
@@ -276,15 +287,15 @@ def test_divergence_is_computed_per_channel() -> None:
     head, latents = make_ensemble(), torch.randn(5, 3, WIDTH)
     with torch.no_grad():
         head.net.last.weight *= 5
-    before = head.divergence(latents)
+    before = divergence(head, latents)
     assert before.min() > 0.02
     with torch.no_grad():
         for channel, offset in zip(CHANNELS, (3.0, -2.0, 0.5)):
             head.net.last.bias[..., channel] += offset
-    torch.testing.assert_close(head.divergence(latents), before, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(divergence(head, latents), before, rtol=1e-4, atol=1e-6)
     with torch.no_grad():
         head.net.last.bias[:, :, 0] += 1.0  # one value of a channel is no offset
-    assert (head.divergence(latents) - before).abs().min() > 1e-4
+    assert (divergence(head, latents) - before).abs().min() > 1e-4
 
 
 def test_divergence_equals_its_definition() -> None:
@@ -295,7 +306,7 @@ def test_divergence_equals_its_definition() -> None:
         members = torch.distributions.Categorical(logits=logits[..., channel])
         mixture = torch.distributions.Categorical(probs=members.probs.mean(0))
         expected += (mixture.entropy() - members.entropy().mean(0)).mean(-1)  # over tokens; channels are summed
-    torch.testing.assert_close(head.divergence(latents), expected, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(divergence(head, latents), expected, rtol=1e-3, atol=1e-6)
 
 
 def test_members_that_agree_have_no_divergence() -> None:
@@ -303,8 +314,8 @@ def test_members_that_agree_have_no_divergence() -> None:
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.copy_(3 * parameter[:1].expand_as(parameter))
-    divergence = head.divergence(torch.randn(5, 3, WIDTH))
-    assert (divergence >= 0).all() and divergence.max() < 1e-5
+    found = divergence(head, torch.randn(5, 3, WIDTH))
+    assert (found >= 0).all() and found.max() < 1e-5
 
 
 @pytest.mark.parametrize("members", [2, 4])
@@ -313,21 +324,22 @@ def test_divergence_of_a_channel_is_at_most_the_logarithm_of_the_members(members
     with torch.no_grad():
         head.net.last.weight.zero_()
         head.net.last.bias.copy_(100 * torch.eye(5)[:members].repeat(1, 2).unsqueeze(1))
-    divergence = head.divergence(torch.randn(5, 3, WIDTH))
-    torch.testing.assert_close(divergence, torch.full((5,), 2 * math.log(members)))
+    found = divergence(head, torch.randn(5, 3, WIDTH))
+    torch.testing.assert_close(found, torch.full((5,), 2 * math.log(members)))
 
 
 @pytest.mark.parametrize(("size", "expected"), [(125, 0.044), (4, 0.031)])
 def test_divergence_of_untrained_members(size: int, expected: float) -> None:
     """Golden values of the published initialisation (method.md section 15)."""
-    divergences = [make_ensemble(4, (size,), width=64).divergence(torch.randn(64, 3, 64)).mean() for _ in range(8)]
+    divergences = [divergence(make_ensemble(4, (size,), width=64), torch.randn(64, 3, 64)).mean() for _ in range(8)]
     assert torch.stack(divergences).mean().item() == pytest.approx(expected, rel=0.15)
 
 
 @pytest.mark.parametrize("row", range(8))
 def test_a_member_learns_from_its_own_share_of_the_batch(row: int) -> None:
     head = make_ensemble(4)
-    loss = head.loss(torch.randn(8, 2, 3, WIDTH), torch.zeros(8, 2, 3, 3, dtype=torch.int64))
+    batch = dataclasses.replace(random_batch(), tokens={"x": torch.zeros(8, 2, 3, 3, dtype=torch.int64)})
+    loss = head.loss(torch.randn(8, 2, 3, WIDTH), batch)
     loss[row].sum().backward()
     for name, parameter in head.named_parameters():
         assert parameter.grad is not None
@@ -341,7 +353,7 @@ def test_the_ensemble_teaches_nothing_but_itself() -> None:
     model.losses(random_batch()).total.backward()
     for name, parameter in model.named_parameters():
         touched = parameter.grad is not None and bool(parameter.grad.abs().any())
-        assert touched == name.startswith("disagreement."), name
+        assert touched == name.startswith("heads.disagreement."), name
 
 
 def test_an_ensemble_is_independent_heads(generator: torch.Generator) -> None:
@@ -364,12 +376,14 @@ def test_step_draws_valid_tokens_and_sums_disagreement_over_keys(generator: torc
     for key, spec in TOKEN_SPECS.items():
         assert step.tokens[key].shape == (BATCH, spec.num_tokens, spec.num_channels)
         assert (step.tokens[key] < torch.tensor(spec.vocabulary)).all() and (step.tokens[key] >= 0).all()
-    assert step.reward.shape == step.terminated.shape == step.disagreement.shape == (BATCH,)
+    assert {x.shape for x in (*step.rewards.values(), step.terminated)} == {(BATCH,)}
     assert step.terminated.dtype == torch.bool
     latents = model.sequence.predict(state)
-    expected = sum(head.divergence(latents[:, model.layout.positions(head.positions)]) for head in model.disagreement)
-    torch.testing.assert_close(step.disagreement, expected)
-    torch.testing.assert_close(step.reward, model.reward(latents[:, -1:]).mean.squeeze(-1))
+    expected = {
+        name: sum(head.predict(latents[:, model.layout.positions(head.positions)], None)[name] for head in heads)
+        for name, heads in ((EXTRINSIC, model.heads_of("reward")), ("disagreement", model.heads_of("disagreement")))
+    }
+    torch.testing.assert_close(step.rewards, expected)
 
 
 @torch.no_grad()
@@ -380,16 +394,25 @@ def test_step_reads_the_prediction_that_training_uses() -> None:
     before = {key: ids[:, :3] for key, ids in batch.tokens.items()}
     state = model.warm_up(before, batch.actions[:, :3], batch.observed[:, :3])
     step, _ = model.step({key: ids[:, 3] for key, ids in batch.tokens.items()}, batch.actions[:, 3], state)
-    expected = model.reward(predictions[:, 4, -1:]).mean.squeeze(-1)
-    torch.testing.assert_close(step.reward, expected, rtol=1e-4, atol=1e-6)
+    expected = model.heads_of("reward")[0].predict(predictions[:, 4, -1:], None)[EXTRINSIC]
+    torch.testing.assert_close(step.rewards[EXTRINSIC], expected, rtol=1e-4, atol=1e-6)
 
 
 @torch.no_grad()
-def test_without_an_ensemble_disagreement_is_zero() -> None:
-    model = make_model(ensemble_size=0, loss_weights={"observation": 1.0, "reward": 1.0, "termination": 1.0})
-    batch = random_batch()
+def test_without_an_ensemble_there_is_no_disagreement() -> None:
+    heads = {name: head for name, head in HEADS_OF_TWO.items() if name != "disagreement"}
+    config = WorldModelConfig(heads=heads, loss_weights=dict.fromkeys(heads, 1.0))
+    model, batch = WorldModel(config, TOKEN_SPECS, ACTION_SPEC, max_blocks=32).eval(), random_batch()
     tokens = {key: ids[:, 0] for key, ids in batch.tokens.items()}
-    assert not model.step(tokens, batch.actions[:, 0], model.init_state(BATCH))[0].disagreement.any()
+    assert set(model.step(tokens, batch.actions[:, 0], model.init_state(BATCH))[0].rewards) == {EXTRINSIC}
+
+
+@pytest.mark.parametrize("missing", ["observation", "reward", "termination"])
+def test_heads_that_imagination_needs_are_asked_for(missing: str) -> None:
+    heads = {name: head for name, head in HEADS_OF_TWO.items() if name != missing}
+    weights = dict.fromkeys(heads, 1.0)
+    with pytest.raises(ConfigError, match="imagination needs it"):
+        WorldModelConfig(heads=heads, loss_weights=weights, priority_weights={})
 
 
 # Layout and embedding.

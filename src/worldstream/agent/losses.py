@@ -1,8 +1,8 @@
-"""Actor-critic losses on imagined trajectories (method.md 8.4)."""
+"""Actor-critic losses on imagined trajectories."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, NamedTuple
 
 import torch
@@ -12,6 +12,7 @@ from worldstream.agent.actor_critic import ActorCritic
 from worldstream.agent.return_scale import ReturnScale
 from worldstream.nn.numerics import lambda_returns, masked_mean
 from worldstream.options import Between
+from worldstream.types import EXTRINSIC, Trajectories
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,10 +25,20 @@ class ActorCriticLossConfig:
     """Weight of longer returns."""
     entropy_weight: float = 0.001
     """Bonus for the entropy of the policy, summed over action tokens, in nats."""
-    extrinsic_weight: float = 1.0
-    """Factor of the predicted reward."""
-    intrinsic_weight: float = 1.0
-    """Factor of the ensemble's disagreement; 0 turns the intrinsic reward off."""
+    reward_weights: dict[str, float] = field(default_factory=lambda: {EXTRINSIC: 1.0, "disagreement": 1.0})
+    """Factor of each reward that the heads of the world model predict; 0: it is not computed."""
+
+    @property
+    def rewards(self) -> list[str]:
+        """Names of the rewards that count."""
+        return [name for name, weight in self.reward_weights.items() if weight]
+
+    def weighted(self, trajectories: Trajectories) -> Tensor:
+        """(B, H) what the agent is rewarded for: the weighted sum of the rewards that count."""
+        total = torch.zeros(trajectories.terminated.shape, device=trajectories.terminated.device)
+        for name in self.rewards:
+            total = total + self.reward_weights[name] * trajectories.rewards[name]
+        return total
 
 
 class ActorCriticLosses(NamedTuple):
@@ -39,30 +50,16 @@ class ActorCriticLosses(NamedTuple):
 
 
 def actor_critic_losses(
-    agent: ActorCritic,
-    return_scale: ReturnScale,
-    config: ActorCriticLossConfig,
-    *,
-    policy_logits: Tensor,
-    value_logits: Tensor,
-    actions: Tensor,
-    rewards: Tensor,
-    disagreement: Tensor,
-    terminated: Tensor,
+    agent: ActorCritic, return_scale: ReturnScale, config: ActorCriticLossConfig, trajectories: Trajectories
 ) -> ActorCriticLosses:
     """REINFORCE with a lambda-return baseline, HL-Gauss value regression and an entropy bonus.
 
     Steps after an imagined end are masked out of every term (C10).
-
-    Args:
-        policy_logits: (B, H, A) at states 0..H-1.
-        value_logits: (B, H + 1, N) at states 0..H.
-        actions: (B, H, M).
-        rewards, disagreement: (B, H).
-        terminated: (B, H) bool.
     """
-    policy, value = agent.policy_output(policy_logits), agent.value_output(value_logits)
-    rewards = config.extrinsic_weight * rewards + config.intrinsic_weight * disagreement
+    terminated, value_logits = trajectories.terminated, trajectories.info["value_logits"]
+    policy = agent.policy_output(trajectories.info["policy_logits"][:, :-1])
+    value = agent.value_output(value_logits)
+    rewards = config.weighted(trajectories)
     values = value.mean.detach()
     returns = lambda_returns(rewards, terminated, values, config.discount, config.lambda_)
     ended_before = torch.cumsum(terminated.long(), 1) - terminated.long()
@@ -70,7 +67,7 @@ def actor_critic_losses(
     # Returns after the end mean nothing; the first one of a trajectory, which always counts, stands in for them.
     scale = return_scale.update(torch.where(alive, returns, returns[:, :1]))
     advantage = (returns - values[:, :-1]) / scale
-    actor = masked_mean(-policy.log_prob(actions) * advantage, alive)
+    actor = masked_mean(-policy.log_prob(trajectories.actions) * advantage, alive)
     critic = masked_mean(agent.value_output(value_logits[:, :-1]).loss(returns), alive)
     entropy = masked_mean(policy.entropy(), alive)
     total = actor + critic - config.entropy_weight * entropy
@@ -81,7 +78,11 @@ def actor_critic_losses(
         "return_scale": scale,
         "imagined_return": masked_mean(returns, alive),
         "imagined_reward": masked_mean(rewards, alive),
-        "disagreement": masked_mean(disagreement, alive),
+        **{
+            name: masked_mean(trajectories.rewards[name], alive) if weight else torch.zeros_like(scale)
+            for name, weight in config.reward_weights.items()
+            if name != EXTRINSIC
+        },
         "value": masked_mean(values[:, :-1], alive),
         "imagined_length": alive.float().sum(1).mean(),
     }

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from worldstream.evaluation.episodes import RecordedEpisode
 from worldstream.models import Models
-from worldstream.types import Observations, Tokens
+from worldstream.types import EXTRINSIC, Observations, Tokens
 from worldstream.world_model.model import WorldModel
 
 
@@ -164,12 +164,12 @@ def follow(
     current = {key: ids[:, context] for key, ids in tokens.items()}
     steps = []
     for t in range(context, actions.shape[1] - 1):
-        step, state = world_model.step(current, actions[:, t], state, generator)
+        step, state = world_model.step(current, actions[:, t], state, generator, rewards=(EXTRINSIC,))
         current = step.tokens
         steps.append(step)
     return Followed(
         tokens={key: torch.stack([step.tokens[key] for step in steps], 1) for key in tokens},
-        rewards=torch.stack([step.reward for step in steps], 1),
+        rewards=torch.stack([step.rewards[EXTRINSIC] for step in steps], 1),
         terminated=torch.stack([step.terminated for step in steps], 1),
     )
 

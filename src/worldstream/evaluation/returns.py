@@ -21,7 +21,7 @@ from worldstream.evaluation.openloop import cut_windows, starting_points
 from worldstream.models import Models
 from worldstream.nn.numerics import lambda_returns
 from worldstream.training.updates import imagine_from, past_length
-from worldstream.types import Batch
+from worldstream.types import EXTRINSIC, Batch
 
 UNSEEN_WEIGHT = 0.05
 """Where an episode was not followed to its termination: largest discount factor of the first reward not seen."""
@@ -73,11 +73,11 @@ def compare_returns(
     known = [(i, t) for i, t in starts if not np.isnan(returns[i][t])]
     if not known:
         return None
-    trajectories = imagine_from(models, _batch(models, episodes, known, config), config.imagination, generator)
-    losses = config.losses
+    losses, batch = config.losses, _batch(models, episodes, known, config)
+    trajectories = imagine_from(models, batch, config.imagination, generator, rewards=losses.rewards)
     with torch.no_grad():
         values = models.actor_critic.value_output(trajectories.info["value_logits"]).mean
-        rewards = losses.extrinsic_weight * trajectories.rewards + losses.intrinsic_weight * trajectories.disagreement
+        rewards = losses.weighted(trajectories)
         imagined = lambda_returns(rewards, trajectories.terminated, values, losses.discount, 1.0)
     return ReturnComparison(
         real=np.array([returns[i][t] for i, t in known]),
@@ -89,8 +89,9 @@ def compare_returns(
 def returns_to_go(episode: RecordedEpisode, losses: ActorCriticLossConfig) -> np.ndarray:
     """(T,) scaled discounted return from each step; NaN where too much of it lies beyond the recording."""
     following, returns = 0.0, np.zeros(episode.length)
+    scale = losses.reward_weights.get(EXTRINSIC, 0.0)
     for t in reversed(range(episode.length)):
-        following = losses.extrinsic_weight * float(episode.rewards[t]) + losses.discount * following
+        following = scale * float(episode.rewards[t]) + losses.discount * following
         returns[t] = following
     if not episode.terminated:
         unseen = losses.discount ** np.arange(episode.length, 0, -1)

@@ -26,6 +26,8 @@ from worldstream.tokenizers.fixed_levels import FixedLevelsConfig
 from worldstream.tokenizers.image import ImageFSQConfig, ImageVQConfig
 from worldstream.tokenizers.image_networks import NUM_GROUPS
 from worldstream.tokenizers.quantizers import MOST_CODES
+from worldstream.world_model.heads.disagreement import DisagreementConfig
+from worldstream.world_model.heads.termination import TerminationConfig
 from worldstream.world_model.model import WorldModelConfig
 from worldstream.world_model.sequence.base import SequenceConfig
 
@@ -49,7 +51,10 @@ def _config_for(tensors: ForeignTensors, settings: PublishedSettings) -> Config:
     levels, members = _action_levels(tensors), _ensemble_size(tensors)
     if levels and not settings.tokenized_actions:
         raise WeightsError("agents with tokenize_actions 'False' cannot be read, only those with 'True'.")
-    weights = {name: 1.0 for name in base.world_model.loss_weights if members or name != "disagreement"}
+    heads = dict(base.world_model.heads) | {"termination": TerminationConfig(num_logits=2)}
+    del heads["disagreement"]
+    if members:
+        heads["disagreement"] = DisagreementConfig(num_members=members)
     shared = settings.shared_embeddings
     return replace(
         base,
@@ -62,10 +67,8 @@ def _config_for(tensors: ForeignTensors, settings: PublishedSettings) -> Config:
         world_model=WorldModelConfig(
             sequence=_sequence(tensors, settings),
             context_length=settings.context_length,
-            ensemble_size=members,
-            loss_weights=weights,
-            reward_scale=1.0,
-            termination_logits=2,
+            heads=heads,
+            loss_weights=dict.fromkeys(heads, 1.0),
             slot_embedding=False,
             shared_embeddings=not tensors.has("world_model.obs_embeddings.image.") if shared is None else shared,
         ),
@@ -73,8 +76,8 @@ def _config_for(tensors: ForeignTensors, settings: PublishedSettings) -> Config:
         losses=ActorCriticLossConfig(
             discount=settings.discount,
             lambda_=settings.lambda_,
-            extrinsic_weight=settings.extrinsic_weight,
-            intrinsic_weight=settings.intrinsic_weight if members else 0.0,
+            reward_weights={"extrinsic": settings.extrinsic_weight}
+            | ({"disagreement": settings.intrinsic_weight} if members else {}),
         ),
         imagination=replace(
             base.imagination,

@@ -107,7 +107,7 @@ def published_agent(
     if "batch_size" in (settings or {}) and config.world_model_learner.batch_size != chosen.batch_size:
         raise WeightsError(
             f"the settings say that batch_size is {chosen.batch_size}; it must be a multiple of the "
-            f"{config.world_model.ensemble_size} members of the ensemble."
+            f"{config.world_model.batch_shares} members of the ensemble."
         )
     played = _played(environment, published, config.environment)
     config = replace(config, environment=replace(played, modality=dict(modality or {})))

@@ -26,7 +26,9 @@ from worldstream.specs import ActionSpec, KeySpec
 from worldstream.tokenizers.image import ImageTokenizer
 from worldstream.tokenizers.quantizers import FiniteScalarQuantizer, VectorQuantizer
 from worldstream.world_model.heads.disagreement import DisagreementHead
-from worldstream.world_model.heads.tokens import TokenHead
+from worldstream.world_model.heads.observation import ObservationHead
+from worldstream.world_model.heads.reward import RewardHead
+from worldstream.world_model.heads.termination import TerminationHead
 from worldstream.world_model.model import WorldModel
 from worldstream.world_model.sequence.attention import AttentionLayer, AttentionModel
 from worldstream.world_model.sequence.retention import RetentionLayer, RetentionModel
@@ -109,15 +111,16 @@ def _load_world_model(
         _fill_retention(tensors, model.sequence)
     else:
         _fill_attention(tensors, cast(AttentionModel, model.sequence))
-    for head in cast(list[TokenHead], list(model.tokens)):
+    for head in cast(list[ObservationHead], model.heads_of("observation")):
         name = f"{prefix}head_observations.{kinds[head.positions]}."
         tensors.fill(name, head.net)
         _reorder(cast(nn.Linear, head.net[-1]), logit_order(head.vocabulary))
-    for ensemble in cast(list[DisagreementHead], list(model.disagreement)):
+    for ensemble in cast(list[DisagreementHead], model.heads_of("disagreement")):
         _fill_ensemble(tensors, f"{prefix}curiosity_head.{kinds[ensemble.positions]}.ensemble.", ensemble)
-    tensors.fill(f"{prefix}head_rewards.model.", model.reward.net)
-    tensors.fill(f"{prefix}head_rewards.head.", model.reward.scalar)
-    tensors.fill(f"{prefix}head_ends.", cast(nn.Module, model.termination.net))
+    (reward,), (termination,) = model.heads_of("reward"), model.heads_of("termination")
+    tensors.fill(f"{prefix}head_rewards.model.", cast(RewardHead, reward).net)
+    tensors.fill(f"{prefix}head_rewards.head.", cast(RewardHead, reward).scalar)
+    tensors.fill(f"{prefix}head_ends.", cast(TerminationHead, termination).net)
     width, sizes = model.config.sequence.width, model.layout.action_spec.sizes
     if has_continuous_actions(tensors):  # a map of actions that are not cut into levels is there, and never read
         tensors.expect(f"{prefix}action_encoder.action_projection.weight", (width, len(sizes)))

@@ -18,6 +18,8 @@ from worldstream.config import (
 from worldstream.environments.config import EnvironmentConfig
 from worldstream.tokenizers.bundle import TokenizerConfig
 from worldstream.tokenizers.image import ImageFSQConfig, ImageVQConfig
+from worldstream.world_model.heads.reward import RewardConfig
+from worldstream.world_model.heads.termination import TerminationConfig
 from worldstream.world_model.model import WorldModelConfig
 from worldstream.world_model.sequence.base import SequenceConfig
 
@@ -54,7 +56,7 @@ def atari100k() -> Config:
         world_model=WorldModelConfig(
             sequence=SequenceConfig(num_layers=10, width=256, num_heads=4, dropout=0.1, decay_blocks=(4.0, 16.0)),
             context_length=2,
-            termination_logits=2,
+            heads={**WorldModelConfig().heads, "termination": TerminationConfig(num_logits=2)},
             slot_embedding=False,
         ),
         actor_critic=ActorCriticConfig(hidden=(512,), grid_channels=(128, 64)),
@@ -119,12 +121,12 @@ def atari_small() -> Config:
             precision="bfloat16",
             sequence=SequenceConfig(num_layers=3, width=128, num_heads=4, decay_blocks=(4.0, 16.0)),
             slot_embedding=True,
-            reward_scale=10.0,
+            heads={**base.world_model.heads, "reward": RewardConfig(scale=10.0)},
             loss_weights={**base.world_model.loss_weights, "reward": 3.0},
             priority_weights={"reward": 1.0},
         ),
         actor_critic=ActorCriticConfig(hidden=(256,), grid_channels=(64,)),
-        losses=replace(base.losses, entropy_weight=0.01, extrinsic_weight=10.0, intrinsic_weight=0.1),
+        losses=replace(base.losses, entropy_weight=0.01, reward_weights={"extrinsic": 10.0, "disagreement": 0.1}),
         replay=replace(
             base.replay,
             sampler_options={"uniform_fraction": 0.5, "initial_priority": 1.25, "temperature": 0.1},

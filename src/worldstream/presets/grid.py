@@ -8,6 +8,7 @@ from worldstream.config import Config
 from worldstream.presets.demo import demo
 from worldstream.tokenizers.bundle import TokenizerConfig
 from worldstream.tokenizers.identity import IdentityConfig
+from worldstream.world_model.heads.reward import RewardConfig
 
 
 def grid() -> Config:
@@ -32,7 +33,7 @@ def grid() -> Config:
         world_model=replace(
             model,
             sequence=replace(model.sequence, width=128),
-            reward_scale=30.0,
+            heads={**model.heads, "reward": RewardConfig(scale=30.0)},
             loss_weights={**model.loss_weights, "reward": 3.0, "termination": 2.0},
             priority_weights={"reward": 1.0},
         ),
@@ -43,7 +44,10 @@ def grid() -> Config:
             start_sampler_options={"uniform_fraction": 0.5, "initial_priority": 1.0},
         ),
         losses=replace(
-            base.losses, discount=0.95, extrinsic_weight=20.0, intrinsic_weight=0.02, entropy_weight=0.02
+            base.losses,
+            discount=0.95,
+            reward_weights={"extrinsic": 20.0, "disagreement": 0.02},
+            entropy_weight=0.02,
         ),
         collection=replace(base.collection, random_steps=6000),
         world_model_learner=replace(base.world_model_learner, updates_per_step=0.12, start_steps=2000),

@@ -253,7 +253,7 @@ def _config_highlights(config: dict[str, Any]) -> list[tuple[str, str]]:
         "actor-critic updates per step": ("actor_critic_learner", "updates_per_step"),
         "imagination horizon (steps)": ("imagination", "horizon"),
         "discount per step": ("losses", "discount"),
-        "intrinsic reward weight": ("losses", "intrinsic_weight"),
+        "weights of rewards": ("losses", "reward_weights"),
         "frames per step": ("environment", "action_repeat"),
     }
     return [(label, str(config[part][name])) for label, (part, name) in paths.items() if name in config.get(part, {})]

@@ -139,8 +139,8 @@ def estimate(environment: EnvironmentFactory, config: Config, *, steps: int, dev
     if models.tokenizers.trainable:
         learned = {"tokenizers": models.tokenizers, **learned}
     parameters = {part: num_parameters(module) for part, module in learned.items()}
-    members = max(1, config.world_model.ensemble_size)
-    probe_size = members * math.ceil(PROBE_SIZE / members)
+    shares = config.world_model.batch_shares
+    probe_size = shares * math.ceil(PROBE_SIZE / shares)
     parts = _parts(models, config, steps, device)
     measured = {name: part.seconds(probe_size, device) for name, part in parts.items()}
     seconds = {name: 1000 * parts[name].per_step * duration for name, (duration, _) in measured.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +11,11 @@ from torch import Tensor
 
 from worldstream.agent.losses import actor_critic_losses
 from worldstream.config import Config, ImaginationConfig
-from worldstream.imagination import Trajectories, imagine
+from worldstream.imagination import imagine
 from worldstream.models import Models
 from worldstream.tokenizers.bundle import TokenizerBundle
 from worldstream.training.learner import Learner
-from worldstream.types import Batch, Observations
+from worldstream.types import Batch, Observations, Trajectories
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def imagine_from(
     config: ImaginationConfig,
     generator: torch.Generator | None,
     *,
-    measure_disagreement: bool = True,
+    rewards: Collection[str] | None = None,
 ) -> Trajectories:
     """Trajectories that begin at the last observation of each segment, with the steps before as context.
 
@@ -87,7 +88,7 @@ def imagine_from(
         batch: segments of ``past_length(config) + 1`` steps, anchored at their last.
         config: lengths.
         generator: of the models' device.
-        measure_disagreement: whether the trajectories carry the ensemble's disagreement.
+        rewards: names of those to predict; None: all that there are.
     """
     models.world_model.eval()
     past = past_length(config)
@@ -111,7 +112,7 @@ def imagine_from(
         carry=carry,
         horizon=config.horizon,
         generator=generator,
-        measure_disagreement=measure_disagreement,
+        rewards=rewards,
     )
 
 
@@ -123,18 +124,7 @@ def update_actor_critic(
     Returns:
         metrics, () each; and the priorities (B,) of the observations that the trajectories began at.
     """
-    curious = config.losses.intrinsic_weight != 0
-    trajectories = imagine_from(models, batch, config.imagination, generator, measure_disagreement=curious)
-    losses = actor_critic_losses(
-        models.actor_critic,
-        models.return_scale,
-        config.losses,
-        policy_logits=trajectories.info["policy_logits"][:, :-1],
-        value_logits=trajectories.info["value_logits"],
-        actions=trajectories.actions,
-        rewards=trajectories.rewards,
-        disagreement=trajectories.disagreement,
-        terminated=trajectories.terminated,
-    )
+    trajectories = imagine_from(models, batch, config.imagination, generator, rewards=config.losses.rewards)
+    losses = actor_critic_losses(models.actor_critic, models.return_scale, config.losses, trajectories)
     norm = learner.step(losses.total)
     return {**losses.metrics, "gradient_norm": norm}, losses.priorities

@@ -13,9 +13,11 @@ SEQUENCE_MODELS = Registry(
 HEADS = Registry(
     "head",
     {
-        "tokens": "worldstream.world_model.heads.tokens:TokenHead",
-        "reward": "worldstream.world_model.heads.reward:RewardHead",
-        "termination": "worldstream.world_model.heads.termination:TerminationHead",
-        "disagreement": "worldstream.world_model.heads.disagreement:DisagreementHead",
+        "observation": "worldstream.world_model.heads.observation:ObservationConfig",
+        "reward": "worldstream.world_model.heads.reward:RewardConfig",
+        "termination": "worldstream.world_model.heads.termination:TerminationConfig",
+        "disagreement": "worldstream.world_model.heads.disagreement:DisagreementConfig",
     },
 )
+
+DEFAULT_HEADS = ("observation", "reward", "termination", "disagreement")

@@ -1,10 +1,12 @@
-"""The world model: embed blocks of tokens, run the sequence model, read rewards, ends and the next tokens from heads.
+"""The world model: embed blocks of tokens, run the sequence model, read everything else from heads.
 
-It knows token ids and layouts only: what the tokens mean is the tokenizers' business.
+It knows token ids, layouts and the seam of heads: what tokens mean is the tokenizers' business, and what is predicted
+the heads'.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple, cast
@@ -14,18 +16,17 @@ from torch import Tensor, nn
 
 from worldstream.errors import ConfigError
 from worldstream.nn.numerics import masked_mean
-from worldstream.options import Between
+from worldstream.options import Between, OneOf
 from worldstream.specs import ActionSpec, TokenSpec
-from worldstream.types import Batch, Tokens
-from worldstream.world_model import HEADS, SEQUENCE_MODELS
+from worldstream.types import EXTRINSIC, Batch, Tokens
+from worldstream.world_model import DEFAULT_HEADS, HEADS, SEQUENCE_MODELS
 from worldstream.world_model.block import SUMMARY, BlockLayout
 from worldstream.world_model.embed import BlockEmbedder, CodesOf
-from worldstream.world_model.heads.base import Head
-from worldstream.world_model.heads.disagreement import DisagreementHead
-from worldstream.world_model.heads.reward import RewardHead
-from worldstream.world_model.heads.tokens import TokenHead
+from worldstream.world_model.heads.base import TERMINATED, TOKENS, Head, HeadConfig
 from worldstream.world_model.sequence.base import AnySequenceModel, SequenceConfig
 
+ALWAYS = (TOKENS, TERMINATED)
+"""Predictions that every imagined step needs."""
 MAX_BLOCK_LENGTH = 2048
 """Tokens of one environment step; a step's cost grows with their square."""
 MAX_ACTION_VALUES = 65_536
@@ -37,37 +38,55 @@ class WorldModelConfig:
     """Architecture and losses of the world model."""
 
     sequence: SequenceConfig = field(default_factory=SequenceConfig)
+    heads: dict[str, Annotated[HeadConfig, OneOf(HEADS)]] = field(
+        default_factory=lambda: {name: HEADS[name]() for name in DEFAULT_HEADS}
+    )
+    """What is read from predictions, by the name of its loss."""
     precision: Literal["single", "bfloat16"] = "single"
     """Of the matrix products inside of the sequence model and of the heads of tokens, and of the keys and values of
     attention; weights, the memory of retention, rewards, ends and losses are single in any case. bfloat16 is several
     times faster on GPUs and on processors with units for it, and slower on others."""
     context_length: Annotated[int, Between(1)] = 1
-    """Blocks that must precede a prediction before it is trained (c of method.md section 6)."""
-    ensemble_size: Annotated[int, Between(0)] = 4
-    """Members of the disagreement ensemble; 0 leaves it out."""
-    reward_output: str = "hl_gauss"
-    """Scalar output of the reward head."""
-    reward_scale: Annotated[float, Between(1e-6)] = 1.0
-    """Rewards are learned as this many times their value; raise it where they are small and rare."""
-    termination_logits: Literal[1, 2] = 1
-    """Logits of the termination head; 2 as published."""
+    """Blocks that must precede a prediction before it is trained."""
     slot_embedding: bool = True
     """Learned embedding for each position of a block, beside the rotary phases."""
     shared_embeddings: bool = True
     """Embed tokens that have learned codes by these codes instead of a table of their own."""
-    loss_weights: dict[str, float] = field(
-        default_factory=lambda: {"observation": 1.0, "reward": 1.0, "termination": 1.0, "disagreement": 1.0}
-    )
-    """Weight of each named loss; the names must be exactly those of the model."""
+    loss_weights: dict[str, float] = field(default_factory=lambda: dict.fromkeys(DEFAULT_HEADS, 1.0))
+    """Weight of the loss of each head."""
     priority_weights: dict[str, float] = field(default_factory=lambda: {"observation": 1.0, "reward": 1.0})
-    """Weight of named losses in the priority of a segment in replay; losses without one do not count."""
+    """Weight of the losses of heads in the priority of a segment in replay; those without one do not count."""
+
+    def __post_init__(self) -> None:
+        names, yields = sorted(self.heads), {name for head in self.heads.values() for name in head.yields}
+        if names != sorted(self.loss_weights):
+            raise ConfigError(
+                f"world_model.loss_weights names {sorted(self.loss_weights)}, but there are the heads {names}: "
+                "give exactly one weight for each."
+            )
+        if unknown := set(self.priority_weights) - set(names):
+            raise ConfigError(
+                f"world_model.priority_weights names {sorted(unknown)}, but there are the heads {names}."
+            )
+        if missing := {*ALWAYS, EXTRINSIC} - yields:
+            raise ConfigError(f"no head of world_model.heads {names} predicts {sorted(missing)}: imagination needs it.")
+
+    @property
+    def rewards(self) -> tuple[str, ...]:
+        """Names of the rewards that imagination can have."""
+        return tuple({name: None for head in self.heads.values() for name in head.yields if name not in ALWAYS})
+
+    @property
+    def batch_shares(self) -> int:
+        """The size of a batch must be a multiple."""
+        return math.lcm(*(head.batch_shares for head in self.heads.values()))
 
 
 class WorldModelLosses(NamedTuple):
     """What one batch teaches."""
 
     total: Tensor  # () weighted sum of the masked means
-    means: dict[str, Tensor]  # () each, by loss name
+    means: dict[str, Tensor]  # () each, by head
     priorities: Tensor  # (B,) weighted mean losses of each segment, for prioritised replay
 
 
@@ -75,9 +94,8 @@ class Imagined(NamedTuple):
     """One imagined step of B trajectories."""
 
     tokens: Tokens  # (B, K, C) by key: the next observation
-    reward: Tensor  # (B,)
+    rewards: dict[str, Tensor]  # (B,) by name
     terminated: Tensor  # (B,) bool
-    disagreement: Tensor  # (B,) nats, summed over keys; zeros without an ensemble
 
 
 class WorldModel(nn.Module):
@@ -89,8 +107,6 @@ class WorldModel(nn.Module):
         action_spec: the action tokens.
         max_blocks: most blocks that the sequence model will have to remember at once.
         codes_of: tokens by key -> learned codes by key, for shared embeddings; None: there are none.
-
-    Raises ConfigError when the loss weights do not name exactly the losses of the model.
     """
 
     def __init__(
@@ -116,26 +132,13 @@ class WorldModel(nn.Module):
         self.sequence: AnySequenceModel = SEQUENCE_MODELS[config.sequence.model](
             config.sequence, self.layout, max_blocks=max_blocks
         )
-        self.tokens = nn.ModuleList(HEADS["tokens"](key, spec, width) for key, spec in token_specs.items())
-        self.reward: RewardHead = HEADS["reward"](width, output=config.reward_output, scale=config.reward_scale)
-        self.termination: Head = HEADS["termination"](width, num_logits=config.termination_logits)
-        members = config.ensemble_size
-        self.disagreement = nn.ModuleList(
-            HEADS["disagreement"](key, spec, width, num_members=members) for key, spec in token_specs.items() if members
+        self.heads = nn.ModuleDict(
+            {name: nn.ModuleList(options.build(self.layout, width)) for name, options in config.heads.items()}
         )
-        names = {head.loss_name for head in self._heads()}
-        if names != set(config.loss_weights):
-            raise ConfigError(
-                f"world_model.loss_weights names {sorted(config.loss_weights)}, the model has {sorted(names)}: "
-                "give exactly one weight for each."
-            )
-        if unknown := set(config.priority_weights) - names:
-            raise ConfigError(
-                f"world_model.priority_weights names {sorted(unknown)}, the model has the losses {sorted(names)}."
-            )
 
-    def _heads(self) -> list[Head]:
-        return [cast(Head, head) for head in (*self.tokens, self.reward, self.termination, *self.disagreement)]
+    def heads_of(self, name: str) -> list[Head]:
+        """The heads that an entry of ``config.heads`` has built; empty where there is no such entry."""
+        return cast(list[Head], list(cast(nn.ModuleList, self.heads[name]))) if name in self.heads else []
 
     def _mixed_precision(self, positions: str = "") -> torch.autocast:
         """Where products may be in bfloat16: the sequence model, and heads but for those of the summary, whose numbers
@@ -152,14 +155,14 @@ class WorldModel(nn.Module):
         context_length: int | None = None,
         priority_weights: Mapping[str, float] | None = None,
     ) -> WorldModelLosses:
-        """Named losses of tokenized segments, each (B, T) before masking, masked here and nowhere else.
+        """Losses of tokenized segments by head, each (B, T) before masking, masked here and nowhere else.
 
         A target counts when the prediction it is read from has at least ``context_length`` real blocks before it:
         the same rule for observations, rewards and ends (C17).
 
         Args:
             batch: the segments.
-            names: of the losses to compute; None: all.
+            names: of the heads whose losses to compute; None: all.
             context_length: None: as configured.
             priority_weights: None: as configured.
         """
@@ -172,27 +175,24 @@ class WorldModel(nn.Module):
         predictions = predictions.float()
         trained = batch.observed.clone()
         trained[:, :context_length] = False
-        arrived = trained[:, 1:] & batch.acted[:, :-1]
-        sums: dict[str, Tensor] = {}
+        arrived, before = trained[:, 1:] & batch.acted[:, :-1], batch.without_last()
+        means: dict[str, Tensor] = {}
         per_segment = torch.zeros(len(blocks), device=blocks.device)
-        for head in self._heads():
-            if names is not None and head.loss_name not in names:
-                continue
-            latents = predictions[..., self.layout.positions(head.positions), :]
-            target, mask = head.target(batch), trained
-            if head.arrives_with_next:
-                latents, target, mask = latents[:, 1:], target[:, :-1], arrived
-            with self._mixed_precision(head.positions):
-                loss = head.loss(latents, target)
-            # Observation heads of several keys are averaged by their number of tokens, as one block of slots.
-            share = 1.0 if head.arrives_with_next else latents.shape[2] / self.layout.num_observation_tokens
-            sums[head.loss_name] = sums.get(head.loss_name, 0.0) + share * masked_mean(loss, mask)
-            weight = priority_weights.get(head.loss_name, 0.0)
-            if weight:
-                rows = torch.where(mask, loss.detach(), 0.0).sum(1) / mask.sum(1).clamp(min=1)
-                per_segment = per_segment + weight * share * rows
-        total = torch.stack([self.config.loss_weights[name] * value for name, value in sums.items()]).sum()
-        return WorldModelLosses(total, {name: value.detach() for name, value in sums.items()}, per_segment)
+        for name in self.config.heads if names is None else names:
+            heads = self.heads_of(name)
+            latents_of = [predictions[..., self.layout.positions(head.positions), :] for head in heads]
+            num_positions = sum(latents.shape[2] for latents in latents_of)
+            for head, latents in zip(heads, latents_of, strict=True):
+                share = latents.shape[2] / num_positions
+                with self._mixed_precision(head.positions):
+                    loss = head.loss(latents[:, 1:], before) if head.arrives_with_next else head.loss(latents, batch)
+                mask = arrived if head.arrives_with_next else trained
+                means[name] = means.get(name, 0.0) + share * masked_mean(loss, mask)
+                if weight := priority_weights.get(name, 0.0):
+                    of_segments = torch.where(mask, loss.detach(), 0.0).sum(1) / mask.sum(1).clamp(min=1)
+                    per_segment = per_segment + weight * share * of_segments
+        total = torch.stack([self.config.loss_weights[name] * mean for name, mean in means.items()]).sum()
+        return WorldModelLosses(total, {name: mean.detach() for name, mean in means.items()}, per_segment)
 
     def init_state(self, batch_size: int) -> Any:
         """State of the sequence model before any block."""
@@ -217,29 +217,31 @@ class WorldModel(nn.Module):
         state: Any,
         generator: torch.Generator | None = None,
         *,
-        measure_disagreement: bool = True,
+        rewards: Collection[str] | None = None,
     ) -> tuple[Imagined, Any]:
         """Imagine what follows observation tokens (B, K, C) and actions (B, M): sampled next step, new state.
 
-        ``measure_disagreement=False`` leaves the ensemble out, about a fifth of the time of a narrow model.
+        Heads that yield none of the named ``rewards``, and nothing else that imagination needs, are not computed;
+        None: all rewards.
         """
         blocks = self.embed(tokens, actions)
         with self._mixed_precision():
             latents, state = self.sequence.step(blocks, state)
-            following = {
-                head.positions: head(latents[:, self.layout.positions(head.positions)]).sample(generator)
-                for head in cast(list[TokenHead], list(self.tokens))
-            }
-            divergences = [
-                head.divergence(latents[:, self.layout.positions(head.positions)])
-                for head in cast(list[DisagreementHead], list(self.disagreement) if measure_disagreement else [])
-            ]
         latents = latents.float()
-        summary = latents[:, self.layout.positions(self.reward.positions)]
-        reward = self.reward.predict(summary)
-        terminated = self.termination(summary).sample(generator).squeeze(-1)
-        disagreement = sum(divergences, torch.zeros_like(reward))
-        return Imagined(following, reward, terminated, disagreement), state
+        wanted = {*ALWAYS, *(self.config.rewards if rewards is None else rewards)}
+        following: Tokens = {}
+        found: dict[str, Tensor] = {}
+        for name, options in self.config.heads.items():
+            for head in self.heads_of(name) if wanted.intersection(options.yields) else []:
+                with self._mixed_precision(head.positions):
+                    predicted = head.predict(latents[:, self.layout.positions(head.positions)], generator)
+                for what, value in predicted.items():
+                    if what == TOKENS:
+                        following[head.positions] = value
+                    else:
+                        found[what] = found[what] + value if what in found else value
+        terminated = found.pop(TERMINATED)
+        return Imagined(following, found, terminated), state
 
 
 def _check_size(layout: BlockLayout) -> None:

@@ -1,34 +1,61 @@
-"""The seam of heads."""
+"""The seam of heads: what is read from the latents of a prediction, how it is learned, and what imagination gets."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
-from worldstream.nn.outputs import Output
 from worldstream.types import Batch
+from worldstream.world_model.block import BlockLayout
+
+TOKENS = "tokens"
+"""Prediction of the next tokens (B, K, C) of the key at the head's positions."""
+TERMINATED = "terminated"
+"""Prediction (B,) bool of whether the episode ends with the next observation."""
 
 
 class Head(nn.Module, ABC):
-    """Maps the prediction latents at some positions of a block to an Output."""
+    """Reads the prediction latents at some positions of a block."""
 
-    loss_name: str
-    """Which of the world model's named losses this head adds to."""
     positions: str
     """A name known to BlockLayout: an observation key, or SUMMARY."""
-    arrives_with_next: bool
-    """True when the target at time t is read from the prediction of block t + 1 (rewards and ends, C1), False when
-    it is read from the prediction of block t (its own observation)."""
+    arrives_with_next: bool = False
+    """Whether what belongs to block t is read from the prediction of block t + 1, as what its action caused (C1),
+    instead of from the prediction of block t, as its observation."""
 
     @abstractmethod
-    def forward(self, latents: Tensor) -> Output:
-        """(..., P, E) at this head's positions -> Output."""
+    def loss(self, latents: Tensor, batch: Batch) -> Tensor:
+        """(B, T) loss of each block, padding included: the world model masks.
+
+        Args:
+            latents: (B, T, P, E); those at [:, t] belong to block t of the batch.
+            batch: T blocks.
+        """
+
+    def predict(self, latents: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
+        """What imagination reads from latents (B, P, E): TOKENS, TERMINATED, or rewards (B,) by name."""
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeadConfig(ABC):
+    """Options of one kind of head."""
+
+    yields: ClassVar[tuple[str, ...]] = ()
+    """Names of what ``Head.predict`` returns. Rewards are computed only where their weight is not zero."""
+
+    @property
+    def batch_shares(self) -> int:
+        """Equal parts that a batch is split into; its size must be a multiple."""
+        return 1
 
     @abstractmethod
-    def target(self, batch: Batch) -> Tensor:
-        """What the output's loss is measured against; leading axes (B, T)."""
+    def build(self, layout: BlockLayout, width: int) -> list[Head]:
+        """One head for each place that is read, of latents of ``width`` features.
 
-    def loss(self, latents: Tensor, target: Tensor) -> Tensor:
-        """(B, T) loss, averaged over the head's positions. latents: (B, T, P, E); target: (B, T, ...)."""
-        return self.forward(latents).loss(target).flatten(2).mean(-1)
+        Losses of several heads are averaged by their number of positions; rewards of the same name are added.
+        """

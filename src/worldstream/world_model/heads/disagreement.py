@@ -1,4 +1,4 @@
-"""An ensemble of token heads whose disagreement is the intrinsic reward (method.md 5.2).
+"""An ensemble of observation heads whose disagreement is an intrinsic reward.
 
 Each member trains on its own share of the batch, on latents without gradient. The reward of an imagined step is the
 Jensen-Shannon divergence of the members' predictions, computed *per channel* (C6), summed over the channels of a token
@@ -8,30 +8,47 @@ the share of a key by the number of cells that a token holds.
 
 from __future__ import annotations
 
-from typing import final
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, final
 
 import torch
 from torch import Tensor
 
 from worldstream.nn.layers import EnsembleHead
 from worldstream.nn.outputs import FactoredCategorical
+from worldstream.options import Between
 from worldstream.specs import TokenSpec
 from worldstream.types import Batch
-from worldstream.world_model.heads.base import Head
+from worldstream.world_model.block import BlockLayout
+from worldstream.world_model.heads.base import Head, HeadConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DisagreementConfig(HeadConfig):
+    """An ensemble for each observation key."""
+
+    num_members: Annotated[int, Between(1)] = 4
+    """Members of the ensemble (P)."""
+
+    yields: ClassVar[tuple[str, ...]] = ("disagreement",)
+
+    @property
+    def batch_shares(self) -> int:
+        return self.num_members
+
+    def build(self, layout: BlockLayout, width: int) -> list[Head]:
+        return [DisagreementHead(key, spec, width, self.num_members) for key, spec in layout.token_specs.items()]
 
 
 @final
 class DisagreementHead(Head):
-    """P batched copies of a TokenHead.
+    """P batched copies of an ObservationHead.
 
     ``loss`` needs a batch that the number of members divides; sampled batches are in random order, so contiguous
     shares are random shares.
     """
 
-    loss_name = "disagreement"
-    arrives_with_next = False
-
-    def __init__(self, key: str, spec: TokenSpec, width: int, *, num_members: int) -> None:
+    def __init__(self, key: str, spec: TokenSpec, width: int, num_members: int) -> None:
         super().__init__()
         self.positions = key
         self.vocabulary = spec.vocabulary
@@ -42,27 +59,20 @@ class DisagreementHead(Head):
         members = latents.flatten(1, -2)
         return FactoredCategorical(self.net(members).float().unflatten(1, latents.shape[1:-1]), self.vocabulary)
 
-    def target(self, batch: Batch) -> Tensor:
-        return batch.tokens[self.positions]
-
-    def loss(self, latents: Tensor, target: Tensor) -> Tensor:
-        """(B, T) cross-entropy of the member that owns the row. latents: (B, T, K, E); target: (B, T, K, C)."""
+    def loss(self, latents: Tensor, batch: Batch) -> Tensor:
+        """(B, T) cross-entropy of the member that owns the row."""
         share = (self.net.num_members, -1)
         output = self.forward(latents.detach().unflatten(0, share))
-        return output.loss(target.unflatten(0, share)).mean(-1).flatten(0, 1)
+        return output.loss(batch.tokens[self.positions].unflatten(0, share)).mean(-1).flatten(0, 1)
 
     @torch.no_grad()
-    def divergence(self, latents: Tensor) -> Tensor:
-        """(B,) mean over tokens of the members' Jensen-Shannon divergence, in nats; at most C ln P.
-
-        Args:
-            latents: (B, K, E).
-        """
-        return self.token_divergence(latents).mean(-1)
+    def predict(self, latents: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
+        """(B,) mean over tokens of the members' divergence."""
+        return {"disagreement": self.token_divergence(latents).mean(-1)}
 
     @torch.no_grad()
     def token_divergence(self, latents: Tensor) -> Tensor:
-        """The same for each token: (..., K, E) -> (..., K)."""
+        """(..., K, E) -> (..., K) Jensen-Shannon divergence of the members, in nats; at most C ln P."""
         output = self.everybody(latents)
         total = torch.zeros(latents.shape[:-1], device=latents.device)
         for log_probs in output.log_probs:  # (P, ..., K, channels, size)
