@@ -194,8 +194,8 @@ def test_hostile_labels_can_be_drawn() -> None:
 def test_every_part_of_a_page_escapes() -> None:
     bad = '<i>"&'
     parts = [
-        page.paragraph(bad), page.note(bad), page.missing(bad), page.picture(b"", bad, bad), page.folded(bad, bad),
-        page.table([(bad, bad)]), page.columns([bad], [[bad]]),
+        page.paragraph(bad), page.paragraph(bad, "note"), page.missing(bad), page.picture(b"", bad, bad),
+        page.folded(bad, bad), page.table([(bad, bad)]), page.columns([bad], [[bad]]),
     ]  # fmt: skip
     text = page.page(bad, bad, [page.section(bad, *parts)])
     assert "<i>" not in text and Checked(text).alts == [bad]

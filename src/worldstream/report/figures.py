@@ -42,14 +42,10 @@ class Series:
 
     x: Sequence[float] | np.ndarray
     y: Sequence[float] | np.ndarray
-    label: str = ""
-    """In the legend; empty: not there."""
-    colour: int = 0
-    """Index into ``COLOURS`` (counted round), or ``BLACK``."""
-    style: str = "line"
-    """Name in ``STYLES``."""
-    band: tuple[np.ndarray, np.ndarray] | None = None
-    """Lower and upper edge of a shaded band."""
+    label: str = ""  # in the legend; empty: not there
+    colour: int = 0  # index into COLOURS, counted round, or BLACK
+    style: str = "line"  # name in STYLES
+    band: tuple[np.ndarray, np.ndarray] | None = None  # lower and upper edge of what is shaded
 
 
 @dataclass(frozen=True)
@@ -60,12 +56,9 @@ class Panel:
     x_label: str
     y_label: str
     series: list[Series]
-    from_zero: bool = False
-    """Begin the vertical axis at 0, so that heights can be compared."""
-    diagonal: bool = False
-    """Draw y = x."""
-    mark: tuple[float, str] | None = None
-    """A vertical line at x, and what it says."""
+    from_zero: bool = False  # begin the vertical axis at 0, so that heights can be compared
+    diagonal: bool = False  # draw y = x
+    mark: tuple[float, str] | None = None  # a vertical line at x, and what it says
 
 
 def draw(panels: list[Panel]) -> bytes:

@@ -48,19 +48,14 @@ def section(title: str, *parts: str) -> str:
     return f"<section>\n<h2>{escape(title)}</h2>\n" + "\n".join(parts) + "\n</section>"
 
 
-def paragraph(text: str) -> str:
-    """A paragraph."""
-    return f"<p>{escape(text)}</p>"
-
-
-def note(text: str) -> str:
-    """A paragraph that explains how to read what is beside it."""
-    return f'<p class="note">{escape(text)}</p>'
+def paragraph(text: str, style: str = "") -> str:
+    """A paragraph, of the style "note" where it explains how to read what is beside it."""
+    return f'<p class="{style}">{escape(text)}</p>' if style else f"<p>{escape(text)}</p>"
 
 
 def missing(text: str) -> str:
     """Says what the report cannot show, and why."""
-    return f'<p class="missing">{escape(text)}</p>'
+    return paragraph(text, "missing")
 
 
 def picture(png: bytes, alt: str, caption: str) -> str:

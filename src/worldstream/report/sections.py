@@ -1,253 +1,263 @@
-"""The sections of the report that need the trained models and recorded episodes of a run."""
+"""Sections of the report from what runs logged: how they were made, their returns and their losses."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 
-from worldstream.errors import RunFolderError, WorldstreamError
-from worldstream.evaluation.episodes import RecordedEpisode
-from worldstream.evaluation.openloop import dream, open_loop_error
-from worldstream.evaluation.returns import ReturnComparison, compare_returns
-from worldstream.models import Models
 from worldstream.report import page
-from worldstream.report.figures import Panel, Series, draw, filmstrip
-from worldstream.runs.episodes import load_episodes
+from worldstream.report.figures import BLACK, COLOURS, Panel, Series, draw
+from worldstream.runs.description import is_imported
 from worldstream.runs.folder import RunFolder
-from worldstream.runs.weights import LoadedRun, load_run
-from worldstream.specs import KeySpec
-from worldstream.types import Observations
+from worldstream.runs.log import read_lines
 
-SAMPLES = 256
-"""Most starting points of each measurement."""
-HORIZONS = 2
-"""Open-loop horizon, as a multiple of the horizon that the agent learns in."""
-FRAMES = 8
-"""Pictures in a film strip."""
-MAX_FEATURES = 6
-"""Most entries of a key that are drawn as curves."""
-
+STEPS = "environment steps"
 IMPORTED = "the run was imported, and its training is not recorded here."
 """Ends the sentence that says what is missing from the report of an imported run."""
-_TOO_SHORT = "Every recorded episode ends within the steps that the world model reads first."
+_UNKNOWN = "not recorded"
 
-Curve = Callable[[str], tuple[np.ndarray, np.ndarray]]
+_OF_AGENT: dict[str, tuple[str, ...]] = {
+    "environment": (),
+    "tokenizers": ("loss_weights",),
+    "world_model": ("loss_weights", "priority_weights"),
+    "actor_critic": (),
+    "losses": ("entropy_weight",),
+    "imagination": (),
+    "evaluation": ("every_steps", "episodes", "final_episodes"),
+}
+"""Parts of a configuration that describe an agent, and the fields in them that describe its training all the same."""
+
+_HIGHLIGHTS = {
+    "world-model updates per step": ("world_model_learner", "updates_per_step"),
+    "actor-critic updates per step": ("actor_critic_learner", "updates_per_step"),
+    "imagination horizon (steps)": ("imagination", "horizon"),
+    "discount per step": ("losses", "discount"),
+    "weights of rewards": ("losses", "reward_weights"),
+    "frames per step": ("environment", "action_repeat"),
+}
+"""The few numbers of a configuration that say most about a run: part and field."""
+
+_EVALUATION = {
+    "mean return": "return_mean",
+    "deviation": "return_std",
+    "lower quartile": "return_quartile_low",
+    "median": "return_median",
+    "upper quartile": "return_quartile_high",
+}
+"""Columns of the table of evaluations, and their names in the log."""
+
+Curve = tuple[np.ndarray, np.ndarray]
+"""Steps and values of a metric, where it was logged."""
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What is measured."""
+class RunLog:
+    """What a run folder says without its models."""
 
-    run: LoadedRun
-    episodes: list[RecordedEpisode]
+    folder: RunFolder
+    description: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    evaluations: list[dict[str, Any]]
+
+    @staticmethod
+    def read(path: Path) -> RunLog:
+        """Raises RunFolderError when ``path`` is not a run folder."""
+        folder = RunFolder(path)
+        description = folder.read_description()
+        return RunLog(folder, description, read_lines(folder.metrics), read_lines(folder.evaluations))
 
     @property
-    def context(self) -> int:
-        """Real blocks before a starting point: as in training, but at least one."""
-        return max(self.run.config.imagination.context_length, 1)
+    def imported(self) -> bool:
+        """Whether the agent was trained elsewhere."""
+        return is_imported(self.folder, self.description)
 
     @property
-    def horizon(self) -> int:
-        """Steps that the world model is followed for: at most those of the longest episode, and what it remembers."""
-        longest = max(episode.length for episode in self.episodes)
-        longest = min(longest, self.run.models.world_model.sequence.max_blocks or longest)
-        return min(HORIZONS * self.run.config.imagination.horizon, longest - self.context)
+    def name(self) -> str:
+        """Name of the folder, without where it is: a report travels."""
+        return self.folder.path.resolve().name
 
-    def generator(self) -> torch.Generator:
-        """Fresh for each section, so that sections do not change each other."""
-        return torch.Generator(self.run.models.device).manual_seed(0)
+    @property
+    def environment(self) -> str:
+        """What it was trained on."""
+        return str(self.description.get("environment") or "unnamed")
+
+    def curve(self, metric: str) -> Curve:
+        """Of the training."""
+        return _curve(self.metrics, metric)
+
+    def evaluation_curve(self, metric: str) -> Curve:
+        """Of the evaluations."""
+        return _curve(self.evaluations, metric)
+
+    @property
+    def steps(self) -> str:
+        """Steps taken, and those asked for where they are more."""
+        done, asked = max((r.get("steps", 0) for r in self.metrics), default=0), self.description.get("steps")
+        return f"{done}" if asked in (None, done) else f"{done} of {asked}"
+
+    @property
+    def wall_time(self) -> str:
+        """Of training and evaluations."""
+        seconds = next((r["wall_seconds"] for r in reversed(self.metrics) if "wall_seconds" in r), None)
+        if seconds is None:
+            return _UNKNOWN
+        if seconds < 120:
+            return f"{seconds:.0f} s"
+        return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+    @property
+    def result(self) -> str:
+        """Of the latest evaluation."""
+        if not self.evaluations:
+            return "not evaluated"
+        last = self.evaluations[-1]
+        mean, deviation = last.get("return_mean", math.nan), last.get("return_std", math.nan)
+        return f"{mean:.4g} ± {deviation:.3g} over {last.get('episodes', '?')} episodes"
 
 
-def model_sections(
-    folder: RunFolder, curve: Curve, *, name: str = "", imported: bool = False, device: str = "auto"
-) -> list[str]:
-    """Imagined against real returns, errors of the world model, and a real episode beside the same one dreamed.
-
-    Args:
-        folder: of the run.
-        curve: metric name -> (steps, values) of the run's log.
-        name: added to the titles, when the report is about several runs.
-        imported: whether the run was trained elsewhere.
-        device: where the models are run.
-    """
-    folder = RunFolder(folder.path.resolve())
-    comparison: ReturnComparison | None = None
-    try:
-        subject = read_subject(folder, device)
-    except WorldstreamError as error:
-        reason = str(error).replace(str(folder.path), folder.path.name)  # a report travels: no paths
-        errors, dreams = [page.missing(reason)], [page.missing(reason)]
-    else:
-        reason = "No recorded episode was followed far enough to know its discounted returns."
-        comparison = compare_returns(
-            subject.run.models, subject.episodes, subject.run.config, samples=SAMPLES, generator=subject.generator()
-        )
-        errors, dreams = _error_parts(subject), _dream_parts(subject)
-    suffix = f" ({name})" if name else ""
-    return [
-        page.section(f"Imagined against real return{suffix}", *_return_parts(curve, comparison, reason, imported)),
-        page.section(f"Open-loop error of the world model{suffix}", *errors),
-        page.section(f"A real episode beside the same episode dreamed{suffix}", *dreams),
+def protocol(runs: list[RunLog]) -> str:
+    """How the runs were made, and what came out."""
+    first, imported = runs[0].description, runs[0].imported
+    config, preset = first.get("config", {}), str(first.get("preset") or _UNKNOWN)
+    caption = "The whole configuration"
+    if imported:
+        config, caption = _of_agent(config), "The configuration of the agent"
+    versions = {"worldstream": first.get("worldstream"), **first.get("versions", {})}
+    device = ", ".join(str(first[name]) for name in ("device", "machine") if first.get(name))
+    numbers = {label: config.get(part, {}).get(name) for label, (part, name) in _HIGHLIGHTS.items()}
+    rows = [
+        ("environment", runs[0].environment),
+        ("weights", f"imported ({preset}); their training is not recorded here") if imported else ("preset", preset),
+        *((label, _in_words(number)) for label, number in numbers.items() if number is not None),
+        *([] if imported else [("device", device or _UNKNOWN)]),
+        ("versions", ", ".join(f"{name} {value}" for name, value in versions.items() if value) or _UNKNOWN),
     ]
+    caption += f" of {runs[0].name}" if len(runs) > 1 else ""
+    folded = page.folded(caption, json.dumps(config, indent=1))
+    return page.section("Protocol", page.table(rows), _results(runs), folded)
 
 
-def read_subject(folder: RunFolder, device: str) -> Subject:
-    """The models and episodes of a run. Raises WorldstreamError when there are none, or they do not fit."""
-    run, episodes = load_run(folder.path, device), load_episodes(folder)
-    shapes = {key: spec.shape for key, spec in run.models.key_specs.items()}
-    if any({key: x.shape[1:] for key, x in episode.observations.items()} != shapes for episode in episodes):
-        raise RunFolderError(f"{folder.episodes} holds other observations than the models of this run read.")
-    if not episodes:
-        raise RunFolderError(f"{folder.episodes} holds no episode.")
-    return Subject(run, episodes)
+def _in_words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {item}" for name, item in value.items())
+    return str(value)
 
 
-def _return_parts(
-    curve: Curve, comparison: ReturnComparison | None, reason: str, imported: bool
-) -> list[str]:
-    """Charts of the returns; ``reason`` says why there is no comparison, if so."""
+def _of_agent(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without what only a training reads."""
+    return {
+        part: {name: value for name, value in config[part].items() if name not in left_out}
+        for part, left_out in _OF_AGENT.items()
+        if part in config
+    }
+
+
+def _results(runs: list[RunLog]) -> str:
+    """What came out; and how it was trained, where any of the runs was."""
+    if all(run.imported for run in runs):
+        return page.columns(("run", "return"), [(run.name, run.result) for run in runs])
+    rows = [
+        (run.name, "", "imported", "", run.result)
+        if run.imported
+        else (run.name, str(run.description.get("seed", "")), run.steps, run.wall_time, run.result)
+        for run in runs
+    ]
+    return page.columns(("run", "seed", "steps", "wall time", "return at the end"), rows)
+
+
+def learning(runs: list[RunLog]) -> str:
+    """Returns of training and of evaluations over steps."""
+    if all(run.imported for run in runs):
+        return _evaluations(runs)
     parts, panels = [], []
-    learnt = {"imagined return": curve("actor_critic/imagined_return"), "critic's value": curve("actor_critic/value")}
-    if any(len(steps) for steps, _ in learnt.values()):
-        series = [Series(*points, label=label, colour=i) for i, (label, points) in enumerate(learnt.items())]
-        panels.append(Panel("During training", "environment steps", "discounted return", series))
+    training = _series(runs, [run.curve("episode/return") for run in runs], "line")
+    if training:
+        panels.append(Panel("Training episodes (with exploration)", STEPS, "return per episode", training))
     else:
-        ended = IMPORTED if imported else "the run ended before the agent learnt."
-        parts.append(page.missing(f"No return was imagined during training: {ended}"))
-    if comparison is not None:
-        clouds = [
-            Series(comparison.real, comparison.imagined, label="imagined", style="dots"),
-            Series(comparison.real, comparison.value, label="critic's value", colour=1, style="dots"),
-        ]
-        title, x_label, y_label = "Recorded episodes", "real discounted return", "estimated discounted return"
-        panels.append(Panel(title, x_label, y_label, clouds, diagonal=True))
-        parts.append(page.paragraph(_in_words(comparison)))
+        parts.append(page.missing("No episode ended during training, so there is no learning curve."))
+    evaluated = _series(runs, [run.evaluation_curve("return_mean") for run in runs], "marked")
+    if evaluated:
+        evaluated = [_banded(runs[0])] if len(runs) == 1 else evaluated
+        panels.append(Panel("Evaluations (no exploration)", STEPS, "return per episode", evaluated))
     else:
-        parts.append(page.missing(reason))
+        parts.append(page.missing("No evaluation was recorded."))
     if panels:
-        alt = "Imagined returns and the critic's values: " + " and ".join(panel.title.lower() for panel in panels)
-        parts.append(page.picture(draw(panels), alt, _RETURN_CAPTION))
-    return parts
-
-
-_RETURN_CAPTION = (
-    "During training: what the agent learns from, in imagination. Recorded episodes: each point is a moment of one; on "
-    "the dotted line the estimate equals what really followed. Estimates are those of the learning agent: they hold "
-    "the intrinsic reward where there is one and follow the policy at temperature 1, while episodes are recorded at "
-    "the temperature of evaluations, and without intrinsic reward."
-)
-
-
-def _in_words(comparison: ReturnComparison) -> str:
-    correlation = f"have correlation {comparison.correlation:.2f}"
-    if math.isnan(comparison.correlation):
-        correlation = "cannot be correlated, as one of them is constant"
-    return (
-        f"From {len(comparison.real)} moments of recorded episodes: imagined and real discounted returns "
-        f"{correlation}. On average {comparison.imagined.mean():.3g} is imagined and {comparison.real.mean():.3g} real."
-    )
-
-
-def _error_parts(subject: Subject) -> list[str]:
-    """Errors by horizon, a chart for each key and one for the reward."""
-    if subject.horizon < 1:
-        return [page.missing(_TOO_SHORT)]
-    error = open_loop_error(
-        subject.run.models,
-        subject.episodes,
-        context=subject.context,
-        horizon=subject.horizon,
-        samples=SAMPLES,
-        generator=subject.generator(),
-    )
-    assert error is not None, "a positive horizon means that there are starting points"
-    horizon = np.arange(1, len(error.counts) + 1)
-    trained = subject.run.config.imagination.horizon
-    mark = (trained, "the agent's horizon") if trained <= subject.horizon else None
-    panels = [
-        Panel(
-            title,
-            "horizon (environment steps)",
-            curve.unit,
-            [
-                Series(horizon, curve.model, label="world model"),
-                Series(horizon, curve.copy, label="nothing changes", colour=1, style="dashed"),
-            ],
-            from_zero=True,
-            mark=mark,
+        alt = "Return per episode over environment steps: " + " and ".join(panel.title for panel in panels)
+        caption = (
+            "Undiscounted returns. Training: mean of the episodes that ended between two lines of the log. "
+            "Evaluations: whole episodes in environments of their own, with seeds of their own."
         )
-        for title, curve in [*error.keys.items(), ("reward", error.reward)]
+        parts.append(page.picture(draw(panels), alt, caption))
+    return page.section("Learning curve", *parts)
+
+
+def _banded(run: RunLog) -> Series:
+    """Mean return of the evaluations of one run, with the middle half of its episodes where there is more than one."""
+    steps, mean = run.evaluation_curve("return_mean")
+    low, high = (run.evaluation_curve(f"return_quartile_{side}")[1] for side in ("low", "high"))
+    if len(low) == len(high) == len(steps) > 1:
+        return Series(steps, mean, "mean; shaded: middle half", style="marked", band=(low, high))
+    return Series(steps, mean, "mean", style="marked")
+
+
+def _evaluations(runs: list[RunLog]) -> str:
+    """Returns of agents that were trained elsewhere: there is nothing over steps."""
+    parts = [page.missing(f"There is no learning curve: {IMPORTED}")]
+    rows = [
+        (run.name, str(record.get("episodes", "?")), *(f"{record.get(x, math.nan):.4g}" for x in _EVALUATION.values()))
+        for run in runs
+        for record in run.evaluations
     ]
-    alt = f"Error by horizon of the world model and of a copy forecast, for {', '.join(p.title for p in panels)}"
+    if rows:
+        parts.append(page.columns(("run", "episodes", *_EVALUATION), rows))
+    else:
+        parts.append(page.missing("No evaluation was recorded yet: worldstream evaluate does."))
+    return page.section("Evaluations", *parts)
+
+
+def losses(runs: list[RunLog]) -> str:
+    """Losses of the world model over steps."""
+    names = {name for run in runs for record in run.metrics for name in record if name.startswith("world_model/")}
+    panels = []
+    for name in sorted(names - {"world_model/gradient_norm"}):
+        series = _series(runs, [run.curve(name) for run in runs], "line")
+        panels.append(Panel(name.removeprefix("world_model/"), STEPS, "loss on replay", series))
+    if not panels:
+        reason = IMPORTED if all(run.imported for run in runs) else "the run ended before it learnt."
+        return page.section("World model", page.missing(f"No loss of the world model was logged: {reason}"))
+    alt = f"Losses of the world model over environment steps: {', '.join(panel.title for panel in panels)}"
     caption = (
-        f"The world model reads {subject.context} real steps, is then told the real actions, and samples its own "
-        f"observations. Means over {error.counts[0]} starting points at the first horizon and {error.counts[-1]} at "
-        "the last (an episode counts as long as it lasts). Dashed: the last real observation and reward, repeated. "
-        "Features are what the agent reads; a fitted tokenizer standardises them by the replayed data. Sampling is "
-        "part of the error, quantisation is not."
+        "Mean negative log-likelihoods of what follows, on the segments trained on: each token of the next "
+        "observation, the reward, the end of the episode, and the observation once more for the ensemble whose "
+        "disagreement is the intrinsic reward. Each has a floor: the randomness and quantisation of its target."
     )
-    return [page.picture(draw(panels), alt, caption)]
+    return page.section("World model", page.picture(draw(panels), alt, caption))
 
 
-def _dream_parts(subject: Subject) -> list[str]:
-    """The longest episode and its dream: curves of keys that are lists of values, pictures of the others."""
-    if subject.horizon < 1:
-        return [page.missing(_TOO_SHORT)]
-    models: Models = subject.run.models
-    episode = max(subject.episodes, key=lambda episode: episode.length)
-    start, horizon = subject.context, subject.horizon
-    dreamed = dream(
-        models, episode, start=start, context=subject.context, horizon=horizon, generator=subject.generator()
-    )
-    parts = [
-        page.note(
-            f"After {start} real steps the world model is told only the actions of the next {horizon}. "
-            "Once it has strayed, what it sees is its own; the question is whether it stays plausible."
-        )
-    ]
-    for key, spec in models.key_specs.items():
-        if spec.grid is None and len(spec.shape) == 1:
-            panels, left_out = _curves(spec, episode.observations, dreamed, start)
-            png, kind = draw(panels), f"Values of '{key}', real and dreamed, over steps of the episode"
-            kind += f"; {left_out} entries that vary less are left out" if left_out else ""
-        else:
-            png = _strip(models, key, episode.observations, dreamed, start)
-            kind = f"'{key}': real pictures above, dreamed ones below"
-        parts.append(page.picture(png, kind, kind + "."))
-    return parts
+def _series(runs: list[RunLog], curves: list[Curve], style: str) -> list[Series]:
+    """A curve for each run that has one; several are thin, with their mean where the environment is the same."""
+    present = [(run.name, x, y) for run, (x, y) in zip(runs, curves, strict=True) if len(x)]
+    if len(runs) == 1:
+        return [Series(x, y, style=style) for _, x, y in present]
+    named = len(present) <= len(COLOURS)  # a legend of more would hide the curves
+    series = [Series(x, y, name if named else "", i, "thin") for i, (name, x, y) in enumerate(present)]
+    if len(present) < 2 or len({run.environment for run in runs}) > 1:
+        return series
+    begin, end = max(x[0] for _, x, _ in present), min(x[-1] for _, x, _ in present)
+    steps = np.unique(np.concatenate([x for _, x, _ in present]))
+    steps = steps[(steps >= begin) & (steps <= end)]
+    if len(steps):
+        mean = np.mean([np.interp(steps, x, y) for _, x, y in present], axis=0)
+        series.append(Series(steps, mean, label=f"mean of {len(present)}", colour=BLACK, style=style))
+    return series
 
 
-def _curves(spec: KeySpec, real: Observations, dreamed: Observations, start: int) -> tuple[list[Panel], int]:
-    """A chart for each of the entries that vary most, and the number of entries without one."""
-    offset = np.asarray(spec.offset or 0, float)
-    horizon = len(dreamed[spec.key])
-    truth = real[spec.key][: start + horizon + 1].astype(float) + offset
-    # The dream begins at the last real observation, so that its curve leaves the real one.
-    dream_values = np.concatenate((truth[start : start + 1], dreamed[spec.key].astype(float) + offset))
-    order = np.argsort(-truth.var(0), kind="stable")[:MAX_FEATURES]
-    panels = [
-        Panel(
-            spec.key if spec.shape == (1,) else f"{spec.key}[{entry}]",
-            "step of the episode",
-            "value",
-            [
-                Series(np.arange(len(truth)), truth[:, entry], label="real"),
-                Series(np.arange(start, start + horizon + 1), dream_values[:, entry], "dreamed", 1, "dashed"),
-            ],
-        )
-        for entry in sorted(order.tolist())
-    ]
-    return panels, truth.shape[1] - len(order)
-
-
-def _strip(models: Models, key: str, real: Observations, dreamed: Observations, start: int) -> bytes:
-    """Pictures at evenly spaced steps: real above, dreamed below; the first is real in both."""
-    modality = models.tokenizers.modalities[key]
-    ahead = np.unique(np.linspace(0, len(dreamed[key]), FRAMES).round().astype(int)).tolist()
-    above = [modality.render(real[key][start + h]) for h in ahead]
-    below = [modality.render(dreamed[key][h - 1] if h else real[key][start]) for h in ahead]
-    return filmstrip({"real": above, "dreamed": below}, [f"step {start + h}" for h in ahead])
+def _curve(records: list[dict[str, Any]], name: str) -> Curve:
+    """Of the records that hold a number under ``name``."""
+    present = [record for record in records if "steps" in record and isinstance(record.get(name), int | float)]
+    return np.array([r["steps"] for r in present], float), np.array([r[name] for r in present], float)
