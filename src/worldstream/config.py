@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from worldstream import options
 from worldstream.agent.actor_critic import ActorCriticConfig
 from worldstream.agent.losses import ActorCriticLossConfig
-from worldstream.environments.config import EnvironmentConfig
+from worldstream.environments.config import EnvironmentConfig, WorkerConfig
 from worldstream.errors import ConfigError
 from worldstream.options import Between
 from worldstream.tokenizers.bundle import TokenizerConfig
@@ -56,17 +56,11 @@ class ImaginationConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CollectionConfig:
+class CollectionConfig(WorkerConfig):
     """How experience is gathered."""
 
     num_environments: Annotated[int, Between(1)] = 1
     """Environments stepped together."""
-    backend: str = "sync"
-    """"sync" steps them in this process, "process" gives each its own, where they may crash or hang."""
-    max_restarts: Annotated[int, Between(0)] = 100
-    """Failures of environments that a run survives by making them anew; the episode counts as truncated."""
-    timeout: Annotated[float, Between(0)] = 300.0
-    """Seconds after which an environment in a process of its own is taken to hang."""
     epsilon: Annotated[float, Between(0, 1)] = 0.01
     """Probability of a uniformly random action, or with ``hold_random_actions`` of beginning to hold one."""
     random_steps: int = 500

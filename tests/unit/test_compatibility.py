@@ -15,7 +15,7 @@ import worldstream
 from published_environments import Sampled
 from tiny import tiny_config
 from worldstream.cli import main
-from worldstream.environments import make_vector, resolve
+from worldstream.environments import VectorEnvironment, resolve
 from worldstream.environments.compatibility import require_specs
 from worldstream.errors import ConfigError, Interrupted
 from worldstream.evaluation.episodes import record_episodes
@@ -38,7 +38,7 @@ def world(observation: dict[str, Any] | None = None, action: dict[str, Any] | No
 
 
 def specs_of(environment: Any) -> Specs:
-    with make_vector(resolve(environment)) as vector:
+    with VectorEnvironment(resolve(environment)) as vector:
         return vector.specs
 
 
@@ -83,7 +83,7 @@ def test_what_leads_to_the_same_ids_is_taken(models: Models) -> None:
 
 def test_pictures_that_are_resized_where_they_enter_may_have_any_size() -> None:
     large, small = (lambda n=n: Sampled(spaces.Box(0, 255, (n, n, 3), np.uint8), spaces.Discrete(6)) for n in (64, 32))
-    with make_vector(resolve(large)) as ours, make_vector(resolve(small)) as theirs:
+    with VectorEnvironment(resolve(large)) as ours, VectorEnvironment(resolve(small)) as theirs:
         specs = [vector.specs for vector in (ours, theirs)]
     assert specs[0] != specs[1]
     require_specs("small", specs[1], specs[0])

@@ -11,6 +11,7 @@ import pytest
 from gymnasium import spaces
 
 from worldstream.actions import decode, encode, spec_from_space
+from worldstream.config import Config
 from worldstream.environments import EnvironmentConfig, FlatEnvironment, check, make_environment
 from worldstream.environments.suites import same_environment
 from worldstream.environments.toy.clock import Clock
@@ -203,8 +204,11 @@ def test_action_repeat_adds_rewards_and_stops_at_the_end() -> None:
 
 @pytest.mark.parametrize("wrong", [{"num_action_levels": 1}, {"action_repeat": 0}, {"max_episode_steps": 0}])
 def test_config_refuses(wrong: dict) -> None:
-    with pytest.raises(ConfigError, match=next(iter(wrong))):
-        EnvironmentConfig(**wrong)
+    message = rf"environment\.{next(iter(wrong))} must be at least \d, not \d"
+    with pytest.raises(ConfigError, match=message):
+        make_environment("clock", EnvironmentConfig(**wrong))
+    with pytest.raises(ConfigError, match=message):
+        Config(environment=EnvironmentConfig(**wrong))
 
 
 def test_clock_counts_and_alternates_its_ends() -> None:

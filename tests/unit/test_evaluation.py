@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from worldstream.config import Config, EvaluationConfig
-from worldstream.environments import make_vector, resolve
+from worldstream.environments import VectorEnvironment, resolve
 from worldstream.environments.toy.clock import Clock
 from worldstream.errors import RunFolderError
 from worldstream.evaluation.episodes import RecordedEpisode, record_episodes
@@ -24,7 +24,7 @@ CONFIG = Config(evaluation=EvaluationConfig(num_environments=3))
 
 @pytest.fixture(scope="module")
 def models() -> Models:
-    with make_vector(resolve("clock")) as vector:
+    with VectorEnvironment(resolve("clock")) as vector:
         return Models(CONFIG, vector.observation_specs, vector.action_spec).eval()
 
 

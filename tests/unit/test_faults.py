@@ -13,9 +13,9 @@ import torch
 
 import worldstream
 from tiny import tiny_config
-from worldstream.environments import EnvironmentConfig, make_vector, resolve
+from worldstream.environments import EnvironmentConfig, VectorEnvironment, WorkerConfig, resolve
+from worldstream.environments.pool import MAX_FAILURES_IN_A_ROW
 from worldstream.environments.toy.clock import Clock
-from worldstream.environments.vector import MAX_FAILURES_IN_A_ROW
 from worldstream.errors import (
     DivergedError,
     EnvironmentFault,
@@ -101,7 +101,7 @@ def test_replay_shows_the_clock_counting_through_faults(tmp_path: Path) -> None:
 
 def test_an_evaluation_counts_incidents_and_whole_episodes(tmp_path: Path) -> None:
     chosen = config(tmp_path / "faults", {"raise": 0.05})
-    with make_vector(resolve("clock")) as clock:
+    with VectorEnvironment(resolve("clock")) as clock:
         models = Models(chosen, clock.observation_specs, clock.action_spec).eval()
     with pytest.warns(WorldstreamWarning, match=r"is stuck. It is made anew; its episode counts as truncated"):
         result = evaluate(models, resolve("faulty:make", chosen.environment), chosen, episodes=20, seed=0)
@@ -111,18 +111,22 @@ def test_an_evaluation_counts_incidents_and_whole_episodes(tmp_path: Path) -> No
     assert all(episode.truncated for episode in recorded if episode.length < 10)
 
 
-def vector(log: Path, probabilities: dict[str, float], *, in_reset: bool = False, **options: Any) -> Any:
+def vector(
+    log: Path, probabilities: dict[str, float], *, in_reset: bool = False, max_restarts: int = 1000, **options: Any
+) -> VectorEnvironment:
     kwargs = {"log": str(log), "probabilities": probabilities, "in_reset": in_reset}
-    return make_vector(resolve("faulty:make", EnvironmentConfig(kwargs=kwargs)), 1, 0, **options)
+    factory = resolve("faulty:make", EnvironmentConfig(kwargs=kwargs))
+    return VectorEnvironment(factory, 1, 0, WorkerConfig(max_restarts=max_restarts), **options)
 
 
 @pytest.mark.parametrize("backend", ["sync", "process"])
 def test_a_fault_ends_the_episode_as_truncated(backend: str, tmp_path: Path) -> None:
     """The closing transition repeats the last observation; the next reset is the first of the new environment."""
     seen: list[int] = []
-    options = {"backend": backend, "max_restarts": 1000, "on_fault": lambda index, error: seen.append(index)}
+    workers = WorkerConfig(backend=backend, max_restarts=1000)
     kwargs = {"log": str(tmp_path / "f"), "probabilities": IN_PROCESS}
-    with make_vector(resolve("faulty:make", EnvironmentConfig(kwargs=kwargs)), 2, 0, **options) as environments:
+    factory = resolve("faulty:make", EnvironmentConfig(kwargs=kwargs))
+    with VectorEnvironment(factory, 2, 0, workers, on_fault=lambda index, error: seen.append(index)) as environments:
         latest = environments.reset()
         for _ in range(100):
             before = len(seen)
@@ -164,7 +168,8 @@ def test_an_environment_without_faults_does_not_notice_those_of_another() -> Non
             rows.append(latest["phase"][-1, 0])
         return rows
 
-    with make_vector(resolve(Second), 2, 5, max_restarts=10) as faulty, make_vector(resolve("clock"), 2, 5) as clocks:
+    faulty = VectorEnvironment(resolve(Second), 2, 5, WorkerConfig(max_restarts=10))
+    with faulty, VectorEnvironment(resolve("clock"), 2, 5) as clocks:
         assert phases(faulty) == phases(clocks)
         assert faulty.num_restarts > 5
 
@@ -190,7 +195,7 @@ def test_the_limit_of_restarts(tmp_path: Path) -> None:
 def test_an_environment_that_always_fails_is_given_up_soon(tmp_path: Path) -> None:
     for name, in_reset in (("step", False), ("reset", True)):
         with (
-            vector(tmp_path / name, {"nan": 1.0}, in_reset=in_reset, max_restarts=1000) as broken,
+            vector(tmp_path / name, {"nan": 1.0}, in_reset=in_reset) as broken,
             pytest.raises(EnvironmentFault, match=r"nan.*restarted 9 times"),
         ):
             steps_until_fault(broken)
@@ -198,7 +203,7 @@ def test_an_environment_that_always_fails_is_given_up_soon(tmp_path: Path) -> No
 
 
 def test_a_failing_reset_is_tried_again(tmp_path: Path) -> None:
-    with vector(tmp_path / "f", {"raise": 0.3}, in_reset=True, max_restarts=1000) as environments:
+    with vector(tmp_path / "f", {"raise": 0.3}, in_reset=True) as environments:
         environments.reset()
         for _ in range(60):
             result = environments.step(np.zeros((1, 1), int))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from worldstream.agent.losses import ActorCriticLossConfig
 from worldstream.config import Config
-from worldstream.environments import make_vector, resolve
+from worldstream.environments import VectorEnvironment, resolve
 from worldstream.evaluation.episodes import RecordedEpisode, record_episodes
 from worldstream.evaluation.openloop import cut_windows, dream, follow, open_loop_error, starting_points
 from worldstream.evaluation.returns import ReturnComparison, compare_returns, returns_to_go
@@ -27,7 +27,7 @@ CONFIG = Config()
 
 @pytest.fixture(scope="module")
 def models() -> Models:
-    with make_vector(resolve("clock")) as vector:
+    with VectorEnvironment(resolve("clock")) as vector:
         models = Models(CONFIG, vector.observation_specs, vector.action_spec).eval()
     models.tokenizers.fit({"step": np.arange(11, dtype=np.float32)[:, None], "phase": np.zeros((11, 1), np.uint8)})
     return models

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from worldstream.config import Config, ImaginationConfig
-from worldstream.environments import make_vector, resolve
+from worldstream.environments import VectorEnvironment, resolve
 from worldstream.errors import RunFolderError
 from worldstream.evaluation.episodes import record_episodes
 from worldstream.models import Models
@@ -39,7 +39,7 @@ CONFIG = Config(imagination=ImaginationConfig(horizon=3, context_length=2, burn_
 
 @pytest.fixture(scope="module")
 def models() -> Models:
-    with make_vector(resolve("clock")) as vector:
+    with VectorEnvironment(resolve("clock")) as vector:
         return Models(CONFIG, vector.observation_specs, vector.action_spec).eval()
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worldstream.environments import make_environment, make_vector, resolve
+from worldstream.environments import VectorEnvironment, WorkerConfig, make_environment, resolve
 from worldstream.environments import state as environment_state
 from worldstream.runs.archive import join, split
 
@@ -25,7 +25,7 @@ class Nameless(gym.Env):
 
 
 def test_restarts_after_a_resume_use_the_seeds_they_would_have_used() -> None:
-    with make_vector(resolve("clock"), 2, 5) as ours, make_vector(resolve("clock"), 2, 5) as theirs:
+    with VectorEnvironment(resolve("clock"), 2, 5) as ours, VectorEnvironment(resolve("clock"), 2, 5) as theirs:
         ours.reset()
         ours.step(np.zeros((2, 1)))
         theirs.load_state_dict(ours.state_dict())
@@ -61,7 +61,8 @@ def test_unknown_wrappers_and_environments_have_no_state() -> None:
 
 @pytest.mark.parametrize("backend", ["sync", "process"])
 def test_many_environments_go_on(backend: str) -> None:
-    with make_vector(resolve("clock"), 2, 5, backend) as ours, make_vector(resolve("clock"), 2, 5, backend) as theirs:
+    factory, workers = resolve("clock"), WorkerConfig(backend=backend)
+    with VectorEnvironment(factory, 2, 5, workers) as ours, VectorEnvironment(factory, 2, 5, workers) as theirs:
         ours.reset(), theirs.reset()
         for i in range(4):
             ours.step(np.full((2, 1), i % 3))

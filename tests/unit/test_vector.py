@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from worldstream.environments import EnvironmentConfig, make_vector, resolve
+from worldstream.environments import EnvironmentConfig, VectorEnvironment, WorkerConfig, resolve
 from worldstream.errors import ConfigError, EnvironmentFault
 
 SHORT = EnvironmentConfig(kwargs={"episode_length": 3})
@@ -43,7 +43,8 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 def test_true_next_observations_and_partial_resets(backend: str) -> None:
-    with make_vector(resolve("clock", SHORT), num_envs=2, seed=1, backend=backend) as vector:
+    workers = WorkerConfig(backend=backend)
+    with VectorEnvironment(resolve("clock", SHORT), num_envs=2, seed=1, workers=workers) as vector:
         assert vector.num_envs == 2 and vector.action_spec.sizes == (3,)
         observations = vector.reset()
         assert list(observations) == list(vector.observation_specs)
@@ -69,7 +70,8 @@ def test_true_next_observations_and_partial_resets(backend: str) -> None:
 
 def phases(seed: int, num_envs: int, backend: str = "sync") -> np.ndarray:
     """Phases at the beginnings of many episodes: they are all that the clock draws."""
-    with make_vector(resolve("clock", SHORT), num_envs=num_envs, seed=seed, backend=backend) as vector:
+    workers = WorkerConfig(backend=backend)
+    with VectorEnvironment(resolve("clock", SHORT), num_envs=num_envs, seed=seed, workers=workers) as vector:
         rows = [vector.reset()["phase"], vector.reset()["phase"]]
         rows += [vector.reset_where(np.ones(num_envs, bool))["phase"] for _ in range(20)]
     return np.stack(rows)[..., 0]
@@ -85,7 +87,7 @@ def test_seeds() -> None:
 
 
 def test_observations_of_a_step_are_not_overwritten_by_the_next(backend: str) -> None:
-    with make_vector(resolve("clock", SHORT), num_envs=2, backend=backend) as vector:
+    with VectorEnvironment(resolve("clock", SHORT), num_envs=2, workers=WorkerConfig(backend=backend)) as vector:
         vector.reset()
         first = vector.step(np.zeros((2, 1), int)).observations["step"]
         vector.step(np.zeros((2, 1), int))
@@ -93,7 +95,7 @@ def test_observations_of_a_step_are_not_overwritten_by_the_next(backend: str) ->
 
 
 def test_a_failing_environment_is_reported_once(backend: str) -> None:
-    vector = make_vector(resolve(FailsLate), num_envs=2, backend=backend)
+    vector = VectorEnvironment(resolve(FailsLate), num_envs=2, workers=WorkerConfig(backend=backend, max_restarts=0))
     vector.reset()
     for _ in range(2):
         vector.step(np.zeros((2, 1), int))
@@ -105,7 +107,8 @@ def test_a_failing_environment_is_reported_once(backend: str) -> None:
 
 
 def test_a_process_that_dies_is_reported() -> None:
-    vector = make_vector(resolve(FailsLate, EnvironmentConfig(kwargs={"how": "die"})), num_envs=2, backend="process")
+    factory = resolve(FailsLate, EnvironmentConfig(kwargs={"how": "die"}))
+    vector = VectorEnvironment(factory, num_envs=2, workers=WorkerConfig(backend="process", max_restarts=0))
     vector.reset()
     for _ in range(2):
         vector.step(np.zeros((2, 1), int))
@@ -115,9 +118,9 @@ def test_a_process_that_dies_is_reported() -> None:
 
 
 def test_what_is_refused() -> None:
-    with pytest.raises(ConfigError, match="unknown backend 'threads'"):
-        make_vector(resolve("clock"), backend="threads")
+    with pytest.raises(ConfigError, match="collection.backend must be one of sync, process, not threads"):
+        VectorEnvironment(resolve("clock"), workers=WorkerConfig(backend="threads"))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="num_envs"):
-        make_vector(resolve("clock"), num_envs=0)
+        VectorEnvironment(resolve("clock"), num_envs=0)
     with pytest.raises(EnvironmentFault, match="unknown environment"):
-        make_vector(resolve("Nope-v0"), backend="process")
+        VectorEnvironment(resolve("Nope-v0"), workers=WorkerConfig(backend="process"))

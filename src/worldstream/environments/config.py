@@ -1,11 +1,11 @@
-"""Options of an environment that a user may set; the same for every suite."""
+"""Options of environments that a user may set; the same for every suite."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from worldstream.errors import ConfigError
+from worldstream.options import Between
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,22 +21,26 @@ class EnvironmentConfig:
     """Keyword arguments of the environment's constructor."""
     evaluation_kwargs: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments that replace or join those above where the agent is evaluated."""
-    max_episode_steps: int | None = None
+    max_episode_steps: Annotated[int | None, Between(1)] = None
     """Frames after which an episode is truncated. None: as the environment is registered."""
-    num_action_levels: int = 51
+    num_action_levels: Annotated[int, Between(2)] = 51
     """Levels into which each dimension of a continuous action is cut."""
-    action_repeat: int | None = None
+    action_repeat: Annotated[int | None, Between(1)] = None
     """Frames for which each action is repeated; frames = environment steps x action_repeat. None: as is usual for the
     suite, 4 in Atari games and 1 elsewhere."""
-
-    def __post_init__(self) -> None:
-        if self.num_action_levels < 2:
-            raise ConfigError(f"num_action_levels must be at least 2, not {self.num_action_levels}.")
-        if self.action_repeat is not None and self.action_repeat < 1:
-            raise ConfigError(f"action_repeat must be at least 1, not {self.action_repeat}.")
-        if self.max_episode_steps is not None and self.max_episode_steps < 1:
-            raise ConfigError(f"max_episode_steps must be at least 1, not {self.max_episode_steps}.")
 
     def for_evaluation(self) -> EnvironmentConfig:
         """The same with the keyword arguments of evaluation."""
         return replace(self, kwargs={**self.kwargs, **self.evaluation_kwargs})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerConfig:
+    """Where environments run, and how many of their failures are survived."""
+
+    backend: Literal["sync", "process"] = "sync"
+    """"sync" steps them in this process, "process" gives each its own, where they may crash or hang."""
+    max_restarts: Annotated[int, Between(0)] = 100
+    """Failures of environments that a run survives by making them anew; the episode counts as truncated."""
+    timeout: Annotated[float, Between(0)] = 300.0
+    """Seconds after which an environment in a process of its own is taken to hang."""

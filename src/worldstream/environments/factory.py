@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, replace
 
+from worldstream import options
 from worldstream.environments.config import EnvironmentConfig
 from worldstream.environments.flat import FlatEnvironment
 from worldstream.environments.suites import ENVIRONMENTS, EnvironmentName, Suite, suite_of
@@ -81,9 +82,12 @@ def resolve(source: EnvironmentName, config: EnvironmentConfig | None = None) ->
         source: "clock", "keys", "cameras", "MiniGrid-...", "BabyAI-...", an Atari game, a Gymnasium id,
             "module:factory", or a function that returns a ``gymnasium.Env``.
         config: options; None for the defaults.
+
+    Raises ConfigError for an option out of its bounds.
     """
     name, suite = suite_of(source)
     config = config or EnvironmentConfig()
+    options.check(config, "environment")
     if config.action_repeat is None:
         config = replace(config, action_repeat=suite.action_repeat)
     return EnvironmentFactory(source, config, name)

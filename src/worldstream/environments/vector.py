@@ -7,30 +7,28 @@ ends as truncated, and nobody but the callback ``on_fault`` is told.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from worldstream.environments.config import WorkerConfig
 from worldstream.environments.factory import EnvironmentFactory
-from worldstream.environments.worker import LocalWorker, ProcessWorker, Worker
-from worldstream.errors import ConfigError, EnvironmentFault, WorldstreamError, warn
+from worldstream.environments.pool import OnFault, WorkerPool
+from worldstream.errors import WorldstreamError, warn
 from worldstream.specs import ActionSpec, KeySpec, Specs
 
-BACKENDS = ("sync", "process")
-MAX_FAILURES_IN_A_ROW = 10
-"""An environment that fails so often without taking a step in between is broken for good."""
+if TYPE_CHECKING:
+    from worldstream.types import Observations  # which imports torch
 
-OnFault = Callable[[int, WorldstreamError], None]
+_HERE = WorkerConfig(max_restarts=0)
 
 
 @dataclass(frozen=True)
 class StepResult:
     """One step of N environments."""
 
-    observations: dict[str, np.ndarray]
+    observations: Observations
     """(N, *shape) by key: what followed the actions, also where the episode has ended."""
     rewards: np.ndarray
     """(N,) float32."""
@@ -52,53 +50,46 @@ class VectorEnvironment:
     last observation, earns 0 and is truncated. Where it failed in a reset, it is reset again.
 
     Args:
-        make_worker: makes an environment.
+        environment: makes one.
         num_envs: N.
         seed: root of all seeds.
-        max_restarts: failures that are survived by making the environment anew; fewer when one environment fails
-            ``MAX_FAILURES_IN_A_ROW`` times.
+        workers: where the environments run, and how many failures are survived; none unless told otherwise.
         on_fault: called with the number of the environment and the error before each restart.
+
+    Raises as ``WorkerPool``.
     """
 
     def __init__(
         self,
-        make_worker: Callable[[], Worker],
-        num_envs: int,
-        seed: int,
+        environment: EnvironmentFactory,
+        num_envs: int = 1,
+        seed: int = 0,
+        workers: WorkerConfig = _HERE,
         *,
-        max_restarts: int = 0,
         on_fault: OnFault = lambda index, error: None,
     ) -> None:
         self.num_envs = num_envs
-        self.num_restarts = 0
-        self._make_worker = make_worker
-        self._max_restarts = max_restarts
-        self._on_fault = on_fault
+        self._pool = WorkerPool(environment, num_envs, workers, on_fault)
+        self.observation_specs: dict[str, KeySpec] = self._pool.observation_specs
+        self.action_spec: ActionSpec = self._pool.action_spec
+        self.protocol: dict[str, Any] = self._pool.protocol
         self._seeds = np.random.SeedSequence(seed).spawn(num_envs)
         self._num_seeds = [0] * num_envs
-        self._latest: dict[str, np.ndarray] = {}
+        self._latest: Observations = {}
         self._ended = np.ones(num_envs, bool)
         self._is_new = np.zeros(num_envs, bool)  # made anew, and not reset since
-        self._failures_in_a_row = np.zeros(num_envs, np.int64)
-        self._workers: list[Worker] = []
-        try:
-            for _ in range(num_envs):
-                self._workers.append(make_worker())
-                self._workers[-1].begin("specs")
-            specs = [worker.finish() for worker in self._workers]
-        except BaseException:
-            self.close()
-            raise
-        self.observation_specs: dict[str, KeySpec] = specs[0][0]
-        self.action_spec: ActionSpec = specs[0][1]
-        self.protocol: dict[str, Any] = specs[0][2]
 
-    def reset(self) -> dict[str, np.ndarray]:
+    @property
+    def num_restarts(self) -> int:
+        """Failures so far."""
+        return self._pool.num_restarts
+
+    def reset(self) -> Observations:
         """Begin an episode everywhere, with fresh seeds. Observations (N, *shape) by key; EnvironmentFault."""
         everywhere = np.ones(self.num_envs, bool)
         return self._reset(everywhere, seeded=everywhere)
 
-    def reset_where(self, mask: np.ndarray) -> dict[str, np.ndarray]:
+    def reset_where(self, mask: np.ndarray) -> Observations:
         """Begin an episode where ``mask`` (N,) is True; rows of all others are as last seen.
 
         Observations (N, *shape) by key. Raises EnvironmentFault, and ValueError when the mask is empty.
@@ -115,13 +106,13 @@ class VectorEnvironment:
         actions = np.asarray(actions, dtype=np.int64)
         if actions.shape != (self.num_envs, self.action_spec.num_tokens):
             raise ValueError(f"actions have shape {actions.shape}, not {(self.num_envs, self.action_spec.num_tokens)}")
-        answers = self._ask(range(self.num_envs), "step", list(actions))
+        answers = self._pool.ask(range(self.num_envs), "step", list(actions))
         for i, answer in enumerate(answers):
             if isinstance(answer, WorldstreamError):
                 self._make_anew(i, answer)
                 answers[i] = ({key: array[i] for key, array in self._latest.items()}, 0.0, False, True)
             else:
-                self._failures_in_a_row[i] = 0
+                self._pool.failures_in_a_row[i] = 0
         observations, rewards, terminated, truncated = zip(*answers, strict=True)
         self._ended = np.array(terminated) | np.array(truncated)
         seen = self._seen(dict(enumerate(observations)))
@@ -129,11 +120,7 @@ class VectorEnvironment:
 
     def close(self) -> None:
         """Close all environments and end their processes; harmless when closed already."""
-        for worker in self._workers:
-            worker.release()
-        for worker in self._workers:
-            worker.close()
-        self._workers = []
+        self._pool.close()
 
     def __enter__(self) -> VectorEnvironment:
         return self
@@ -149,8 +136,8 @@ class VectorEnvironment:
         return {
             "states": [self._state(i) for i in range(self.num_envs)],
             "num_seeds": list(self._num_seeds),
-            "num_restarts": self.num_restarts,
-            "failures_in_a_row": self._failures_in_a_row.copy(),
+            "num_restarts": self._pool.num_restarts,
+            "failures_in_a_row": self._pool.failures_in_a_row.copy(),
             "ended": self._ended.copy(),
             "observations": dict(self._latest),
         }
@@ -169,12 +156,12 @@ class VectorEnvironment:
         for i, count in enumerate(saved["num_seeds"]):
             while self._num_seeds[i] < count:
                 self._next_seed(i)
-        self.num_restarts = int(saved["num_restarts"])
-        self._failures_in_a_row = saved["failures_in_a_row"].copy()
+        self._pool.num_restarts = int(saved["num_restarts"])
+        self._pool.failures_in_a_row = saved["failures_in_a_row"].copy()
         goes_on = np.array([state is not None for state in saved["states"]])
         # Seeds are only used up where an episode really begins, so that what comes later is as it would have been.
         self._reset(np.ones(self.num_envs, bool), seeded=~goes_on)
-        for worker, state in zip(self._workers, saved["states"], strict=True):
+        for worker, state in zip(self._pool.workers, saved["states"], strict=True):
             if state is not None:
                 worker.ask("set_state", state)
         self._ended = np.where(goes_on, saved["ended"], False)
@@ -188,25 +175,25 @@ class VectorEnvironment:
         return self.observation_specs, self.action_spec
 
     @property
-    def latest(self) -> dict[str, np.ndarray]:
+    def latest(self) -> Observations:
         """(N, *shape) by key: the newest observation of every environment."""
         return self._latest
 
-    def _reset(self, mask: np.ndarray, seeded: np.ndarray) -> dict[str, np.ndarray]:
+    def _reset(self, mask: np.ndarray, seeded: np.ndarray) -> Observations:
         """Begin an episode where ``mask`` (N,), where ``seeded`` (N,) with a fresh seed."""
         chosen = np.flatnonzero(mask).tolist()
-        answers = self._ask(chosen, "reset", [self._next_seed(i) if seeded[i] else None for i in chosen])
+        answers = self._pool.ask(chosen, "reset", [self._next_seed(i) if seeded[i] else None for i in chosen])
         observations = {}
         for i, answer in zip(chosen, answers, strict=True):
             while isinstance(answer, WorldstreamError):
                 self._make_anew(i, answer)
-                (answer,) = self._ask([i], "reset", [self._next_seed(i)])
+                (answer,) = self._pool.ask([i], "reset", [self._next_seed(i)])
             observations[i] = answer
         self._ended &= ~mask
         self._is_new &= ~mask
         return self._seen(observations)
 
-    def _seen(self, observations: dict[int, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    def _seen(self, observations: dict[int, Observations]) -> Observations:
         """Note the observations of some environments, all at first, as their newest; returns the newest of all."""
 
         def newest(key: str) -> np.ndarray:
@@ -221,87 +208,16 @@ class VectorEnvironment:
         self._num_seeds[index] += 1
         return int(self._seeds[index].spawn(1)[0].generate_state(1)[0]) & 0x7FFFFFFF
 
-    def _ask(self, chosen: Sequence[int], request: str, arguments: list[Any]) -> list[Any]:
-        """Ask some environments at once. Answers in their order; of one that failed the error."""
-        for i, argument in zip(chosen, arguments, strict=True):
-            self._workers[i].begin(request, argument)
-        answers = []
-        for i in chosen:
-            try:
-                answers.append(self._workers[i].finish())
-            except WorldstreamError as error:
-                answers.append(error)
-        return answers
-
     def _make_anew(self, index: int, error: WorldstreamError) -> None:
-        """Replace environment ``index`` after an error; raises it, with all closed, beyond the limits of restarts."""
-        while True:
-            self._failures_in_a_row[index] += 1
-            hopeless = self._failures_in_a_row[index] >= MAX_FAILURES_IN_A_ROW
-            if hopeless or self.num_restarts >= self._max_restarts:
-                self.close()
-                if self.num_restarts == 0:
-                    raise error
-                raise EnvironmentFault(
-                    f"{error} Environments were restarted {self.num_restarts} times before "
-                    f"(collection.max_restarts is {self._max_restarts})."
-                ) from error
-            self.num_restarts += 1
-            self._on_fault(index, error)
-            self._workers[index].close()
-            try:
-                self._workers[index] = self._make_worker()
-                if self._workers[index].ask("specs")[:2] != (self.observation_specs, self.action_spec):
-                    raise EnvironmentFault(f"environment {index}, made anew, has other spaces than before.")
-            except WorldstreamError as again:
-                error = again
-                continue
-            self._is_new[index] = True
-            return
+        self._pool.replace(index, error)
+        self._is_new[index] = True
 
     def _state(self, index: int) -> Any:
         """State of an environment, None when it cannot give it, or was made anew and has nothing to go on with."""
         if self._is_new[index]:
             return None
         try:
-            return self._workers[index].ask("state")
+            return self._pool.workers[index].ask("state")
         except WorldstreamError as error:
             warn(f"{error} A resumed run would close its episode as truncated.")
             return None
-
-
-def make_vector(
-    environment: EnvironmentFactory,
-    num_envs: int = 1,
-    seed: int = 0,
-    backend: str = "sync",
-    *,
-    timeout: float = 300.0,
-    max_restarts: int = 0,
-    on_fault: OnFault = lambda index, error: None,
-) -> VectorEnvironment:
-    """Make ``num_envs`` times the same environment.
-
-    Args:
-        environment: makes one.
-        num_envs: N.
-        seed: root of the environments' seeds.
-        backend: "sync" (this process, one after the other) or "process" (one process each).
-        timeout: seconds after which an environment in a process of its own is taken to hang.
-        max_restarts, on_fault: see ``VectorEnvironment``.
-
-    Raises:
-        ConfigError: unknown backend or ``num_envs`` below 1.
-        EnvironmentFault: the environment cannot be made.
-        SpaceError: a space that is not supported.
-    """
-    if backend not in BACKENDS:
-        raise ConfigError(f"unknown backend '{backend}' of environments. Choose one of: {', '.join(BACKENDS)}.")
-    if num_envs < 1:
-        raise ConfigError(f"num_envs must be at least 1, not {num_envs}.")
-    make_worker: Callable[[], Worker] = (
-        functools.partial(LocalWorker, environment.make)
-        if backend == "sync"
-        else functools.partial(ProcessWorker, environment.make, environment.label, timeout)
-    )
-    return VectorEnvironment(make_worker, num_envs, seed, max_restarts=max_restarts, on_fault=on_fault)

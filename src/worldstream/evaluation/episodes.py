@@ -8,7 +8,7 @@ import numpy as np
 
 from worldstream.config import Config
 from worldstream.environments.factory import EnvironmentFactory
-from worldstream.environments.vector import OnFault
+from worldstream.environments.pool import OnFault
 from worldstream.evaluation.evaluate import Played, play, warn_of_fault
 from worldstream.models import Models
 from worldstream.types import Observations

@@ -13,7 +13,8 @@ from worldstream.acting import act
 from worldstream.config import Config
 from worldstream.environments.compatibility import require_specs
 from worldstream.environments.factory import EnvironmentFactory
-from worldstream.environments.vector import OnFault, StepResult, make_vector
+from worldstream.environments.pool import OnFault
+from worldstream.environments.vector import StepResult, VectorEnvironment
 from worldstream.errors import WorldstreamError, warn
 from worldstream.models import Models
 from worldstream.types import Observations
@@ -112,11 +113,8 @@ def play(
     policy = models.actor_critic.policy(config.evaluation.temperature)
     quota = np.array([episodes // num + (i < episodes % num) for i in range(num)])
     steps = np.zeros(num, dtype=np.int64)
-    collection = config.collection
-    with make_vector(
-        environment.for_evaluation(), num, seed + SEED_STREAM, collection.backend,
-        timeout=collection.timeout, max_restarts=collection.max_restarts, on_fault=on_fault,
-    ) as vector:  # fmt: skip
+    evaluated = environment.for_evaluation()
+    with VectorEnvironment(evaluated, num, seed + SEED_STREAM, config.collection, on_fault=on_fault) as vector:
         require_specs(environment.label, vector.specs, models.specs)
         observations, carry = vector.reset(), models.actor_critic.initial_carry(num)
         while quota.any():

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from worldstream.config import Config
 from worldstream.environments.factory import EnvironmentFactory
-from worldstream.environments.vector import OnFault, make_vector
+from worldstream.environments.pool import OnFault
+from worldstream.environments.vector import VectorEnvironment
 from worldstream.errors import ConfigError, DivergedError
 from worldstream.models import Models
 from worldstream.replay import SAMPLERS
@@ -77,14 +78,8 @@ class Trainer:
         self._frames_per_step = environment.action_repeat
         self.generator = torch.Generator(device).manual_seed(seed)
         collection = config.collection
-        self.environments = make_vector(
-            environment,
-            collection.num_environments,
-            seed,
-            collection.backend,
-            timeout=collection.timeout,
-            max_restarts=collection.max_restarts,
-            on_fault=on_fault,
+        self.environments = VectorEnvironment(
+            environment, collection.num_environments, seed, collection, on_fault=on_fault
         )
         self.clock = 0
         self.num_skipped = 0

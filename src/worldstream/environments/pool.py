@@ -1,0 +1,105 @@
+"""N workers, each of which is made anew when its environment fails, up to a limit."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from worldstream import options
+from worldstream.environments.config import WorkerConfig
+from worldstream.environments.factory import EnvironmentFactory
+from worldstream.environments.worker import LocalWorker, ProcessWorker, Worker
+from worldstream.errors import ConfigError, EnvironmentFault, WorldstreamError
+
+MAX_FAILURES_IN_A_ROW = 10
+"""Failures of one environment, without a step in between, after which it is broken for good."""
+
+OnFault = Callable[[int, WorldstreamError], None]
+
+
+class WorkerPool:
+    """Runs N environments of one kind.
+
+    Args:
+        environment: makes one.
+        num_envs: N.
+        config: where they run, and the limit of restarts.
+        on_fault: called with the number of the environment and the error before each restart.
+
+    Raises:
+        ConfigError: N below 1, or an option out of its bounds.
+        EnvironmentFault: the environment cannot be made.
+        SpaceError: a space that is not supported.
+    """
+
+    def __init__(self, environment: EnvironmentFactory, num_envs: int, config: WorkerConfig, on_fault: OnFault) -> None:
+        options.check(config, "collection")
+        if num_envs < 1:
+            raise ConfigError(f"num_envs must be at least 1, not {num_envs}.")
+        self._make: Callable[[], Worker] = (
+            functools.partial(LocalWorker, environment.make)
+            if config.backend == "sync"
+            else functools.partial(ProcessWorker, environment.make, environment.label, config.timeout)
+        )
+        self._max_restarts = config.max_restarts
+        self._on_fault = on_fault
+        self.num_restarts = 0
+        self.failures_in_a_row = np.zeros(num_envs, np.int64)
+        self.workers: list[Worker] = []
+        try:
+            for _ in range(num_envs):
+                self.workers.append(self._make())
+                self.workers[-1].begin("specs")
+            specs = [worker.finish() for worker in self.workers]
+        except BaseException:
+            self.close()
+            raise
+        self.observation_specs, self.action_spec, self.protocol = specs[0]
+
+    def ask(self, chosen: Sequence[int], request: str, arguments: Sequence[Any]) -> list[Any]:
+        """Ask some environments at once. Answers in their order; of one that failed the error."""
+        for i, argument in zip(chosen, arguments, strict=True):
+            self.workers[i].begin(request, argument)
+        answers = []
+        for i in chosen:
+            try:
+                answers.append(self.workers[i].finish())
+            except WorldstreamError as error:
+                answers.append(error)
+        return answers
+
+    def replace(self, index: int, error: WorldstreamError) -> None:
+        """Make environment ``index`` anew after an error. Beyond the limits, close all and raise it."""
+        while True:
+            self.failures_in_a_row[index] += 1
+            hopeless = self.failures_in_a_row[index] >= MAX_FAILURES_IN_A_ROW
+            if hopeless or self.num_restarts >= self._max_restarts:
+                self.close()
+                if self.num_restarts == 0:
+                    raise error
+                raise EnvironmentFault(
+                    f"{error} Environments were restarted {self.num_restarts} times before "
+                    f"(collection.max_restarts is {self._max_restarts})."
+                ) from error
+            self.num_restarts += 1
+            self._on_fault(index, error)
+            self.workers[index].close()
+            try:
+                self.workers[index] = self._make()
+                if self.workers[index].ask("specs")[:2] != (self.observation_specs, self.action_spec):
+                    raise EnvironmentFault(f"environment {index}, made anew, has other spaces than before.")
+            except WorldstreamError as again:
+                error = again
+            else:
+                return
+
+    def close(self) -> None:
+        """Close all environments and end their processes; harmless when closed already."""
+        for worker in self.workers:
+            worker.release()
+        for worker in self.workers:
+            worker.close()
+        self.workers = []
