@@ -236,7 +236,10 @@ def test_faulty_environments_get_one_message(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "broken_environment", raising=False)
     env = f"broken_environment:{factory}"
-    status, message = fails(capsys, "train", "--env", env, "--steps", "100", "--output", str(tmp_path / "run"), *FAST)
+    status, message = fails(
+        capsys, "train", "--env", env, "--steps", "100", "--output", str(tmp_path / "run"),
+        "--collection.max-restarts", "3", *FAST,
+    )  # fmt: skip
     assert status in (2, 3)
     for word in words:
         assert word in message
