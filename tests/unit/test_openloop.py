@@ -105,14 +105,14 @@ def test_horizons_beyond_every_episode_are_not_numbers(models: Models) -> None:
 def test_the_first_step_is_that_of_the_world_model(models: Models, episodes: list[RecordedEpisode]) -> None:
     windows = cut_windows(models, episodes, [(0, 3), (1, 5)], before=3, after=2)
     generators = [torch.Generator().manual_seed(4) for _ in range(2)]
-    followed = follow(models.world_model, windows.tokens, windows.actions, context=3, generator=generators[0])
+    followed = follow(models.world_model, windows, context=3, generator=generators[0])
     past = {key: ids[:, :3] for key, ids in windows.tokens.items()}
     with torch.no_grad():
         state = models.world_model.warm_up(past, windows.actions[:, :3], torch.ones(2, 3, dtype=torch.bool))
         now = {key: ids[:, 3] for key, ids in windows.tokens.items()}
         step, _ = models.world_model.step(now, windows.actions[:, 3], state, generators[1])
     assert all((followed.tokens[key][:, 0] == step.tokens[key]).all() for key in step.tokens)
-    assert torch.equal(followed.rewards[:, 0], step.rewards[EXTRINSIC])
+    assert torch.equal(followed.rewards[EXTRINSIC][:, 0], step.rewards[EXTRINSIC])
 
 
 def test_what_comes_after_the_start_is_not_read(models: Models) -> None:
@@ -163,7 +163,8 @@ def test_starting_points_are_distinct_and_inside(generator: torch.Generator) -> 
 
 def test_windows_mark_what_lies_outside(models: Models) -> None:
     windows = cut_windows(models, [episode(4)], [(0, 1)], before=3, after=4)
-    assert windows.real[0].tolist() == [False, False, True, True, True, True, False, False]
+    assert windows.acted[0].tolist() == [False, False, True, True, True, True, False, False]
+    assert windows.observed[0].tolist() == [False, False, True, True, True, True, True, False]
     raw = models.tokenizers.modalities["step"].unload(models.tokenizers.decode(windows.tokens)["step"])
     assert np.rint(raw[0, :, 0]).tolist() == [0, 0, 0, 1, 2, 3, 4, 4]
 

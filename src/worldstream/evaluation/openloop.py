@@ -21,8 +21,8 @@ from torch import Tensor
 
 from worldstream.evaluation.episodes import RecordedEpisode
 from worldstream.models import Models
-from worldstream.types import EXTRINSIC, Observations, Tokens
-from worldstream.world_model.model import WorldModel
+from worldstream.types import EXTRINSIC, Batch, Observations
+from worldstream.world_model.model import Imagined, WorldModel
 
 
 @dataclass(frozen=True)
@@ -38,30 +38,9 @@ class ErrorCurve:
 class OpenLoopError:
     """Errors of the world model over horizons 1..H."""
 
-    keys: dict[str, ErrorCurve]
-    """By observation key."""
+    keys: dict[str, ErrorCurve]  # by observation key
     reward: ErrorCurve
-    counts: np.ndarray
-    """(H,) starting points whose episode reaches so far."""
-
-
-@dataclass(frozen=True)
-class Windows:
-    """Pieces of recorded episodes around S starting points: c blocks before, the start itself, H steps after."""
-
-    tokens: Tokens  # (S, c + 1 + H, K, C) by key
-    actions: Tensor  # (S, c + 1 + H, M)
-    rewards: Tensor  # (S, c + 1 + H); at c + h is what the step from horizon h to h + 1 gave
-    real: Tensor  # (S, c + 1 + H) bool: the episode has an action there; elsewhere the values repeat its last ones
-
-
-@dataclass(frozen=True)
-class Followed:
-    """What the world model imagined along given actions."""
-
-    tokens: Tokens  # (B, H, K, C) by key: observations after 1..H steps
-    rewards: Tensor  # (B, H)
-    terminated: Tensor  # (B, H) bool
+    counts: np.ndarray  # (H,) starting points whose episode reaches so far
 
 
 def open_loop_error(
@@ -73,7 +52,7 @@ def open_loop_error(
     samples: int,
     generator: torch.Generator | None = None,
 ) -> OpenLoopError | None:
-    """Measure the errors from randomly chosen starting points.
+    """Measure the errors from randomly chosen starting points; None when every episode ends within the context.
 
     Keys whose tokens have features are compared by mean absolute difference of the features, others by the share of
     ids that differ.
@@ -85,35 +64,28 @@ def open_loop_error(
         horizon: H.
         samples: most starting points.
         generator: of the models' device.
-
-    Returns:
-        the errors; None when every episode ends within the context.
     """
     starts = starting_points(episodes, first=context, samples=samples, generator=generator)
     if not starts:
         return None
-    windows = cut_windows(models, episodes, starts, before=context, after=horizon)
-    followed = follow(models.world_model, windows.tokens, windows.actions, context=context, generator=generator)
-    real = windows.real[:, context:-1]
+    batch = cut_windows(models, episodes, starts, before=context, after=horizon)
+    imagined = follow(models.world_model, batch, context=context, generator=generator)
+    reached = batch.acted[:, context:-1]
     keys = {}
     for key, spec in models.tokenizers.specs.items():
-        tokenizer, ids = models.tokenizers.by_key[key], windows.tokens[key]
-        truth, last = ids[:, context + 1 :], ids[:, context : context + 1]
+        tokens = batch.tokens[key]
+        three = tokens[:, context + 1 :], imagined.tokens[key], tokens[:, context : context + 1]
         if spec.feature_size:
-            unit = "mean absolute error of features"
-            truth, last, dreamed = (tokenizer.features(x) for x in (truth, last, followed.tokens[key]))
-            model, copy = (truth - dreamed).abs(), (truth - last).abs()
+            real, dreamed, last = map(models.tokenizers.by_key[key].features, three)
+            model, copy, unit = (real - dreamed).abs(), (real - last).abs(), "mean absolute error of features"
         else:
-            unit = "share of wrong ids"
-            model, copy = (truth != followed.tokens[key]).float(), (truth != last).float()
-        keys[key] = ErrorCurve(_by_horizon(model, real), _by_horizon(copy, real), unit)
-    rewards = windows.rewards[:, context:-1]
-    reward = ErrorCurve(
-        _by_horizon((rewards - followed.rewards).abs(), real),
-        _by_horizon((rewards - windows.rewards[:, context - 1 : context]).abs(), real),
-        "mean absolute error",
-    )
-    return OpenLoopError(keys, reward, real.sum(0).cpu().numpy())
+            real, dreamed, last = three
+            model, copy, unit = (real != dreamed).float(), (real != last).float(), "share of wrong ids"
+        keys[key] = ErrorCurve(_by_horizon(model, reached), _by_horizon(copy, reached), unit)
+    rewards = batch.rewards[:, context:-1]
+    model, copy = rewards - imagined.rewards[EXTRINSIC], rewards - batch.rewards[:, context - 1 : context]
+    reward = ErrorCurve(_by_horizon(model.abs(), reached), _by_horizon(copy.abs(), reached), "mean absolute error")
+    return OpenLoopError(keys, reward, reached.sum(0).cpu().numpy())
 
 
 def dream(
@@ -140,36 +112,36 @@ def dream(
     """
     if not context <= start <= episode.length - horizon:
         raise ValueError(f"start {start} needs {context} steps before it and {horizon} of {episode.length} after it")
-    windows = cut_windows(models, [episode], [(0, start)], before=context, after=horizon)
-    followed = follow(models.world_model, windows.tokens, windows.actions, context=context, generator=generator)
-    decoded = models.tokenizers.decode({key: ids[0] for key, ids in followed.tokens.items()})
+    batch = cut_windows(models, [episode], [(0, start)], before=context, after=horizon)
+    imagined = follow(models.world_model, batch, context=context, generator=generator)
+    decoded = models.tokenizers.decode({key: tokens[0] for key, tokens in imagined.tokens.items()})
     return {key: models.tokenizers.modalities[key].unload(tensor) for key, tensor in decoded.items()}
 
 
 @torch.no_grad()
-def follow(
-    world_model: WorldModel, tokens: Tokens, actions: Tensor, *, context: int, generator: torch.Generator | None
-) -> Followed:
+def follow(world_model: WorldModel, batch: Batch, *, context: int, generator: torch.Generator | None) -> Imagined:
     """Read ``context`` real blocks, then imagine along the real actions.
 
     Args:
         world_model: in evaluation mode.
-        tokens: (B, c + 1 + H, K, C) by key; what comes after the start, at c, is not read.
-        actions: (B, c + 1 + H, M); the last is not read.
+        batch: c + 1 + H steps; observations after the start, at c, and the last action are not read.
         context: c.
         generator: of the tensors' device.
+
+    Returns:
+        what follows each of the H actions, with an axis of time behind that of the batch.
     """
-    past = {key: ids[:, :context] for key, ids in tokens.items()}
-    state = world_model.warm_up(past, actions[:, :context])
-    current = {key: ids[:, context] for key, ids in tokens.items()}
+    past = {key: tokens[:, :context] for key, tokens in batch.tokens.items()}
+    state = world_model.warm_up(past, batch.actions[:, :context])
+    current = {key: tokens[:, context] for key, tokens in batch.tokens.items()}
     steps = []
-    for t in range(context, actions.shape[1] - 1):
-        step, state = world_model.step(current, actions[:, t], state, generator, rewards=(EXTRINSIC,))
+    for t in range(context, batch.actions.shape[1] - 1):
+        step, state = world_model.step(current, batch.actions[:, t], state, generator, rewards=(EXTRINSIC,))
         current = step.tokens
         steps.append(step)
-    return Followed(
-        tokens={key: torch.stack([step.tokens[key] for step in steps], 1) for key in tokens},
-        rewards=torch.stack([step.rewards[EXTRINSIC] for step in steps], 1),
+    return Imagined(
+        tokens={key: torch.stack([step.tokens[key] for step in steps], 1) for key in current},
+        rewards={EXTRINSIC: torch.stack([step.rewards[EXTRINSIC] for step in steps], 1)},
         terminated=torch.stack([step.terminated for step in steps], 1),
     )
 
@@ -186,26 +158,38 @@ def starting_points(
 
 def cut_windows(
     models: Models, episodes: list[RecordedEpisode], starts: list[tuple[int, int]], *, before: int, after: int
-) -> Windows:
-    """Tokenize the steps around (episode, step) starting points; the parts outside of an episode repeat its edge."""
-    device = models.device
-    used = sorted({i for i, _ in starts})
-    tokens = {i: models.tokenizers.encode(episodes[i].observations) for i in used}
+) -> Batch:
+    """Steps ``-before .. after`` around (episode, step) starting points, tokenized.
+
+    Outside of an episode values repeat its edge, and neither observations nor actions are real.
+    """
+    tokens = {i: models.tokenizers.encode(episodes[i].observations) for i in {i for i, _ in starts}}
     offsets = np.arange(-before, after + 1)
-    rows = [(i, start + offsets) for i, start in starts]
-    seen = [(i, torch.as_tensor(t.clip(0, episodes[i].length), device=device)) for i, t in rows]
-    acted = [(episodes[i], t.clip(0, episodes[i].length - 1)) for i, t in rows]
-    return Windows(
-        tokens={key: torch.stack([tokens[i][key][t] for i, t in seen]) for key in models.tokenizers.specs},
-        actions=torch.as_tensor(np.stack([e.actions[t] for e, t in acted]).astype(np.int64), device=device),
-        rewards=torch.as_tensor(np.stack([e.rewards[t] for e, t in acted]), device=device),
-        real=torch.as_tensor(np.stack([(t >= 0) & (t < episodes[i].length) for i, t in rows]), device=device),
+    windows = [(i, episodes[i], start + offsets) for i, start in starts]
+
+    def stack(arrays: list[np.ndarray]) -> Tensor:
+        return torch.as_tensor(np.stack(arrays), device=models.device)
+
+    seen = stack([t.clip(0, episode.length) for _, episode, t in windows])
+    acted = [(episode, t.clip(0, episode.length - 1)) for _, episode, t in windows]
+    real = stack([(t >= 0) & (t < episode.length) for _, episode, t in windows])
+    return Batch(
+        np.arange(len(starts)),
+        tokens={
+            key: torch.stack([tokens[i][key][t] for (i, _, _), t in zip(windows, seen, strict=True)])
+            for key in models.tokenizers.specs
+        },
+        actions=stack([episode.actions[t].astype(np.int64) for episode, t in acted]),
+        rewards=stack([episode.rewards[t] for episode, t in acted]),
+        terminated=torch.zeros_like(real),
+        observed=stack([(t >= 0) & (t <= episode.length) for _, episode, t in windows]),
+        acted=real,
     )
 
 
-def _by_horizon(error: Tensor, real: Tensor) -> np.ndarray:
-    """Mean over starting points where ``real`` (S, H), and over what follows the axes of ``error`` (S, H, ...)."""
+def _by_horizon(error: Tensor, reached: Tensor) -> np.ndarray:
+    """Mean over starting points that ``reached`` (S, H) so far, and over what follows the axes of ``error``."""
     error = error.flatten(2).mean(2) if error.ndim > 2 else error
-    mean = torch.where(real, error, 0.0).sum(0) / real.sum(0)  # 0 / 0 is NaN
+    mean = torch.where(reached, error, 0.0).sum(0) / reached.sum(0)  # 0 / 0 is NaN
     values: np.ndarray = mean.cpu().numpy()
     return values

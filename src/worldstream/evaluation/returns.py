@@ -21,7 +21,7 @@ from worldstream.evaluation.openloop import cut_windows, starting_points
 from worldstream.models import Models
 from worldstream.nn.numerics import lambda_returns
 from worldstream.training.updates import imagine_from, past_length
-from worldstream.types import EXTRINSIC, Batch
+from worldstream.types import EXTRINSIC
 
 UNSEEN_WEIGHT = 0.05
 """Where an episode was not followed to its termination: largest discount factor of the first reward not seen."""
@@ -56,7 +56,7 @@ def compare_returns(
     samples: int,
     generator: torch.Generator | None = None,
 ) -> ReturnComparison | None:
-    """Compare returns at randomly chosen starting points.
+    """Compare returns at randomly chosen starting points; None when the real return of none is known well enough.
 
     Args:
         models: are left in evaluation mode.
@@ -64,16 +64,14 @@ def compare_returns(
         config: of the run.
         samples: most starting points looked at.
         generator: of the models' device.
-
-    Returns:
-        the comparison; None when no starting point has a real return that is known well enough.
     """
     starts = starting_points(episodes, first=0, samples=samples, generator=generator)
     returns = [returns_to_go(episode, config.losses) for episode in episodes]
     known = [(i, t) for i, t in starts if not np.isnan(returns[i][t])]
     if not known:
         return None
-    losses, batch = config.losses, _batch(models, episodes, known, config)
+    losses, past = config.losses, past_length(config.imagination)
+    batch = cut_windows(models, episodes, known, before=past, after=0)  # as the agent gets them from replay
     trajectories = imagine_from(models, batch, config.imagination, generator, rewards=losses.rewards)
     with torch.no_grad():
         values = models.actor_critic.value_output(trajectories.info["value_logits"]).mean
@@ -97,17 +95,3 @@ def returns_to_go(episode: RecordedEpisode, losses: ActorCriticLossConfig) -> np
         unseen = losses.discount ** np.arange(episode.length, 0, -1)
         returns[unseen > UNSEEN_WEIGHT] = np.nan
     return returns
-
-
-def _batch(models: Models, episodes: list[RecordedEpisode], starts: list[tuple[int, int]], config: Config) -> Batch:
-    """Segments that are anchored at the starting points, as imagination during training gets them from replay."""
-    windows = cut_windows(models, episodes, starts, before=past_length(config.imagination), after=0)
-    return Batch(
-        ids=np.arange(len(starts)),
-        tokens=windows.tokens,
-        actions=windows.actions,
-        rewards=windows.rewards,
-        terminated=torch.zeros_like(windows.real),
-        observed=windows.real,
-        acted=windows.real,
-    )
