@@ -7,10 +7,9 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from gymnasium import spaces
 
-from worldstream.actions import ACTION_KINDS, values
+from worldstream.actions import ACTION_KINDS
 from worldstream.errors import SpaceError
 from worldstream.specs import ActionComponent
 
@@ -41,12 +40,11 @@ def describe(space: spaces.Space, num_levels: int = 51):
 
 @pytest.mark.parametrize("name", ACTION_KINDS)
 def test_some_space_here_exercises_every_kind(name: str) -> None:
-    assert any(matching(space) == [name] for space in SPACES)
+    assert any(matching(space)[0] == name for space in SPACES)
 
 
 @pytest.mark.parametrize("space", SPACES, ids=str)
 def test_round_trip(space: spaces.Space) -> None:
-    assert len(matching(space)) == 1
     kind, component = describe(space)
     assert component.kind == matching(space)[0]
     rng = np.random.default_rng(0)
@@ -65,21 +63,6 @@ def test_component_survives_json(space: spaces.Space) -> None:
     fields = json.loads(json.dumps(dataclasses.asdict(component)))
     rebuilt = ActionComponent(**{name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()})
     assert rebuilt == component
-
-
-@pytest.mark.parametrize("space", SPACES, ids=str)
-def test_values_of_ordinal_components(space: spaces.Space) -> None:
-    _, component = describe(space)
-    last = torch.tensor(component.sizes) - 1
-    ids = torch.stack([torch.zeros_like(last), last])
-    if not component.ordinal:
-        with pytest.raises(ValueError, match="the/path"):
-            values(component, ids)
-        return
-    numbers = values(component, ids)
-    assert numbers.dtype == torch.float32
-    several = last > 0
-    assert (numbers[0, several] == -1).all() and (numbers[1, several] == 1).all() and (numbers[:, ~several] == 0).all()
 
 
 @pytest.mark.parametrize("space", SPACES, ids=str)

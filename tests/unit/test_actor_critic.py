@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from worldstream.actions import values
 from worldstream.agent.actor_critic import ActionEmbedding, ActorCritic, ActorCriticConfig, Carry
 from worldstream.agent.losses import ActorCriticLossConfig, ActorCriticLosses, actor_critic_losses
 from worldstream.agent.return_scale import ReturnScale
@@ -199,7 +198,8 @@ def test_every_component_adds_to_log_probability_and_entropy() -> None:
 def test_ordered_actions_are_read_as_values() -> None:
     embedding = ActionEmbedding(ACTION_SPEC, HIDDEN)
     ids = random_ids(ACTION_SPEC.sizes, 50)
-    numbers = torch.cat((torch.zeros(50, 1), values(ACTION_SPEC.components[1], ids[:, 1:])), -1)
+    levels = ids[:, 1:] * 2 / torch.tensor([4, 2]) - 1  # from -1 to 1
+    numbers = torch.cat((torch.zeros(50, 1), levels), -1)
     expected = embedding.tables.table.weight[ids[:, 0]] + embedding.linear(numbers)
     torch.testing.assert_close(embedding(ids), expected)
     embedding.tables.table.weight[3:] += 1.0  # the rows of ordered ids are not looked up

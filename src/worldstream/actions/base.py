@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from gymnasium import Space
@@ -11,16 +11,13 @@ from gymnasium import Space
 from worldstream.errors import SpaceError
 from worldstream.specs import ActionComponent
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 
 class ActionKind(ABC):
     """Stateless conversions of one kind of leaf space; all facts about the leaf are in its ``ActionComponent``."""
 
     @abstractmethod
     def matches(self, space: Space[Any]) -> bool:
-        """Whether leaves of this space are of this kind. At most one kind matches a space."""
+        """Whether leaves of this space are of this kind; the first in the order of the registry is taken."""
 
     @abstractmethod
     def component_from_space(self, path: str, space: Space[Any], num_levels: int) -> ActionComponent:
@@ -43,30 +40,23 @@ class ActionKind(ABC):
     def decode(self, component: ActionComponent, ids: np.ndarray) -> Any:
         """The environment's action for ids (m,), with the type, shape and dtype that the space samples."""
 
-    def values(self, component: ActionComponent, ids: Tensor) -> Tensor:
-        """Ids (..., m) of an ordinal component as float32 numbers in [-1, 1] (0 where there is a single level).
 
-        Raises:
-            ValueError: the component is not ordinal, so its ids have no order.
-        """
-        if not component.ordinal:
-            raise ValueError(f"action component '{component.path}' is not ordinal")
-        steps = ids.new_tensor([max(size - 1, 1) for size in component.sizes]).float()
-        first = ids.new_tensor([-1 if size > 1 else 0 for size in component.sizes]).float()
-        return ids.float() * 2 / steps + first
+class IntegerKind(ActionKind):
+    """Leaves of integers, one token for each entry, whose id 0 stands for ``component.low`` (absent: 0)."""
 
+    def encode(self, component: ActionComponent, action: Any) -> np.ndarray:
+        array = numeric(component, action)
+        if (array != np.rint(array)).any():
+            raise SpaceError(f"action '{component.path}' must be integers, but got {action!r}.")
+        if array.dtype.kind == "f":
+            array = np.clip(array.astype(np.float64), -(2.0**53), 2.0**53)  # so that the cast cannot overflow
+        ids: np.ndarray = array.ravel().astype(np.int64) - _start(component)
+        if (ids < 0).any() or (ids >= np.asarray(component.sizes)).any():
+            raise SpaceError(f"action '{component.path}' is outside of its space: {action!r}.")
+        return ids
 
-def integers(component: ActionComponent, action: Any) -> np.ndarray:
-    """Ids (m,) of an action made of integers that start at ``component.low`` (absent: 0). Raises SpaceError."""
-    array = numeric(component, action)
-    if (array != np.rint(array)).any():
-        raise SpaceError(f"action '{component.path}' must be integers, but got {action!r}.")
-    if array.dtype.kind == "f":
-        array = np.clip(array.astype(np.float64), -(2.0**53), 2.0**53)  # so that the cast cannot overflow
-    ids: np.ndarray = array.ravel().astype(np.int64) - start(component)
-    if (ids < 0).any() or (ids >= np.asarray(component.sizes)).any():
-        raise SpaceError(f"action '{component.path}' is outside of its space: {action!r}.")
-    return ids
+    def decode(self, component: ActionComponent, ids: np.ndarray) -> Any:
+        return (ids + _start(component)).astype(component.dtype).reshape(component.shape)
 
 
 def numeric(component: ActionComponent, action: Any) -> np.ndarray:
@@ -82,11 +72,11 @@ def numeric(component: ActionComponent, action: Any) -> np.ndarray:
     return array
 
 
-def start(component: ActionComponent) -> np.ndarray:
+def _start(component: ActionComponent) -> np.ndarray:
     """int64: the values that id 0 of each token stands for; (m,), or () where all are 0."""
     return np.asarray(component.low or 0, dtype=np.int64)
 
 
 def start_of(low: np.ndarray) -> tuple[float, ...]:
-    """The inverse of ``start``: a start of zeros is written as ()."""
+    """``low`` of a component whose id 0 stands for these values; zeros are written as ()."""
     return tuple(float(value) for value in low.ravel()) if low.any() else ()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from gymnasium import Space, spaces
@@ -12,9 +12,6 @@ from gymnasium import Space, spaces
 from worldstream.actions.registry import ACTION_KINDS, kind_of
 from worldstream.errors import SpaceError
 from worldstream.specs import ActionComponent, ActionSpec
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 ROOT_PATH = "action"
 
@@ -54,25 +51,24 @@ def encode(spec: ActionSpec, action: Any) -> np.ndarray:
     Raises:
         SpaceError: the action is not nested as the space, or a part is outside of its space.
     """
-    leaves: dict[str, Any] = {}
+    leaves = dict(_leaves(spec.structure, action))
+    return np.concatenate([kind_of(part).encode(part, leaves[part.path]) for part in spec.components])
 
-    def visit(structure: Any, node: Any) -> None:
-        if isinstance(structure, str):
-            leaves[structure] = node
-        elif "dict" in structure:
-            if not isinstance(node, Mapping) or set(node) != set(structure["dict"]):
-                raise SpaceError(f"the action must have the keys {', '.join(structure['dict'])}, but got {node!r}.")
-            for name, child in structure["dict"].items():
-                visit(child, node[name])
-        else:
-            if not isinstance(node, tuple | list) or len(node) != len(structure["tuple"]):
-                raise SpaceError(f"the action must be a tuple of {len(structure['tuple'])}, but got {node!r}.")
-            for child, part in zip(structure["tuple"], node, strict=True):
-                visit(child, part)
 
-    visit(spec.structure, action)
-    parts = [kind_of(component).encode(component, leaves[component.path]) for component in spec.components]
-    return np.concatenate(parts)
+def _leaves(structure: Any, action: Any) -> Iterator[tuple[str, Any]]:
+    """(path, leaf) of an action that must be nested as ``structure``."""
+    if isinstance(structure, str):
+        yield structure, action
+    elif "dict" in structure:
+        if not isinstance(action, Mapping) or set(action) != set(structure["dict"]):
+            raise SpaceError(f"the action must have the keys {', '.join(structure['dict'])}, but got {action!r}.")
+        for name, child in structure["dict"].items():
+            yield from _leaves(child, action[name])
+    else:
+        if not isinstance(action, tuple | list) or len(action) != len(structure["tuple"]):
+            raise SpaceError(f"the action must be a tuple of {len(structure['tuple'])}, but got {action!r}.")
+        for child, part in zip(structure["tuple"], action, strict=True):
+            yield from _leaves(child, part)
 
 
 def decode(spec: ActionSpec, ids: np.ndarray) -> Any:
@@ -85,12 +81,9 @@ def decode(spec: ActionSpec, ids: np.ndarray) -> Any:
     sizes = spec.sizes
     if ids.shape != (len(sizes),) or (ids < 0).any() or (ids >= np.asarray(sizes)).any():
         raise ValueError(f"action ids {ids} do not fit the sizes {sizes}")
-    leaves: dict[str, Any] = {}
-    first = 0
-    for component in spec.components:
-        last = first + len(component.sizes)
-        leaves[component.path] = kind_of(component).decode(component, ids[first:last])
-        first = last
+    ends = np.cumsum([len(part.sizes) for part in spec.components])
+    parts = zip(spec.components, np.split(ids, ends[:-1]), strict=True)
+    leaves = {part.path: kind_of(part).decode(part, part_ids) for part, part_ids in parts}
 
     def nest(structure: Any) -> Any:
         if isinstance(structure, str):
@@ -102,11 +95,6 @@ def decode(spec: ActionSpec, ids: np.ndarray) -> Any:
     return nest(spec.structure)
 
 
-def values(component: ActionComponent, ids: Tensor) -> Tensor:
-    """Ids (..., m) of an ordinal component as float32 in [-1, 1]. Raises ValueError when it is not ordinal."""
-    return kind_of(component).values(component, ids)
-
-
 def _join(path: str, name: object) -> str:
     return f"{path}/{name}" if path else str(name)
 
@@ -114,9 +102,9 @@ def _join(path: str, name: object) -> str:
 def _component(path: str, space: Space[Any], num_levels: int) -> ActionComponent:
     if space.shape is not None and math.prod(space.shape) == 0:
         raise SpaceError(f"action '{path}': {space} is empty. Leave it out of the action space with a wrapper.")
-    for kind in ACTION_KINDS.values():
-        if kind().matches(space):
-            component: ActionComponent = kind().component_from_space(path, space, num_levels)
+    for kind in (kind() for kind in ACTION_KINDS.values()):
+        if kind.matches(space):
+            component: ActionComponent = kind.component_from_space(path, space, num_levels)
             return component
     raise SpaceError(
         f"action '{path}': {space} is not supported. Wrap the environment so that its action is made of Discrete, "

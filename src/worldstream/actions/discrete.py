@@ -7,12 +7,12 @@ from typing import Any, final
 import numpy as np
 from gymnasium import Space, spaces
 
-from worldstream.actions.base import ActionKind, integers, start, start_of
+from worldstream.actions.base import IntegerKind, start_of
 from worldstream.specs import ActionComponent
 
 
 @final
-class Discrete(ActionKind):
+class Discrete(IntegerKind):
     """A choice among n; decoded to a NumPy integer, as the space samples it."""
 
     def matches(self, space: Space[Any]) -> bool:
@@ -29,8 +29,5 @@ class Discrete(ActionKind):
             low=start_of(np.asarray(space.start)),
         )
 
-    def encode(self, component: ActionComponent, action: Any) -> np.ndarray:
-        return integers(component, action)
-
     def decode(self, component: ActionComponent, ids: np.ndarray) -> Any:
-        return (ids + start(component)).astype(component.dtype)[0]
+        return super().decode(component, ids)[()]

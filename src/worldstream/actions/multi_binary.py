@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any, final
 
-import numpy as np
 from gymnasium import Space, spaces
 
-from worldstream.actions.base import ActionKind, integers
+from worldstream.actions.base import IntegerKind
 from worldstream.specs import ActionComponent
 
 
 @final
-class MultiBinary(ActionKind):
+class MultiBinary(IntegerKind):
     """Switches that are on or off independently of each other."""
 
     def matches(self, space: Space[Any]) -> bool:
@@ -25,9 +24,3 @@ class MultiBinary(ActionKind):
         return ActionComponent(
             path=path, kind="multi_binary", sizes=sizes, shape=tuple(space.shape), dtype=str(space.dtype)
         )
-
-    def encode(self, component: ActionComponent, action: Any) -> np.ndarray:
-        return integers(component, action)
-
-    def decode(self, component: ActionComponent, ids: np.ndarray) -> Any:
-        return ids.astype(component.dtype).reshape(component.shape)

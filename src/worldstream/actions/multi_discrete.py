@@ -7,7 +7,7 @@ from typing import Any, final
 import numpy as np
 from gymnasium import Space, spaces
 
-from worldstream.actions.base import ActionKind, integers, start, start_of
+from worldstream.actions.base import IntegerKind, start_of
 from worldstream.errors import SpaceError
 from worldstream.specs import ActionComponent
 
@@ -16,7 +16,7 @@ MAX_VALUES = 1024
 
 
 @final
-class MultiDiscrete(ActionKind):
+class MultiDiscrete(IntegerKind):
     """Several choices at once. The entries of an integer Box are ordinal, those of a MultiDiscrete are not."""
 
     def matches(self, space: Space[Any]) -> bool:
@@ -45,9 +45,3 @@ class MultiDiscrete(ActionKind):
             low=start_of(low),
             ordinal=isinstance(space, spaces.Box),
         )
-
-    def encode(self, component: ActionComponent, action: Any) -> np.ndarray:
-        return integers(component, action)
-
-    def decode(self, component: ActionComponent, ids: np.ndarray) -> Any:
-        return (ids + start(component)).astype(component.dtype).reshape(component.shape)
