@@ -34,19 +34,21 @@ from worldstream.options import at, choose, put
 from worldstream.presets import PRESETS
 from worldstream.runs.estimate import peak_bytes
 from worldstream.tokenizers.bundle import TokenizerBundle
+from worldstream.tokenizers.lpips import LpipsConfig
+from worldstream.tokenizers.perceptual import EfficientNetLite0Config, NoPerceptualConfig
 from worldstream.training.learner import Learner
 from worldstream.training.updates import update_tokenizers
 
 PRESET_OF = {"small": "atari-small", "full": "atari100k"}
 VARIANTS: dict[str, dict[str, Any]] = {
     "preset": {},
-    "even": {"perceptual": "none", "rarity": 0.0},
+    "even": {"perceptual": NoPerceptualConfig(), "rarity": 0.0},
     "overlapping": {"local": False},
-    "rarity": {"perceptual": "none", "rarity": 0.5},
-    "local+rarity": {"perceptual": "none", "rarity": 0.5, "local": True, "batch_norm": False},
-    "efficientnet_lite0": {"perceptual": "efficientnet_lite0", "rarity": 0.0},
-    "efficientnet_lite0+rarity": {"perceptual": "efficientnet_lite0", "rarity": 0.5},
-    "lpips": {"perceptual": "lpips", "rarity": 0.0},
+    "rarity": {"perceptual": NoPerceptualConfig(), "rarity": 0.5},
+    "local+rarity": {"perceptual": NoPerceptualConfig(), "rarity": 0.5, "local": True, "batch_norm": False},
+    "efficientnet_lite0": {"perceptual": EfficientNetLite0Config(), "rarity": 0.0},
+    "efficientnet_lite0+rarity": {"perceptual": EfficientNetLite0Config(), "rarity": 0.5},
+    "lpips": {"perceptual": LpipsConfig(), "rarity": 0.0},
 }
 LEAST_CONTRAST = 10.0
 HELD_OUT = 0.1

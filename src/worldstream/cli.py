@@ -284,12 +284,11 @@ def with_choices(config: Config, arguments: list[str]) -> tuple[Config, list[str
 
     They decide which flags there are. Raises ConfigError for a component that does not exist.
     """
-    places = {f"--{place}".replace("_", "-"): place for place in choices(config)}
     left, unread = [], iter(arguments)
     for argument in unread:
         flag, equals, name = argument.partition("=")
-        place = places.get(flag.replace("_", "-"))
-        if place is None:
+        place = flag.removeprefix("--").replace("-", "_")
+        if place not in choices(config) or not flag.startswith("--"):
             left.append(argument)
         elif name := name if equals else next(unread, ""):
             config = choose(config, place, name)

@@ -20,6 +20,8 @@ from worldstream.options import at, from_plain, put
 from worldstream.presets.atari import EVALUATED, TRAINED
 from worldstream.runs.weights import load_run
 from worldstream.tokenizers.bundle import TokenizerConfig
+from worldstream.tokenizers.lpips import LpipsConfig
+from worldstream.tokenizers.perceptual import NoPerceptualConfig
 
 pytest.importorskip("ale_py")
 
@@ -288,7 +290,7 @@ def shrunken(name: str) -> worldstream.Config:
     """A preset with its protocol and order of events, but small networks and few updates."""
     config = worldstream.PRESETS[name]()
     model = config.world_model
-    image = {"channels": (8, 8, 16, 16), "code_size": 16, "perceptual": "none"}
+    image = {"channels": (8, 8, 16, 16), "code_size": 16, "perceptual": NoPerceptualConfig()}
     return replace(
         config,
         tokenizers=with_image(config.tokenizers, **image),
@@ -342,7 +344,7 @@ PUBLISHED = {
     "tokenizers.by_modality.image.revive_below": 0.0,
     "tokenizers.by_modality.image.rarity": 0.0,
     "tokenizers.by_modality.image.batch_norm": True,
-    "tokenizers.by_modality.image.perceptual": "lpips",
+    "tokenizers.by_modality.image.perceptual": {"kind": "lpips", "weights": ""},
     "tokenizers.loss_weights": {"reconstruction": 1.0, "quantization": 1.0, "perceptual": 1.0},
     "tokenizer_learner.batch_size": 128,
     "tokenizer_learner.learning_rate": 1e-4,
@@ -444,7 +446,7 @@ def test_published_sizes_are_those_of_the_paper() -> None:
 def test_missing_lpips_weights_end_a_run_before_it_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     config = shrunken("atari100k")
-    config = replace(config, tokenizers=with_image(config.tokenizers, perceptual="lpips"))
+    config = replace(config, tokenizers=with_image(config.tokenizers, perceptual=LpipsConfig()))
     with pytest.raises(worldstream.ConfigError, match="'lpips' needs"):
         worldstream.train("Breakout", steps=10, config=config, output=tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()

@@ -14,14 +14,15 @@ from worldstream.errors import ConfigError
 from worldstream.specs import KeySpec
 from worldstream.tokenizers import lpips
 from worldstream.tokenizers.image import ImageVQConfig
-from worldstream.tokenizers.perceptual import PERCEPTUAL, make_perceptual
+from worldstream.tokenizers.lpips import LpipsConfig
+from worldstream.tokenizers.perceptual import PERCEPTUAL, EfficientNetLite0Config
 
 
 @pytest.fixture(params=list(PERCEPTUAL))
 def loss(request: pytest.FixtureRequest):
     if request.param == "efficientnet_lite0":
         pytest.importorskip("efficientnet_lite_pytorch")
-    return make_perceptual(request.param, "", pretrained=False)
+    return PERCEPTUAL[request.param]().build(pretrained=False)
 
 
 def test_a_distance_per_picture_with_gradient_to_the_first_argument(loss) -> None:
@@ -55,7 +56,7 @@ def test_flat_pictures_have_finite_gradients(loss) -> None:
 
 def test_efficientnet_orders_changes_of_equal_squared_error_as_people_do() -> None:
     pytest.importorskip("efficientnet_lite_pytorch")
-    loss = make_perceptual("efficientnet_lite0", "")
+    loss = EfficientNetLite0Config().build()
     torch.manual_seed(0)
     smooth = torch.nn.functional.interpolate(torch.rand(4, 3, 8, 8), size=(64, 64), mode="bilinear") - 0.5
     brighter = smooth + 0.1
@@ -66,12 +67,7 @@ def test_efficientnet_orders_changes_of_equal_squared_error_as_people_do() -> No
 def test_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
     with pytest.raises(ConfigError, match=r"pip install worldstream\[perceptual\]"):
-        make_perceptual("efficientnet_lite0", "")
-
-
-def test_unknown_name_lists_the_choices() -> None:
-    with pytest.raises(ConfigError, match="unknown perceptual loss 'lpip'. Did you mean 'lpips'"):
-        make_perceptual("lpip", "")
+        EfficientNetLite0Config().build()
 
 
 def published_files(folder: Path) -> None:
@@ -90,7 +86,7 @@ def published_files(folder: Path) -> None:
 
 def test_lpips_reads_files_of_the_published_names(tmp_path: Path) -> None:
     published_files(tmp_path)
-    loss = make_perceptual("lpips", str(tmp_path))
+    loss = LpipsConfig(weights=str(tmp_path)).build()
     x, y = torch.rand(1, 3, 32, 32) * 2 - 1, torch.rand(1, 3, 32, 32) * 2 - 1
     vgg = torch.load(tmp_path / lpips.VGG_FILE, weights_only=True)
     heads = torch.load(tmp_path / lpips.HEADS_FILE, weights_only=True)
@@ -118,21 +114,21 @@ def reference_lpips(vgg, heads, x, y):
 def test_missing_lpips_weights_say_where_to_put_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(ConfigError, match="vgg16-397923af.pth .*in .*worldstream/lpips.*efficientnet_lite0"):
-        make_perceptual("lpips", "")
+        LpipsConfig().build()
     with pytest.raises(ConfigError, match="elsewhere"):
-        make_perceptual("lpips", str(tmp_path / "elsewhere"))
+        LpipsConfig(weights=str(tmp_path / "elsewhere")).build()
 
 
 def test_lpips_files_that_hold_something_else(tmp_path: Path) -> None:
     for name in lpips.SOURCES:
         (tmp_path / name).write_bytes(b"no weights")
     with pytest.raises(ConfigError, match="does not hold weights"):
-        make_perceptual("lpips", str(tmp_path))
+        LpipsConfig(weights=str(tmp_path)).build()
     for content in ({"features.0.weight": torch.zeros(2)}, {"features.conv1_1.weight": torch.zeros(2)}, [1], {1: 2}):
         for name in lpips.SOURCES:
             torch.save(content, tmp_path / name)
         with pytest.raises(ConfigError, match="do not hold the weights of LPIPS"):
-            make_perceptual("lpips", str(tmp_path))
+            LpipsConfig(weights=str(tmp_path)).build()
 
 
 def test_lpips_is_fetched_once_and_only_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,14 +139,14 @@ def test_lpips_is_fetched_once_and_only_on_request(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(lpips, "SOURCES", {name: (server / name).as_uri() for name in lpips.SOURCES})
     # The digest is that of random weights.
     with pytest.raises(ConfigError, match="is not VGG16.* as vgg16-397923af.pth and .* as lpips-vgg.pth"):
-        make_perceptual("lpips", "download")
+        LpipsConfig(weights="download").build()
     assert not list(cache.rglob("*.pth"))
     monkeypatch.setattr(lpips, "VGG_DIGEST", "")
-    make_perceptual("lpips", "download")
+    LpipsConfig(weights="download").build()
     for name in lpips.SOURCES:
         (server / name).unlink()
-    make_perceptual("lpips", "download")
-    make_perceptual("lpips", "")
+    LpipsConfig(weights="download").build()
+    LpipsConfig().build()
 
 
 def test_a_download_that_breaks_off_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,13 +157,13 @@ def test_a_download_that_breaks_off_is_not_kept(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(lpips, "VGG_DIGEST", "")
     monkeypatch.setattr(urllib.request, "urlopen", lambda url, timeout: Broken(bytes(5000)))
     with pytest.raises(ConfigError, match="sent 5000 of 100000 bytes"):
-        make_perceptual("lpips", "download")
+        LpipsConfig(weights="download").build()
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_pictures_too_small_for_lpips_are_refused_before_training(tmp_path: Path) -> None:
     published_files(tmp_path)
-    options = ImageVQConfig(channels=(8, 8), perceptual="lpips", perceptual_weights=str(tmp_path))
+    options = ImageVQConfig(channels=(8, 8), perceptual=LpipsConfig(weights=str(tmp_path)))
     spec = KeySpec(key="front", modality="image", shape=(8, 16, 3), dtype="uint8")
     with pytest.raises(ConfigError, match="key 'front': the perceptual loss 'lpips' compares .* from 16 pixels"):
         options.build(spec).prepare_training()
@@ -177,4 +173,4 @@ def test_lpips_that_cannot_be_fetched(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(lpips, "SOURCES", {name: (tmp_path / "nowhere").as_uri() for name in lpips.SOURCES})
     with pytest.raises(ConfigError, match="cannot be fetched.*on a machine that can"):
-        make_perceptual("lpips", "download")
+        LpipsConfig(weights="download").build()

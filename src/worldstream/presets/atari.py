@@ -18,6 +18,7 @@ from worldstream.config import (
 from worldstream.environments.config import EnvironmentConfig
 from worldstream.tokenizers.bundle import TokenizerConfig
 from worldstream.tokenizers.image import ImageFSQConfig, ImageVQConfig
+from worldstream.tokenizers.lpips import LpipsConfig
 from worldstream.world_model.heads.reward import RewardConfig
 from worldstream.world_model.heads.termination import TerminationConfig
 from worldstream.world_model.model import WorldModelConfig
@@ -49,7 +50,7 @@ def atari100k() -> Config:
                     ema_decay=0.0,
                     revive_below=0.0,
                     batch_norm=True,
-                    perceptual="lpips",
+                    perceptual=LpipsConfig(),
                 )
             }
         ),

@@ -166,8 +166,7 @@ def estimate(environment: EnvironmentFactory, config: Config, *, steps: int, dev
 
 def _missing(models: Models, config: Config) -> str:
     """What training would refuse to begin without, as its message says it; empty when nothing is missing."""
-    chosen = config.tokenizers.by_modality.values()
-    if any(getattr(tokenizer, "perceptual_weights", "") == "download" for tokenizer in chosen):
+    if any(options.fetches for options in config.tokenizers.by_modality.values()):
         return ""  # not before a run is asked for
     try:
         models.tokenizers.prepare_training()

