@@ -3,7 +3,7 @@
     python benchmarks/speed.py --config demo
     python benchmarks/speed.py --config atari --device cuda --output benchmarks/results/speed_h200.json
 
-Shapes and sizes of atari, dmc and craftax are those of the published agent (method.md 9.1); demo and atari-small are
+Shapes and sizes of atari, dmc and craftax are those of the published agent; demo and atari-small are
 our presets of these names. Times are medians over repetitions after a warm-up, of CPU time on the CPU. Nothing here is
 a test.
 

@@ -412,7 +412,7 @@ PUBLISHED = {
     "evaluation.temperature": 0.5,
     "tail_share": 0.2,
 }  # fmt: skip
-"""method.md 9.1, 9.2 and 10.1, where an epoch is 200 decisions, and a phase begins after the epoch that is named."""
+"""The published settings, where an epoch is 200 decisions, and a phase begins after the epoch that is named."""
 
 
 def test_published_settings_are_those_of_the_paper() -> None:
@@ -428,7 +428,7 @@ def test_published_settings_are_those_of_the_paper() -> None:
 
 
 def test_published_sizes_are_those_of_the_paper() -> None:
-    """method.md 11.1, for the 4 actions of Breakout."""
+    """Sizes of the published networks, for the 4 actions of Breakout."""
     from worldstream.models import Models, num_parameters
 
     config = worldstream.PRESETS["atari100k"]()

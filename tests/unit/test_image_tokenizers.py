@@ -45,7 +45,7 @@ def bundle(options: ImageOptions) -> TokenizerBundle:
 
 
 def test_published_sizes() -> None:
-    """Numbers of method.md 11.1."""
+    """Sizes of the published networks."""
     encoder, decoder = ImageEncoder(3, PUBLISHED), ImageDecoder(3, PUBLISHED)
     assert num_parameters(encoder) == 2_732_800
     assert num_parameters(decoder) == 2_733_059

@@ -37,7 +37,7 @@ def returns_of(rewards: list[float], ended: list[bool], values: list[float], dis
 
 
 def test_lambda_returns_golden_example() -> None:
-    """method.md 8.4, whose last entry (40) is the bootstrap, which here is the last value."""
+    """Numbers of the published code, whose last entry (40) is the bootstrap, which here is the last value."""
     returns = returns_of([1.0, 2.0, 3.0], [False, False, True], [10.0, 20.0, 30.0, 40.0], 0.99, 0.95)
     assert returns == pytest.approx([7.9213, 6.3065, 3.0], abs=1e-4)
     going_on = returns_of([1.0, 2.0, 3.0], [False] * 3, [10.0, 20.0, 30.0, 40.0], 0.99, 0.95)

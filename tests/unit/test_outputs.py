@@ -1,4 +1,4 @@
-"""Distributions that heads return, against torch.distributions and the golden values of method.md."""
+"""Distributions that heads return, against torch.distributions and the golden values of the published code."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_bernoulli_of_extreme_logits_is_finite() -> None:
     assert output.entropy().isfinite().all()
 
 
-# HL-Gauss: method.md 5.1 and 15.
+# docs/method.md, "HL-Gauss".
 
 
 def reward_head() -> HLGaussHead:

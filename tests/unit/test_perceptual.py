@@ -94,7 +94,7 @@ def test_lpips_reads_files_of_the_published_names(tmp_path: Path) -> None:
 
 
 def reference_lpips(vgg, heads, x, y):
-    """The formula of method.md 2.2, step by step."""
+    """The formula of docs/method.md, "LPIPS", step by step."""
     numbers = iter((0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28))
     shift = torch.tensor([-0.030, -0.088, -0.188])[:, None, None]
     scale = torch.tensor([0.458, 0.448, 0.450])[:, None, None]

@@ -34,7 +34,7 @@ def grid(rows: int, columns: int, vocabulary: tuple[int, ...] = (4, 3)) -> KeySp
     )  # fmt: skip
 
 
-# Golden values of the published level set (method.md 2.4 and 15).
+# Golden values of the published level set (docs/method.md, "fixed levels").
 
 
 @pytest.mark.parametrize(

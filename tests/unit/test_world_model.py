@@ -330,7 +330,7 @@ def test_divergence_of_a_channel_is_at_most_the_logarithm_of_the_members(members
 
 @pytest.mark.parametrize(("size", "expected"), [(125, 0.044), (4, 0.031)])
 def test_divergence_of_untrained_members(size: int, expected: float) -> None:
-    """Golden values of the published initialisation (method.md section 15)."""
+    """Golden values of the published initialisation."""
     divergences = [divergence(make_ensemble(4, (size,), width=64), torch.randn(64, 3, 64)).mean() for _ in range(8)]
     assert torch.stack(divergences).mean().item() == pytest.approx(expected, rel=0.15)
 

@@ -1,4 +1,6 @@
-"""Recurrent actor-critic (method.md 8.1-8.2): an LSTM that is stepped with the observation, then with the action.
+"""Recurrent actor-critic: an LSTM that is stepped with the observation, then with the action.
+
+See docs/method.md, "memory of the policy".
 
 The carry holds the action that was *executed* last; it enters the LSTM at the next step. So acting, burn-in and
 imagination run exactly the same recurrence (C8, C9): a caller that executes another action than the policy chose

@@ -40,7 +40,7 @@ class KeyEncoder(nn.Module):
 
 
 class Encoder(nn.Module):
-    """All keys, concatenated and fused: Linear -> LayerNorm -> SiLU for each of ``hidden`` (method.md 8.1)."""
+    """All keys, concatenated and fused (docs/method.md, "fused observation"): Linear -> LayerNorm -> SiLU, repeated."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Scale of returns, by which advantages are divided (method.md 8.4)."""
+"""Scale of returns, by which advantages are divided (docs/method.md, "return scale")."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 Sizes follow from the shapes of tensors; only what no tensor shows comes from settings. What is there follows from any
 name of a part, and a size from all tensors that share it: the architecture is found though some of them are missing or
 of another shape, so that these are reported by name, together with what else is wrong. Names are those of the
-published checkpoints (method.md describes the modules behind them).
+published checkpoints (docs/method.md says what the modules behind them compute).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the tensors of a published agent do not show: spans of memory, contexts, weights of rewards (method.md 9.1)."""
+"""What the tensors of a published agent do not show: spans of memory, contexts, weights of rewards."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ SETTINGS: dict[str, PublishedSettings] = {
         decay_blocks=(8.0, 40.0), context_length=2, segment_length=20, batch_size=8, horizon=19, extrinsic_weight=100.0
     ),
 }
-"""The three published configurations (method.md 9.1, 10.2)."""
+"""The three published configurations."""
 
 
 def read_settings(path: Path) -> dict[str, Any]:

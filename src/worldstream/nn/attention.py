@@ -6,7 +6,8 @@ A block holds L context tokens and n *prediction* tokens that stand for the next
                '---------- L -------------' '---- n -----'
 
 A context token sees every context token up to itself. A prediction token of block t sees the context of the blocks
-before t and the prediction tokens of its own block, never those of others; nothing else ever sees it (method.md 4.4).
+before t and the prediction tokens of its own block, never those of others; nothing else ever sees it
+(docs/method.md, "attention").
 
 In training the queries go through in chunks of a few blocks, each against the context before its end: the work is
 half of that of a full score matrix, and at most a chunk's worth of scores is masked in vain. The masks are slices of

@@ -6,7 +6,7 @@ A block holds L context tokens and n *prediction* tokens that stand for the next
                '---------- L -------------' '---- n -----'
 
 Context tokens retain each other and the memory S of all earlier blocks; prediction tokens retain each other and a
-memory, but never enter it (parallel observation prediction, method.md 4.2). With decay g per token, keys scaled by
+memory, but never enter it (docs/method.md, "parallel observation prediction"). With decay g per token, keys scaled by
 1/sqrt(d) and rotary phases, one head computes::
 
     r_j = sum_{i<=j} g^(j-i) (q_j . k_i) v_i  +  g^j q_j S          S' = g^L S + sum_j g^(L-j) k_j' v_j

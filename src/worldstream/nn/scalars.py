@@ -1,8 +1,8 @@
 """Heads for unbounded scalars (rewards, returns): regression as classification, and plain regression to compare.
 
 ``HLGaussHead`` puts a truncated Gaussian around the symlog of the target onto equally spaced bins and trains with
-cross-entropy (Farebrother et al. 2024, "Stop Regressing"; method.md 5.1). Both heads share one call signature, so
-that the choice is a name in the configuration.
+cross-entropy (Farebrother et al. 2024, "Stop Regressing"; docs/method.md, "HL-Gauss"). Both heads share one call
+signature, so that the choice is a name in the configuration.
 """
 
 from __future__ import annotations

@@ -28,11 +28,11 @@ TRAINED: dict[str, Any] = {
     "noops": [1, 30], "life_loss": True, "clip_rewards": True, "max_frames": 20_000, "resize": "bilinear",
 }  # fmt: skip
 EVALUATED: dict[str, Any] = {"noops": [1, 1], "life_loss": False, "clip_rewards": False, "max_frames": 108_000}
-"""What differs in evaluations (method.md 10.1)."""
+"""What differs in the published evaluations."""
 
 
 def atari100k() -> Config:
-    """Every hyper-parameter of method.md 9.1 for Atari, version M3 (retention, VQ by gradient, LPIPS).
+    """Every published hyper-parameter for Atari, version M3 (retention, VQ by gradient, LPIPS).
 
     Rates are updates for each decision: 1 of the tokenizer from 1000 decisions on, 1 of the world model from 5000, 0.4
     of the actor-critic from 10,000, the tokenizer in bursts of 200 as in the published epochs. After the last decision

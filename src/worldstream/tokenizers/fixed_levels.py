@@ -1,4 +1,4 @@
-"""The 125 fixed scalar levels of the published method (method.md 2.4).
+"""The 125 fixed scalar levels of the published method (docs/method.md, "fixed levels").
 
 In symlog space: 32 equally spaced points on [0, ln(1 + pi)] joined with 31 more up to 6, mirrored. Index 62 is zero;
 the range is +-402 in raw units, the resolution 0.046 near zero.

@@ -1,4 +1,4 @@
-"""Image tokenizers: a picture becomes a grid of code ids, learned by reconstructing it (method.md 2.2 and 2.3)."""
+"""Image tokenizers: a picture becomes a grid of code ids (docs/method.md, "VQ" and "FSQ")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Encoder and decoder of the image tokenizers (method.md 2.2), with their sizes in the configuration.
+"""Encoder and decoder of the image tokenizers (docs/method.md, "image encoder, decoder").
 
 No residual blocks, no attention: a convolution, halvings, a convolution; and the same backwards.
 

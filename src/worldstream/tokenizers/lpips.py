@@ -1,4 +1,4 @@
-"""LPIPS (Zhang et al. 2018) with VGG16 features, as the published agent uses it (method.md 2.2), in evaluation mode.
+"""LPIPS (Zhang et al. 2018) with VGG16 features, as the published agent uses it (docs/method.md, "LPIPS").
 
 The weights are two public files: VGG16 trained on ImageNet, and the weights of the channels fitted to the judgement of
 people. They are read from a folder, and fetched only when ``LpipsConfig.weights`` says "download".

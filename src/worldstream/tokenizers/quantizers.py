@@ -85,7 +85,7 @@ class Quantizer(nn.Module, ABC):
 
 @final
 class VectorQuantizer(Quantizer):
-    """The nearest of V codes (method.md 2.2 and 2.3).
+    """The nearest of V codes (docs/method.md, "VQ").
 
     Args:
         num_codes: V.
@@ -164,7 +164,7 @@ class VectorQuantizer(Quantizer):
 
 @final
 class FiniteScalarQuantizer(Quantizer):
-    """Each of a few scalars is rounded to one of its levels; an id numbers their combination (method.md 2.3).
+    """Each of a few scalars is rounded to one of its levels; an id numbers their combination (docs/method.md, "FSQ").
 
     With several channels a token says more without a larger vocabulary: each channel numbers the combination of
     scalars of its own, and the code depends on all of them. (Published: one channel.)

@@ -23,7 +23,8 @@ class BlockEmbedder(nn.Module):
     """One factored table a key, one table an action token, plus a learned embedding a slot.
 
     Keys whose tokens have learned codes are embedded by these, through a linear map where the widths differ (shared
-    embeddings, method.md section 3): what the tokenizer learned about likeness of tokens need not be learned again.
+    embeddings; docs/method.md, "embedding of a block"): what the tokenizer learned about likeness of tokens need not
+    be learned again.
 
     The published model tells the features of one key apart by rotary phase alone; the slot embedding makes that
     immediate for narrow models. ``slot_embedding=False`` restores the published form.

@@ -1,4 +1,4 @@
-"""Attention with parallel observation prediction (method.md 4.4): exact memory, whose cost grows with its length.
+"""Attention with parallel observation prediction (docs/method.md, "attention layer"): exact memory at a growing cost.
 
 Every layer runs context and prediction tokens through the same weights, side by side in one tensor
 (B, T, L + n, E); see ``nn/attention.py`` for who sees whom. States that follow each other share one cache, of the

@@ -1,4 +1,4 @@
-"""Retention with parallel observation prediction (method.md 4.1-4.3): constant cost per imagined step.
+"""Retention with parallel observation prediction (docs/method.md, "retention layer"): constant cost per imagined step.
 
 Every layer runs context and prediction tokens through the same weights, side by side in one tensor
 (B, T, L + n, E); only the retention itself tells them apart. See ``nn/retention.py`` for the mathematics.
