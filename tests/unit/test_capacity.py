@@ -1,4 +1,4 @@
-"""Bounds that are stated and kept: memory and disk before the start, replay on disk, logs that wait for room."""
+"""Bounds that are stated and kept: memory and disk before the start, replay on disk, logs that wait for space."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tiny import tiny_config
 from worldstream.cli import main
 from worldstream.errors import ConfigError, RunFolderError, WorldstreamWarning
 from worldstream.replay.arrays import GrowingArrays
-from worldstream.runs import capacity as room
+from worldstream.runs import capacity
 from worldstream.runs import log as line_log
 from worldstream.runs import session as session_module
 from worldstream.runs.log import LineLog, read_lines
@@ -27,7 +27,7 @@ from worldstream.runs.weights import load_weights, save_weights
 def test_a_run_that_does_not_fit_into_memory_is_refused_unless_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(room, "available_memory", lambda: 100_000)
+    monkeypatch.setattr(capacity, "available_memory", lambda: 100_000)
     command = ["train", "--env", "clock", "--steps", "20", "--quiet", "--output"]
     with pytest.raises(SystemExit) as end:
         main([*command, str(tmp_path / "a")])
@@ -39,7 +39,7 @@ def test_a_run_that_does_not_fit_into_memory_is_refused_unless_told(
 
 
 def test_a_run_that_does_not_fit_onto_the_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room.shutil, "disk_usage", lambda path: _Usage())
+    monkeypatch.setattr(capacity.shutil, "disk_usage", lambda path: _Usage())
     with pytest.raises(ConfigError, match=r"checkpoints with replay need .* the disk of .* 0\.00 GB free.*--output"):
         worldstream.train("clock", steps=10, config=tiny_config(), output=tmp_path / "run", quiet=True)
 
@@ -49,7 +49,7 @@ class _Usage:
 
 
 def test_available_memory_is_believable() -> None:
-    available = room.available_memory()
+    available = capacity.available_memory()
     assert available is not None and 10e6 < available < 1e14
 
 
@@ -70,7 +70,7 @@ def test_mapped_columns_hold_what_memory_holds(tmp_path: Path) -> None:
     assert list((tmp_path / "map").iterdir()) == []  # nothing is left behind by a process that dies
 
 
-def test_a_disk_without_room_for_the_map_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_without_space_for_the_map_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -124,7 +124,7 @@ class _Half:
         self._file.close()
 
 
-def test_a_log_waits_for_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_waits_for_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = FullDisk()
     monkeypatch.setattr(line_log, "open", disk, raising=False)
     log = LineLog(tmp_path / "log.jsonl")

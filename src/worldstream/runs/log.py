@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import zlib
@@ -10,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from worldstream.errors import RunFolderError, warn
+from worldstream.runs.files import writing
 
 _CRC = "crc"
 
 
 class LineLog:
-    """Appends to one file. What a full disk refuses waits in memory until there is room again.
+    """Appends to one file. What a full disk refuses waits in memory until there is space again.
 
     Args:
         path: of the file; it need not exist yet.
@@ -34,7 +34,7 @@ class LineLog:
             self.flush()
         except RunFolderError as error:
             if not self._warned:
-                warn(f"{error} Lines are kept in memory until there is room.")
+                warn(f"{error} Lines are kept in memory until there is space.")
             self._warned = True
 
     def flush(self) -> None:
@@ -42,25 +42,22 @@ class LineLog:
         if not self._waiting:
             return
         before = self.size
-        try:
-            with open(self.path, "ab") as file:
-                # A line that a killed run left incomplete must not swallow the next one.
-                file.write((b"" if self._is_whole() else b"\n") + b"".join(self._waiting))
-        except OSError as error:
-            self.cut(before)
-            remedy = " Free some space." if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-            raise RunFolderError(f"cannot write {self.path}: {error.strerror or error}.{remedy}") from error
+        with writing(self.path):
+            try:
+                with open(self.path, "ab") as file:
+                    # A line that a killed run left incomplete must not swallow the next one.
+                    file.write((b"" if self._is_whole() else b"\n") + b"".join(self._waiting))
+            except OSError:
+                self.cut(before)
+                raise
         self._waiting.clear()
         self._warned = False
 
     def sync(self) -> None:
-        """Make sure that what is written survives a loss of power. RunFolderError."""
-        try:
-            if self.path.is_file():
-                with open(self.path, "rb") as file:
-                    os.fsync(file.fileno())
-        except OSError as error:
-            raise RunFolderError(f"cannot write {self.path}: {error.strerror or error}.") from error
+        """Make sure that what is written survives a loss of power. Raises RunFolderError."""
+        if self.path.is_file():
+            with writing(self.path), open(self.path, "rb") as file:
+                os.fsync(file.fileno())
 
     def _is_whole(self) -> bool:
         if not self.size:
@@ -75,14 +72,12 @@ class LineLog:
         return self.path.stat().st_size if self.path.is_file() else 0
 
     def cut(self, size: int) -> None:
-        """Cut the file back to its first ``size`` bytes. One that is shorter stays, with a warning. RunFolderError."""
-        try:
+        """Cut the file back to its first ``size`` bytes; a shorter one stays, with a warning. Raises RunFolderError."""
+        with writing(self.path):
             if self.size > size:
                 os.truncate(self.path, size)
             elif self.size < size:
                 warn(f"{self.path} has {self.size} bytes, {size} were written: its last lines are lost.")
-        except OSError as error:
-            raise RunFolderError(f"cannot write {self.path}: {error.strerror or error}.") from error
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
