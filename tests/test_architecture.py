@@ -50,7 +50,7 @@ LAYERS: dict[str, set[str]] = {
     "evaluation": JOINED | {"training"},  # never runs
     "runs": ALGORITHM,  # layer 9
     "report": ALGORITHM | {"runs"},  # layer 10: never each other
-    "importers": ALGORITHM | {"runs", "presets"},
+    "importers": ALGORITHM | {"runs"},
     "presets": JOINED,  # layer 11
     "api": ALGORITHM | {"runs", "report", "importers", "presets"},
     "cli": ALGORITHM | {"runs", "report", "importers", "presets", "api"},

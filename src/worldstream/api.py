@@ -19,7 +19,7 @@ from worldstream.environments.compatibility import require_specs
 from worldstream.errors import ConfigError, RunFolderError
 from worldstream.evaluation.evaluate import Evaluation, protocol_card
 from worldstream.evaluation.evaluate import evaluate as measure
-from worldstream.importers.checkpoint import published_agent, read_checkpoint
+from worldstream.importers.checkpoint import imported_agent, read_checkpoint
 from worldstream.importers.settings import read_settings
 from worldstream.modalities.observation import ObservationAdapter
 from worldstream.models import Models, choose_device
@@ -349,7 +349,7 @@ def import_checkpoint(
     name = f"published-{published}"
     folder = RunFolder(Path(output) if output is not None else default_output(resolve(environment), name))
     folder.require_unused()
-    agent = published_agent(
+    agent = imported_agent(
         read_checkpoint(Path(file)),
         published=published,
         environment=environment,

@@ -20,6 +20,7 @@ import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import inf, isfinite
+from sys import float_info
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from worldstream.errors import ConfigError
@@ -213,7 +214,7 @@ def _from_plain_value(hint: Any, data: Any, where: str) -> Any:
         return tuple(_from_plain_value(h, x, f"{where}[{i}]") for i, (h, x) in enumerate(zip(inner, data, strict=True)))
     if origin is dict and isinstance(data, dict):
         return {key: _from_plain_value(arguments[1], value, f"{where}.{key}") for key, value in data.items()}
-    if hint is float and isinstance(data, int) and not isinstance(data, bool):
+    if hint is float and isinstance(data, int) and not isinstance(data, bool) and abs(data) <= float_info.max:
         return float(data)
     if isinstance(hint, type) and isinstance(data, hint) and not (hint is int and isinstance(data, bool)):
         return data

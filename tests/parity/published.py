@@ -12,15 +12,16 @@ import torch
 from torch import Tensor
 
 from parity.arrays import RETURNS, Arrays, action_ids, prepared, tokenizer_input, weights_of
+from parity.sizes import sized_agent
 from parity.spaces import PublishedSpaces
 from worldstream.agent.actor_critic import Trunk
 from worldstream.agent.losses import ActorCriticLossConfig
 from worldstream.agent.return_scale import ReturnScale
-from worldstream.importers.architecture import config_for
-from worldstream.importers.kinds import in_published_order
-from worldstream.importers.settings import PublishedSettings, values_of
+from worldstream.importers.checkpoint import make_models
+from worldstream.importers.names import load_published, logit_order
+from worldstream.importers.published import KINDS
+from worldstream.importers.settings import values_of
 from worldstream.importers.tensors import ForeignTensors
-from worldstream.importers.weights import load_published, logit_order, make_models
 from worldstream.models import Models
 from worldstream.nn.numerics import lambda_returns
 from worldstream.tokenizers.image import ImageTokenizer
@@ -73,14 +74,14 @@ def golden_models(
     Raises WeightsError when weights and settings do not fit each other.
     """
     spaces = PublishedSpaces.from_json(settings)
-    kinds = {key: key for key in spaces.keys}
     tensors = ForeignTensors(weights_of(weights), "the set of weights")
-    published = PublishedSettings.from_json(settings)
-    segment_length = max(num_blocks, GIVEN_BLOCKS, published.context_length + 1)
-    config = config_for(tensors, replace(published, segment_length=segment_length))
+    agent = sized_agent(tensors, settings)
+    length = max(num_blocks, GIVEN_BLOCKS, agent.settings.world_model.context_length + 1)
+    config = replace(agent.config(tensors.source), segment_length=length)
+    kinds = {kind: kind for kind in KINDS if kind in spaces.keys}
     actions = spaces.action_spec(config.environment.num_action_levels)
-    models = make_models(config, in_published_order(spaces.keys, kinds), actions, tensors.source)
-    load_published(models, tensors, kinds, code_width=published.code_width)
+    models = make_models(config, {kind: spaces.keys[kind] for kind in kinds}, actions, tensors.source)
+    load_published(models, tensors, agent, kinds)
     return models, config.losses
 
 

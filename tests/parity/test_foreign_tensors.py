@@ -106,12 +106,11 @@ def test_several_faults_are_listed_together(name: str) -> None:
         faulty[enlarged] = FAULTS["enlarged"](weights[enlarged])
         message = refusal({**faulty, "extra.x": np.zeros(1, np.float32)}, settings)
         assert all(key in message for key in (missing, enlarged, "Unknown: extra.x.")), message
-        listed = set(re.findall(r"(?:tokenizer|world_model|actor_critic)\.[\w.]*\w", message))
-        # Two tensors that tell a size differently are named both: nobody knows which is right.
-        assert len(listed - {missing, enlarged}) <= message.count("Contradicting"), message
+        listed = set(re.findall(r"(?:tokenizer|world_model|actor_critic)\.[\w.]*\w", message.split(" The tensors")[0]))
+        assert listed == {missing, enlarged}, message
 
 
-def test_what_gives_sizes_may_be_missing_beside_others() -> None:
+def test_several_may_be_missing() -> None:
     weights, settings = read("dmc_attention")
     gone = (
         "world_model.head_ends.0.weight",
@@ -125,17 +124,6 @@ def test_what_gives_sizes_may_be_missing_beside_others() -> None:
     assert re.search(r"Missing: ([^:]+)\. Unknown: extra\.x\.", message)
     assert message.count("world_model.") + message.count("actor_critic.") == len(gone)
     assert all(key in message for key in gone)
-
-
-def test_of_what_is_nowhere_the_nearest_names_are_shown() -> None:
-    weights, settings = read("dmc_retnet")
-    part = "actor_critic.critic_v_head.linear."
-    renamed = {key.replace(part, "actor_critic.critic_head.linear."): x for key, x in weights.items()}
-    message = refusal(renamed, settings)
-    assert f"has no tensor '{part}weight' or '{part}bias', from which a size would follow" in message
-    near = re.search("Nearest names: (.*)[.]", message)
-    assert near and near[1].split(", ")[0] == "actor_critic.critic_head.linear.weight"
-    assert len(near[1].split(", ")) == 5 and all(name.startswith("actor_critic.") for name in near[1].split(", "))
 
 
 @pytest.mark.parametrize("fault", ["complex", "of another type", "not finite"])
@@ -177,24 +165,9 @@ def test_levels_that_make_no_vocabulary_are_refused(levels: list[int]) -> None:
     assert key in refusal({**weights, key: np.array(levels)}, settings)
 
 
-def test_a_number_that_is_left_out_is_named() -> None:
-    weights, settings = read("dmc_retnet")
-    weights["world_model._model.layers.10000000000.norm1.weight"] = np.zeros(1, np.float32)
-    assert "nothing that is called 'world_model._model.layers.2.'" in refusal(weights, settings)
-
-
 def test_tensors_that_are_no_plain_arrays_are_refused() -> None:
     with pytest.raises(WeightsError, match=r"These are: world_model\.odd\."):
         ForeignTensors({"world_model.odd": torch.eye(3).to_sparse(), "world_model.even": torch.zeros(1)}, "x")
-
-
-def test_widths_that_do_not_split_into_heads_are_refused() -> None:
-    weights, settings = read("dmc_retnet")
-    keys = [f"world_model._model.layers.{i}.retention.thetas" for i in range(2)]
-    for size in (17, 12, 64, 1):
-        message = refusal({**weights, **dict.fromkeys(keys, np.ones(size, np.float32))}, settings)
-        assert f"by {keys[0]} a head has {size} features, not an even divisor of the width 32." in message
-        assert "Of another shape" not in message
 
 
 def test_the_map_of_unread_codes_is_there_where_settings_say_so() -> None:

@@ -15,8 +15,8 @@ from parity.arrays import Arrays
 from parity.golden import FILES, read
 from parity.published import recompute
 from worldstream.errors import WeightsError
+from worldstream.importers.names import logit_order
 from worldstream.importers.tensors import ForeignTensors
-from worldstream.importers.weights import logit_order
 from worldstream.nn.outputs import FactoredCategorical
 from worldstream.nn.rotary import rotary_frequencies
 
@@ -320,4 +320,4 @@ def test_settings_without_sizes_are_refused() -> None:
 def test_long_lists_are_cut() -> None:
     tensors = ForeignTensors({f"t{i}": torch.zeros(1) for i in range(25)}, "x")
     with pytest.raises(WeightsError, match="and 5 more"):
-        tensors.check()
+        tensors.check("")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -20,8 +22,8 @@ from parity.reference.checkpoint import AgentSize, Checkpoint, arrays, inputs_of
 from worldstream.api import Agent, evaluate, import_checkpoint
 from worldstream.cli import main
 from worldstream.errors import ConfigError
-from worldstream.importers.settings import SETTINGS, PublishedSettings
-from worldstream.importers.weights import logit_order
+from worldstream.importers.names import logit_order
+from worldstream.importers.settings import merged
 from worldstream.models import Models
 from worldstream.presets import PRESETS
 from worldstream.runs.folder import RunFolder
@@ -45,11 +47,18 @@ def checkpoint(name: str, folder: Path, **changes: Any) -> Path:
     return path
 
 
-def imported(name: str, folder: Path, *options: str) -> Path:
+def settings_file(name: str, folder: Path, changes: Mapping[str, Any] = MappingProxyType({})) -> list[str]:
+    """Option that states the sizes of a golden file's agent, with some settings changed."""
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(merged({**read(name).settings, "policy_convolutions": [8, 4]}, changes)))
+    return ["--settings", str(path)]
+
+
+def imported(name: str, folder: Path, changes: Mapping[str, Any] = MappingProxyType({})) -> Path:
     config = name.split("_")[0]
     file, output = checkpoint(name, folder), folder / "run"
-    environment = ["--env", f"published_environments:{config}"]
-    main(["import-checkpoint", str(file), "--config", config, *environment, "--output", str(output), *options])
+    environment = ["--env", f"published_environments:{config}", "--output", str(output)]
+    main(["import-checkpoint", str(file), "--config", config, *environment, *settings_file(name, folder, changes)])
     return output
 
 
@@ -198,8 +207,8 @@ def test_a_folder_that_cannot_be_written_costs_no_result(tmp_path: Path, monkeyp
 
 def test_several_vectors_are_read_one_behind_the_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, run = checkpoint("dmc_retnet", tmp_path), tmp_path / "run"
-    environment = "published_environments:dmc_in_two_keys"
-    main(["import-checkpoint", str(file), "--config", "dmc", "--env", environment, "--output", str(run)])
+    environment, settings = "published_environments:dmc_in_two_keys", settings_file("dmc_retnet", tmp_path)
+    main(["import-checkpoint", str(file), "--config", "dmc", "--env", environment, "--output", str(run), *settings])
     printed = " ".join(capsys.readouterr().out.split())
     assert "reads a_position, b_velocity one behind the other as one vector, in this order" in printed
     models, golden = load_run(run, "cpu").models, read("dmc_retnet")
@@ -212,25 +221,49 @@ def test_several_vectors_are_read_one_behind_the_other(tmp_path: Path, capsys: p
 
 def test_a_matrix_of_cells_is_read_row_by_row(tmp_path: Path) -> None:
     file, run = checkpoint("craftax_attention", tmp_path), tmp_path / "run"
-    environment = "published_environments:craftax_in_a_matrix"
-    main(["import-checkpoint", str(file), "--config", "craftax", "--env", environment, "--output", str(run)])
+    environment, settings = "published_environments:craftax_in_a_matrix", settings_file("craftax_attention", tmp_path)
+    main(["import-checkpoint", str(file), "--config", "craftax", "--env", environment, "--output", str(run), *settings])
     assert load_run(run, "cpu").models.key_specs["map"].vocabulary == (7, 3, 5, 4)
     main(["evaluate", str(run), "--episodes", "1", "--device", "cpu"])
 
 
 def test_settings_of_other_agents_are_read(tmp_path: Path) -> None:
     given = {
-        "world_model": {"retnet": {"decay_scale_max_num_blocks": 5}, "transformer": {"pred_self_mask": "full"}},
+        "world_model": {"transformer": {"pred_self_mask": "full"}},
         "actor_critic": {"intrinsic_reward_weight": 3},
         "gamma": 0.9,
     }
-    settings = tmp_path / "settings.json"
-    settings.write_text(json.dumps(given))
-    config = load_run(imported("dmc_attention", tmp_path, "--settings", str(settings)), "cpu").config
-    assert config.world_model.sequence.decay_blocks == (2.0, 5.0)  # what is not given is as published
+    config = load_run(imported("dmc_attention", tmp_path, given), "cpu").config
     assert config.world_model.sequence.attention.slots == "full"
     assert (config.losses.discount, config.losses.lambda_) == (0.9, 0.95)
     assert config.losses.reward_weights == {"extrinsic": 1.0, "disagreement": 3.0}
+    spans = {"decay_scale_max_num_blocks": 5}
+    (tmp_path / "retention").mkdir()
+    other = load_run(imported("dmc_retnet", tmp_path / "retention", {"world_model": {"retnet": spans}}), "cpu").config
+    assert other.world_model.sequence.decay_blocks == (2.0, 5.0)  # what is not given is as published
+
+
+def test_sizes_that_are_not_as_published_are_named_with_their_settings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the message says to state is all that it takes."""
+    for name in ("dmc_retnet", "atari_retnet", "craftax_attention"):
+        config, part = name.split("_")[0], "transformer" if "attention" in name else "retnet"
+        file, environment = checkpoint(name, tmp_path), f"published_environments:{name.split('_')[0]}"
+        arguments = [str(file), "--config", config, "--env", environment, "--output", str(tmp_path / name)]
+        message = " ".join(fails(capsys, *arguments).split())
+        assert f"world_model.{part}.embed_dim 32 instead of" in message
+        assert f"world_model.{part}.num_layers 2 instead of" in message
+        given: dict[str, Any] = {}
+        for place, value in re.findall(r"([\w.]+) (\d+|\[[\d, ]+\]) instead of", message):
+            *parents, last = place.split(".")
+            below = given
+            for parent in parents:
+                below = below.setdefault(parent, {})
+            below[last] = json.loads(value)
+        settings = tmp_path / "settings.json"
+        settings.write_text(json.dumps(given))
+        main(["import-checkpoint", *arguments, "--settings", str(settings)])
 
 
 @pytest.mark.parametrize(
@@ -238,19 +271,25 @@ def test_settings_of_other_agents_are_read(tmp_path: Path) -> None:
     [
         ("{", "cannot be read as JSON"),
         ("[1]", "holds no object of settings"),
-        ('{"world_model": 3}', "world_model is 3; it must hold settings by name"),
-        ('{"gamma": "much"}', "gamma is 'much'; it must be a number between 0 and 1"),
-        ('{"gamma": 7}', "gamma is 7"),
-        ('{"gamma": NaN}', "gamma is nan"),
-        (f'{{"actor_critic": {{"real_reward_weight": 1{400 * "0"}}}}}', "real_reward_weight is 1000"),
-        ('{"world_model": {"context_length": 0}}', "context_length is 0; it must be a number between 1 and"),
-        ('{"world_model": {"context_length": 1.5}}', "context_length is 1.5; it must be a whole number"),
-        ('{"world_model": {"retnet": {"decay_scale_min_num_blocks": 0}}}', "must be a number from 1 up"),
-        ('{"world_model": {"transformer": {"pred_self_mask": "none"}}}', "'causal' or 'full', not 'none'"),
+        ('{"world_model": 3}', "settings.world_model: expected an object"),
+        ('{"gamma": "much"}', 'settings.gamma: expected float, got "much"'),
+        ('{"gamma": 7}', "gamma must be between 0 and 1, not 7"),
+        ('{"gamma": NaN}', "gamma must be a finite number, not nan"),
+        (f'{{"actor_critic": {{"real_reward_weight": 1{400 * "0"}}}}}', "real_reward_weight: expected float, got 1000"),
+        ('{"world_model": {"context_length": 0}}', "context_length must be between 1 and 1000, not 0"),
+        ('{"world_model": {"context_length": 1.5}}', "context_length: expected int, got 1.5"),
+        (
+            '{"world_model": {"retnet": {"decay_scale_min_num_blocks": 0}}}',
+            "decay_scale_min_num_blocks must be at least 1, not 0",
+        ),
+        (
+            '{"world_model": {"transformer": {"pred_self_mask": "none"}}}',
+            "pred_self_mask: expected one of 'causal', 'full'",
+        ),
         ('{"world_model": {"tokenize_actions": false}}', "tokenize_actions 'False' cannot be read"),
         ('{"actor_critic": {"rnn_type": "gru"}}', "rnn_type 'gru' cannot be read, only those with 'lstm'"),
-        ('{"world_model": {"shared_embeddings": "false"}}', "shared_embeddings is 'false'; it must be true or false"),
-        ('{"world_model": {"tokenize_actions": 1}}', "tokenize_actions is 1; it must be true or false"),
+        ('{"world_model": {"shared_embeddings": "false"}}', 'shared_embeddings: expected bool, got "false"'),
+        ('{"world_model": {"tokenize_actions": 1}}', "tokenize_actions: expected bool, got 1"),
         ('{"world_model": {"context_lenght": 3}}', "have 'context_lenght' below 'world_model'. Did you mean"),
         ('{"world_model": {"context_lenght": 3}}', "Did you mean 'context_length' below 'world_model'?"),
         ('{"worldmodel": {}}', "Did you mean 'world_model' at the top?"),
@@ -266,8 +305,8 @@ def test_settings_of_other_agents_are_read(tmp_path: Path) -> None:
             '{"world_model": {"retnet": {"decay_scale_min_num_blocks": 8}}}',
             "min_num_blocks is 8, more than decay_scale_max",
         ),
-        ('{"horizon": 0}', "horizon is 0; it must be a number between 1 and"),
-        ('{"burn_in": 1.5}', "burn_in is 1.5; it must be a whole number"),
+        ('{"horizon": 0}', "horizon must be between 1 and 1000, not 0"),
+        ('{"burn_in": 1.5}', "burn_in: expected int, got 1.5"),
         ('{"batch_size": 30}', "batch_size is 30; it must be a multiple of the 4 members"),
         ('{"segment_length": 3, "world_model": {"context_length": 3}}', "segment_length 3 must exceed"),
     ],
@@ -284,10 +323,8 @@ def test_settings_that_make_no_sense_are_refused(
 
 
 def test_settings_of_training_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = tmp_path / "settings.json"
     given = {"segment_length": 7, "batch_size": 12, "horizon": 3, "burn_in": 4, "action_repeat": 1}
-    settings.write_text(json.dumps(given))
-    config = load_run(imported("dmc_retnet", tmp_path, "--settings", str(settings)), "cpu").config
+    config = load_run(imported("dmc_retnet", tmp_path, given), "cpu").config
     assert (config.segment_length, config.world_model_learner.batch_size) == (7, 12)
     assert (config.imagination.horizon, config.imagination.burn_in) == (3, 4)
     assert config.environment.action_repeat == 1
@@ -299,21 +336,15 @@ def test_repeated_actions_are_said(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "each action is repeated for 2 frames, as in training" in " ".join(capsys.readouterr().out.split())
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_settings_of_golden_files_are_those_of_an_agent(name: str) -> None:
-    """All of the names of a published configuration may stand in the file of a user."""
-    settings = read(name).settings
-    base = SETTINGS[name.split("_")[0]]
-    assert PublishedSettings.from_user(settings, base) == PublishedSettings.from_json(settings, base)
-
-
 def test_a_column_of_cells_is_told_from_a_list_of_tokens(tmp_path: Path) -> None:
     """With the same number of channels, the shape of the space decides."""
     size = AgentSize(spaces={"token": [4] * 3, "token_2d": [[6]] * 5}, actions={"discrete": 2}, attention=True)
     file = tmp_path / "checkpoint.pt"
     torch.save(Checkpoint(size).weights, file)
-    environment = "published_environments:columns"
-    run = import_checkpoint(file, published="craftax", environment=environment, output=tmp_path / "run", quiet=True)
+    settings = tmp_path / "settings.json"
+    settings.write_text(json.dumps(settings_of(size)))
+    environment, run = "published_environments:columns", tmp_path / "run"
+    import_checkpoint(file, published="craftax", environment=environment, settings=settings, output=run, quiet=True)
     specs = load_run(run, "cpu").models.key_specs
     assert {key: spec.vocabulary for key, spec in specs.items()} == {"row": (4,), "column": (6,)}
 
@@ -345,17 +376,20 @@ def test_lists_of_categories_are_tokens(attention: bool, tmp_path: Path) -> None
 
 
 def test_lists_of_other_categories_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "checkpoint.pt"
+    file, settings = tmp_path / "checkpoint.pt", tmp_path / "settings.json"
     torch.save(Checkpoint(AgentSize(**LISTS)).weights, file)
-    found = fails(capsys, str(file), "--config", "craftax", "--env", "published_environments:longer_lists")
+    settings.write_text(json.dumps(settings_of(AgentSize(**LISTS))))
+    environment = ["--env", "published_environments:longer_lists"]
+    found = fails(capsys, str(file), "--config", "craftax", *environment, "--settings", str(settings))
     assert "obs_embeddings.token.weight is (5, 32), not (6, 32)" in " ".join(found.split())
 
 
 def test_tensors_that_are_no_weights_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = "world_model.head_ends.0.weight"
+    settings = settings_file("dmc_retnet", tmp_path)
     for odd in (torch.eye(32).to_sparse(), torch.full((32, 32), torch.nan), torch.eye(32, dtype=torch.complex64)):
         file = checkpoint("dmc_retnet", tmp_path, **{name: odd})
-        assert name in fails(capsys, str(file), "--config", "dmc", "--env", "published_environments:dmc")
+        assert name in fails(capsys, str(file), "--config", "dmc", "--env", "published_environments:dmc", *settings)
 
 
 def test_training_of_an_imported_run_cannot_be_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -370,7 +404,8 @@ def test_an_imported_run_claims_no_training(tmp_path: Path, monkeypatch: pytest.
     assert [description[name] for name in ("origin", "seed", "steps", "device")] == ["imported", None, None, None]
     file = checkpoint("dmc_retnet", tmp_path)
     monkeypatch.chdir(tmp_path)
-    path = import_checkpoint(file, published="dmc", environment="published_environments:dmc", quiet=True)
+    environment, settings = "published_environments:dmc", settings_file("dmc_retnet", tmp_path)[1]
+    path = import_checkpoint(file, published="dmc", environment=environment, settings=settings, quiet=True)
     assert path == Path("runs/published_environments_dmc-published-dmc")
 
 
@@ -388,7 +423,7 @@ def test_tensors_that_do_not_fit_are_listed(tmp_path: Path, capsys: pytest.Captu
     }
     file = checkpoint("dmc_attention", tmp_path, **changes)
     arguments = [str(file), "--config", "dmc", "--env", "published_environments:dmc", "--output", str(tmp_path / "r")]
-    message = fails(capsys, *arguments)
+    message = fails(capsys, *arguments, *settings_file("dmc_attention", tmp_path))
     assert "Missing: world_model.head_ends.1.bias (32,)." in message
     assert "world_model.head_rewards.head.linear.weight is (3, 2), not (129, 64)" in message
     assert "Unknown: actor_critic.oracle." in message
@@ -443,7 +478,8 @@ def test_files_that_are_no_state_dict_are_refused(tmp_path: Path, capsys: pytest
 def test_games_are_played_as_published(tmp_path: Path) -> None:
     pytest.importorskip("ale_py")
     file = checkpoint("atari_attention", tmp_path)  # six actions, as the minimal set of Pong has
-    main(["import-checkpoint", str(file), "--config", "atari", "--env", "Pong", "--output", str(tmp_path / "run")])
+    arguments = [str(file), "--config", "atari", "--env", "Pong", "--output", str(tmp_path / "run")]
+    main(["import-checkpoint", *arguments, *settings_file("atari_attention", tmp_path)])
     run = load_run(tmp_path / "run", "cpu")
     assert run.config.environment == PRESETS["atari100k"]().environment
     protocol = RunFolder(tmp_path / "run").read_description()["protocol"]

@@ -52,7 +52,7 @@ class ObservationAdapter:
             SpaceError: a leaf that no modality can express, or an override with an unknown key or kind.
         """
         overrides = overrides or {}
-        leaves = _leaves(space)
+        leaves = leaves_of(space)
         unknown = [key for key in overrides if key not in leaves]
         if unknown:
             raise SpaceError(
@@ -115,7 +115,7 @@ class ObservationAdapter:
             yield path or ROOT_KEY, value
 
 
-def _leaves(space: Space[Any]) -> dict[str, Space[Any]]:
+def leaves_of(space: Space[Any]) -> dict[str, Space[Any]]:
     """Leaf spaces by flat key. Raises SpaceError when two leaves would share a key."""
     flat: dict[str, Space[Any]] = {}
 

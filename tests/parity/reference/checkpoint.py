@@ -279,7 +279,11 @@ def settings_of(size: AgentSize) -> dict[str, Any]:
         model["retnet"] = {**common, "mask_type": "autoregressive", **spans}
     return {
         "world_model": model,
-        "actor_critic": {"obs_mlp_layer_sizes": list(size.hidden), "num_value_bins": size.value_bins - 1},
+        "actor_critic": {
+            "obs_mlp_layer_sizes": list(size.hidden),
+            "num_value_bins": size.value_bins - 1,
+            "tokens_embed_dim": size.token_width,
+        },
         "gamma": size.discount,
         "lambda_": size.lambda_,
         "spaces": size.spaces,

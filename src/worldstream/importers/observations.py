@@ -1,0 +1,93 @@
+"""Which of the published agent's kinds of observation each key of an environment is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from worldstream.environments import FlatEnvironment
+from worldstream.errors import WeightsError
+from worldstream.importers.published import KINDS
+from worldstream.importers.tensors import ForeignTensors
+from worldstream.modalities.integers import integer_bounds
+from worldstream.modalities.observation import leaves_of
+from worldstream.specs import KeySpec
+
+
+def modalities(environment: FlatEnvironment, tensors: ForeignTensors, chosen: Mapping[str, str]) -> dict[str, str]:
+    """Modality, by key, of the chosen keys and of what the published agent reads otherwise than we would: lists of
+    categories are a token for each entry, all with as many values as the first (C29); in a matrix with a column for
+    each channel of a cell, each row is a cell."""
+    found, spaces, channels = dict(chosen), leaves_of(environment.environment.observation_space), _num_channels(tensors)
+    for key, spec in environment.observation_specs.items():
+        if spec.modality == "categorical" and len(spec.vocabulary) > 1:
+            found[key] = f"grid:{spec.vocabulary[0]}"
+        elif spec.modality == "grid" and spec.space_shape is not None and spec.space_shape[1:] == (channels,):
+            low, high = integer_bounds(key, spaces[key])
+            found.setdefault(key, f"grid:{','.join(map(str, high.max(0) - low.min(0) + 1))}")
+    return found
+
+
+def published_kinds(
+    specs: Mapping[str, KeySpec], observed: tuple[str, ...], tensors: ForeignTensors, environment: str
+) -> dict[str, str]:
+    """Published kind by key, in the order in which the published agent lays keys out.
+
+    Args:
+        specs: the keys.
+        observed: kinds that the agent observes.
+        tensors: of the agent.
+        environment: what messages call it.
+
+    Raises WeightsError when a key is of no kind, and when the kinds are not those that the agent observes.
+    """
+    single_channel = _num_channels(tensors) == 1
+    unsorted = {key: _kind(spec, observed, single_channel) for key, spec in specs.items()}
+    kinds = dict(sorted(unsorted.items(), key=lambda item: KINDS.index(item[1])))
+    there = ", ".join(f"'{key}' ({kind}, shape {specs[key].shape})" for key, kind in unsorted.items())
+    if set(kinds.values()) != set(observed):
+        raise WeightsError(
+            f"{tensors.source} observes {', '.join(observed)}; the keys of '{environment}' are {there}. "
+            "Name the environment that the weights were trained on, or say what its keys are (--modality KEY=KIND)."
+        )
+    counts = Counter(kinds.values())
+    if several := [kind for kind in ("image", "token_2d") if counts[kind] > 1]:
+        raise WeightsError(
+            f"{tensors.source} observes one {several[0]}, but '{environment}' has several: {there}. "
+            "Leave the others out (--modality KEY=ignore)."
+        )
+    return kinds
+
+
+def joined_keys(kinds: Mapping[str, str]) -> list[str]:
+    """What a user should compare: the order of keys that the agent reads as one, which no tensor shows."""
+    by_kind = {kind: [key for key in kinds if kinds[key] == kind] for kind in kinds.values()}
+    return [
+        f"note: the agent reads {', '.join(keys)} one behind the other as one {kind}, in this order. It must be the "
+        "order of its training."
+        for kind, keys in by_kind.items()
+        if len(keys) > 1
+    ]
+
+
+def _kind(spec: KeySpec, observed: tuple[str, ...], single_channel: bool) -> str:
+    if spec.modality in ("image", "vector"):
+        return spec.modality
+    single = len(spec.vocabulary) == 1
+    if spec.modality == "categorical" and single:
+        return "token"
+    if spec.modality == "grid":
+        shape = spec.space_shape or ()
+        # Cells of one channel may be a list of categories or a matrix of one column: what the agent observes decides.
+        listed = not single_channel or ("token" in observed and shape[1:] != (1,))
+        return "token" if len(shape) == 1 or (single and listed) else "token_2d"
+    raise WeightsError(
+        f"key '{spec.key}' ({spec.modality}, shape {spec.shape}) is nothing that the published agent reads: it has "
+        "pictures, vectors, categories, and lists and grids of categories. Leave the key out "
+        f"(--modality {spec.key}=ignore)."
+    )
+
+
+def _num_channels(tensors: ForeignTensors) -> int:
+    """Channels of a cell that the agent observes; 0 when it observes none."""
+    return len(tensors.numbers("world_model.obs_embeddings.token_2d.embeddings.embeddings."))
