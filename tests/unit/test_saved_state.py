@@ -1,16 +1,12 @@
-"""Saved states: of single environments, of many at once, and in files."""
+"""Saved states of environments: of single ones and of many at once."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from worldstream.environments import VectorEnvironment, WorkerConfig, make_environment, resolve
 from worldstream.environments import state as environment_state
@@ -70,30 +66,3 @@ def test_many_environments_go_on(backend: str) -> None:
         assert all(np.array_equal(ours.latest[key], theirs.latest[key]) for key in ours.latest)
         a, b = ours.step(np.zeros((2, 1))), theirs.step(np.zeros((2, 1)))
         assert np.array_equal(a.observations["step"], b.observations["step"]) and (a.observations["step"] == 5).all()
-
-
-# Nested state.
-
-LEAVES: st.SearchStrategy[Any] = st.one_of(
-    st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(allow_nan=False), st.text(max_size=3)
-)
-ARRAYS: Callable[[int], Any] = lambda n: np.arange(n, dtype=np.int16).reshape(-1, 1)  # noqa: E731
-NAMES = st.text(st.characters(codec="ascii", exclude_characters="$/"), max_size=3)
-STATES = st.recursive(
-    st.one_of(LEAVES, st.integers(0, 3).map(ARRAYS)),
-    lambda child: st.one_of(st.lists(child, max_size=3), st.dictionaries(NAMES, child, max_size=3)),
-    max_leaves=8,
-)
-
-
-@given(state=st.dictionaries(NAMES, STATES, max_size=3))
-def test_nested_state_survives(state: dict[str, Any]) -> None:
-    plain, arrays = split(state)
-    again = join(json.loads(json.dumps(plain)), arrays)
-    np.testing.assert_equal(again, state)
-
-
-def test_what_no_file_holds_is_refused() -> None:
-    for state in ({"a": {1: 2}}, {"a": object()}, {"$array": 1}):
-        with pytest.raises(TypeError, match="state at"):
-            split(state)
