@@ -368,7 +368,7 @@ def import_checkpoint(
 def _notes(session: Session) -> list[str]:
     """What a user should know before a run."""
     config, models, steps = session.config, session.trainer.models, session.steps
-    stored, tokens = replay_row_bytes(config, models.key_specs, models.tokenizers.specs, models.action_spec)
+    stored, tokens = replay_row_bytes(models.key_specs, models.tokenizers.specs, models.action_spec)
     rows = replay_rows(config, steps, stored)
     notes = [f"replay will hold {rows} steps, {rows * (stored + tokens) / 1e6:.1f} MB"]
     late = {"world model": config.world_model_learner, "actor-critic": config.actor_critic_learner}

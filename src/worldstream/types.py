@@ -31,32 +31,10 @@ Policy = Callable[[Features, Any, torch.Generator | None], tuple[Tensor, Any, di
 
 
 @dataclass(frozen=True)
-class Segments:
-    """Rows of replay as arrays; B segments of T consecutive rows, padded where an episode begins or ends."""
-
-    ids: np.ndarray
-    """(B,) int64 stable ids of the anchor row (first row for the world model, last row for the agent)."""
-    rows: np.ndarray
-    """(B, T) int64 physical rows; padding repeats a valid row and must be masked."""
-    actions: np.ndarray
-    """(B, T, M) integer action ids; zero where ``acted`` is False."""
-    rewards: np.ndarray
-    """(B, T) float32."""
-    terminated: np.ndarray
-    """(B, T) bool."""
-    truncated: np.ndarray
-    """(B, T) bool."""
-    observed: np.ndarray
-    """(B, T) bool: observation t is real (False: padding)."""
-    acted: np.ndarray
-    """(B, T) bool: action, reward and end at t are real (False: padding, final or newest observation)."""
-
-
-@dataclass(frozen=True)
 class Batch:
-    """Tokenized segments on the training device. Fields as in ``Segments``."""
+    """Segments of replay with their tokens, on the training device. Fields as in ``replay.segments.Segments``."""
 
-    ids: np.ndarray
+    anchors: np.ndarray  # (B,) int64
     tokens: Tokens  # (B, T, K, C) int64
     actions: Tensor  # (B, T, M) int64
     rewards: Tensor  # (B, T) float32

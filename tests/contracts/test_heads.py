@@ -51,7 +51,7 @@ def random_batch(batch: int, length: int, seed: int = 0) -> Batch:
         for key, spec in TOKEN_SPECS.items()
     }
     return Batch(
-        ids=np.arange(batch),
+        anchors=np.arange(batch),
         tokens=tokens,
         actions=ids(3, 1),
         rewards=3 * torch.randn(batch, length, generator=generator),

@@ -7,16 +7,13 @@ import copy
 import numpy as np
 import pytest
 
+from small_replay import anchors_of, make_store
 from worldstream.replay import SAMPLERS
-from worldstream.replay.eligibility import Role
 from worldstream.replay.samplers import Sampler
+from worldstream.replay.segments import AnchorRule
 from worldstream.replay.store import ReplayStore
 
-ROLES = {"start": Role.segment_start(3), "end": Role.segment_end(2), "any": Role.segment_start(0)}
-
-
-def make_store(num_rows: int = 90) -> ReplayStore:
-    return ReplayStore({"x": ((), np.int64)}, 1, np.uint8, 3, num_rows)
+RULES = {"start": AnchorRule.first(3), "end": AnchorRule.last(2), "any": AnchorRule.first(0)}
 
 
 def extend(store: ReplayStore, num_steps: int, seed: int) -> None:
@@ -35,91 +32,86 @@ def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture(params=sorted(ROLES))
-def role(request: pytest.FixtureRequest) -> Role:
-    return ROLES[request.param]
+@pytest.fixture(params=sorted(RULES))
+def rule(request: pytest.FixtureRequest) -> AnchorRule:
+    return RULES[request.param]
 
 
-def make(name: str, store: ReplayStore, role: Role, seed: int = 0) -> Sampler:
-    return SAMPLERS[name](store, np.random.default_rng(seed), role)
+def make(name: str, store: ReplayStore, rule: AnchorRule, seed: int = 0) -> Sampler:
+    return SAMPLERS[name](store, np.random.default_rng(seed), rule)
 
 
-def eligible_ids(store: ReplayStore, role: Role) -> np.ndarray:
-    ids = store.ids_of_all()
-    return ids[role.accepts(store, ids)]
-
-
-def test_batches_hold_distinct_eligible_rows_under_eviction(name: str, role: Role) -> None:
-    store = make_store()
-    sampler = make(name, store, role)
+def test_batches_hold_distinct_anchors_under_eviction(name: str, rule: AnchorRule) -> None:
+    store = make_store(3, 90)
+    sampler = make(name, store, rule)
     for step in range(40):
         extend(store, 5, seed=step)
-        ids = eligible_ids(store, role)
-        assert sampler.num_eligible == len(ids)
-        if len(ids) >= 8:
+        anchors = anchors_of(store, rule)
+        assert sampler.num_anchors == len(anchors)
+        if len(anchors) >= 8:
             batch = sampler.sample(8)
             assert batch.shape == (8,) and batch.dtype == np.int64
             assert len(set(batch.tolist())) == 8
-            assert np.isin(batch, ids).all()
+            assert np.isin(batch, anchors).all()
             sampler.update(batch, np.random.default_rng(step).normal(size=8))
-    whole = sampler.sample(sampler.num_eligible)
-    np.testing.assert_array_equal(np.sort(whole), eligible_ids(store, role))
+    whole = sampler.sample(sampler.num_anchors)
+    np.testing.assert_array_equal(np.sort(whole), anchors_of(store, rule))
 
 
-def test_every_eligible_row_is_drawn_sometime(name: str, role: Role) -> None:
-    store = make_store()
+def test_every_anchor_is_drawn_sometime(name: str, rule: AnchorRule) -> None:
+    store = make_store(3, 90)
     extend(store, 60, seed=0)
-    sampler = make(name, store, role)
-    drawn = {i for _ in range(200) for i in sampler.sample(8).tolist()}
-    assert drawn == set(eligible_ids(store, role).tolist())
+    sampler = make(name, store, rule)
+    drawn = {anchor for _ in range(200) for anchor in sampler.sample(8).tolist()}
+    assert drawn == set(anchors_of(store, rule).tolist())
 
 
-def test_few_rows_repeat_and_none_is_an_error(name: str, role: Role) -> None:
-    store = make_store()
-    sampler = make(name, store, role)
-    with pytest.raises(LookupError, match="no eligible row"):
+def test_few_rows_repeat_and_none_is_an_error(name: str, rule: AnchorRule) -> None:
+    store = make_store(3, 90)
+    sampler = make(name, store, rule)
+    with pytest.raises(LookupError, match="no segment"):
         sampler.sample(4)
-    while not sampler.num_eligible:
+    while not sampler.num_anchors:
         extend(store, 1 + store.total_steps, seed=0)
-    ids = eligible_ids(store, role)
-    batch = sampler.sample(len(ids) + 20)
-    assert batch.shape == (len(ids) + 20,)
-    assert np.isin(batch, ids).all()
+    anchors = anchors_of(store, rule)
+    batch = sampler.sample(len(anchors) + 20)
+    assert batch.shape == (len(anchors) + 20,)
+    assert np.isin(batch, anchors).all()
 
 
-def test_same_generator_same_samples(name: str, role: Role) -> None:
-    store = make_store()
+def test_same_generator_same_samples(name: str, rule: AnchorRule) -> None:
+    store = make_store(3, 90)
     extend(store, 60, seed=0)
-    first, second = make(name, store, role), make(name, store, role)
+    first, second = make(name, store, rule), make(name, store, rule)
     for _ in range(5):
         np.testing.assert_array_equal(first.sample(8), second.sample(8))
 
 
-def test_late_and_refused_reports(name: str, role: Role) -> None:
-    store = make_store()
+def test_late_and_refused_reports(name: str, rule: AnchorRule) -> None:
+    store = make_store(3, 90)
     extend(store, 60, seed=0)
-    sampler = make(name, store, role)
-    ids = sampler.sample(8)
+    sampler = make(name, store, rule)
+    anchors = sampler.sample(8)
     for bad in (np.full(8, np.nan), np.full(8, np.inf)):
         with pytest.raises(ValueError, match="finite"):
-            sampler.update(ids, bad)
-    with pytest.raises(ValueError, match="ids"):
-        sampler.update(ids, np.zeros(7))
+            sampler.update(anchors, bad)
+    with pytest.raises(ValueError, match="anchors"):
+        sampler.update(anchors, np.zeros(7))
     extend(store, 200, seed=1)  # everything drawn is evicted
-    sampler.update(ids, np.full(8, 1e3))
-    assert not np.isin(sampler.sample(8), ids).any()
+    sampler.update(anchors, np.full(8, 1e3))
+    assert not np.isin(sampler.sample(8), anchors).any()
 
 
 @pytest.mark.parametrize("steps", [20, 70])
-def test_resumed_sampler_continues_identically(name: str, role: Role, steps: int) -> None:
-    store = make_store()
-    sampler = make(name, store, role)
+def test_resumed_sampler_continues_identically(name: str, rule: AnchorRule, steps: int) -> None:
+    store = make_store(3, 90)
+    sampler = make(name, store, rule)
     extend(store, steps, seed=0)
     for step in range(20):
         sampler.update(batch := sampler.sample(8), 30 * np.random.default_rng(step).normal(size=len(batch)))
     saved = copy.deepcopy((store.state_dict(), store.rows_since(), sampler.state_dict()))
-    twin_store = make_store()
-    twin = make(name, twin_store, role, seed=9)
+    twin_store = make_store(3, 90)
+    twin = make(name, twin_store, rule, seed=9)
     twin_store.load_state_dict(saved[0], [saved[1]])
     twin.load_state_dict(saved[2])
     for step in range(20):

@@ -194,7 +194,7 @@ class _Recomputation:
         # Members learn from shares of equal size.
         shared = self.model.heads_of("disagreement") and len(mask) % self.model.config.batch_shares == 0
         batch = Batch(
-            ids=np.arange(len(mask)),
+            anchors=np.arange(len(mask)),
             tokens=self.tokens,
             actions=self.actions,
             rewards=self.inputs["rewards"],

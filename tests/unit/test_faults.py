@@ -26,6 +26,7 @@ from worldstream.errors import (
 from worldstream.evaluation.episodes import record_episodes
 from worldstream.evaluation.evaluate import evaluate
 from worldstream.models import Models
+from worldstream.replay.segments import gather
 from worldstream.runs.folder import RunFolder
 from worldstream.runs.log import read_lines
 from worldstream.runs.skipped import reproduce
@@ -86,8 +87,7 @@ def test_replay_shows_the_clock_counting_through_faults(tmp_path: Path) -> None:
         on_evaluation=lambda steps: None,
     )
     run.run(200)
-    ids = run.store.ids_of_all()
-    segments = run.store.gather(ids, 2, "first")
+    segments = gather(run.store, run.store.ring.stored_serials(), 2, "first")
     counters = run.store.observations(segments.rows)["step"][..., 0]
     both = segments.observed[:, 1]
     repeats = both & (counters[:, 1] == counters[:, 0])

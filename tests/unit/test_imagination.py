@@ -129,7 +129,7 @@ def segments(models: Models, padding: tuple[int, ...] = (0, 0, 0, 0), seed: int 
     }
     observed = torch.arange(length) >= torch.tensor(padding)[:, None]
     return Batch(
-        ids=np.arange(BATCH),
+        anchors=np.arange(BATCH),
         tokens=models.tokenizers.encode(stored),
         actions=torch.from_numpy(rng.integers((3, 2), size=(BATCH, length, 2))),
         rewards=torch.zeros(BATCH, length),

@@ -2,86 +2,67 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldstream.replay.eligibility import Role
-from worldstream.replay.prioritized import PrioritizedSampler
-from worldstream.replay.samplers import UniformSampler
+from small_replay import anchors_of, extend, make_store
+from worldstream.replay.samplers import PrioritizedSampler, SumTree, UniformSampler
+from worldstream.replay.segments import AnchorRule
 from worldstream.replay.store import ReplayStore
 
-START = Role.segment_start(1)
+START = AnchorRule.first(1)
 
 
-def make_store(num_streams: int = 1, max_steps: int = 1000) -> ReplayStore:
-    return ReplayStore({"x": ((), np.int64)}, 1, np.uint8, num_streams, max_steps)
+def prioritized(store: ReplayStore, rule: AnchorRule = START, seed: int = 0, **options: float) -> PrioritizedSampler:
+    return PrioritizedSampler(store, np.random.default_rng(seed), rule, **options)
 
 
-def extend(store: ReplayStore, num_steps: int, episode: int = 10) -> None:
-    """Steps in all streams; an episode ends after ``episode`` of them."""
-    num_streams = store.num_streams
-    observations = {"x": np.arange(num_streams)}
-    no = np.zeros(num_streams, np.bool_)
-    for step in range(num_steps):
-        if step % episode == 0:
-            store.start(observations)
-        actions = np.zeros((num_streams, 1), np.int64)
-        store.append(actions, np.zeros(num_streams), no | (step % episode == episode - 1), no, observations)
-
-
-def prioritized(store: ReplayStore, role: Role = START, seed: int = 0, **options: float) -> PrioritizedSampler:
-    return PrioritizedSampler(store, np.random.default_rng(seed), role, **options)
-
-
-def eligible_ids(store: ReplayStore, role: Role = START) -> np.ndarray:
-    ids = store.ids_of_all()
-    return ids[role.accepts(store, ids)]
-
-
-def assert_frequencies(draws: np.ndarray, ids: np.ndarray, probabilities: np.ndarray) -> None:
-    """Chi-square over ids (n,), more than five standard deviations allowed."""
-    counts = (draws[:, None] == ids).sum(0)
+def assert_frequencies(draws: np.ndarray, anchors: np.ndarray, probabilities: np.ndarray) -> None:
+    """Chi-square over anchors (n,), more than five standard deviations allowed."""
+    counts = (draws[:, None] == anchors).sum(0)
     expected = len(draws) * probabilities
     assert counts.sum() == len(draws)
-    degrees = len(ids) - 1
+    degrees = len(anchors) - 1
     assert ((counts - expected) ** 2 / expected).sum() < degrees + 5 * np.sqrt(2 * degrees)
 
 
 def test_uniform_frequencies() -> None:
     store = make_store(3)
     extend(store, 25)
-    ids = eligible_ids(store)
+    anchors = anchors_of(store, START)
     sampler = UniformSampler(store, np.random.default_rng(0), START)
     draws = np.concatenate([sampler.sample(10) for _ in range(2000)])
     # Without replacement inside a batch the counts vary less than independent ones, so the test is on the safe side.
-    assert_frequencies(draws, ids, np.full(len(ids), 1 / len(ids)))
+    assert_frequencies(draws, anchors, np.full(len(anchors), 1 / len(anchors)))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_prioritized_frequencies_follow_the_softmax(temperature: float) -> None:
     store = make_store(2)
     extend(store, 12)
-    ids = eligible_ids(store)
-    priorities = np.random.default_rng(1).normal(5, 1, len(ids))
+    anchors = anchors_of(store, START)
+    priorities = np.random.default_rng(1).normal(5, 1, len(anchors))
     sampler = prioritized(store, uniform_fraction=0.0, temperature=temperature)
-    sampler.update(ids, priorities)
+    sampler.update(anchors, priorities)
     draws = np.concatenate([sampler.sample(1) for _ in range(6_000)])
     weights = np.exp(priorities / temperature)
-    assert_frequencies(draws, ids, weights / weights.sum())
+    assert_frequencies(draws, anchors, weights / weights.sum())
 
 
 def test_uniform_share_is_uniform_over_the_remaining() -> None:
     """One row is always drawn by priority; the others must be equally frequent."""
     store = make_store()
     extend(store, 15)
-    ids = eligible_ids(store)
+    anchors = anchors_of(store, START)
     sampler = prioritized(store, uniform_fraction=0.75)
-    sampler.update(ids, np.where(ids == 4, 50.0, 0.0))
+    sampler.update(anchors, np.where(anchors == 4, 50.0, 0.0))
     batches = np.array([sampler.sample(4) for _ in range(2500)])
     assert (batches == 4).any(1).all()
-    others = ids[ids != 4]
+    others = anchors[anchors != 4]
     assert_frequencies(batches[batches != 4], others, np.full(len(others), 1 / len(others)))
     assert abs((batches[:, 0] == 4).mean() - 0.25) < 0.03  # shuffled
 
@@ -97,48 +78,46 @@ def test_unseen_rows_are_swept_first() -> None:
     sampler = prioritized(store, uniform_fraction=0.0)
     seen: set[int] = set()
     for _ in range(6):
-        ids = sampler.sample(10)
-        seen |= set(ids.tolist())
-        sampler.update(ids, np.full(10, -20.0))
-    assert seen == set(eligible_ids(store).tolist())
+        anchors = sampler.sample(10)
+        seen |= set(anchors.tolist())
+        sampler.update(anchors, np.full(10, -20.0))
+    assert seen == set(anchors_of(store, START).tolist())
 
 
 @settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
-    num_streams=st.integers(1, 3),
+    num_environments=st.integers(1, 3),
     rows=st.integers(8, 40),
     delay=st.integers(0, 6),
     end=st.booleans(),
 )
-def test_late_priorities_land_on_their_rows(seed: int, num_streams: int, rows: int, delay: int, end: bool) -> None:
+def test_late_priorities_land_on_their_rows(seed: int, num_environments: int, rows: int, delay: int, end: bool) -> None:
     """Batches are drawn ahead, rows are added and evicted meanwhile; priorities must equal a dictionary by id."""
     rng = np.random.default_rng(seed)
-    store = make_store(num_streams, rows * num_streams)
-    role = Role.segment_end(2) if end else Role.segment_start(2)
-    sampler = prioritized(store, role, seed)
+    store = make_store(num_environments, rows * num_environments)
+    rule = AnchorRule.last(2) if end else AnchorRule.first(2)
+    sampler = prioritized(store, rule, seed)
     extend(store, 8)
     expected: dict[int, float] = {}
     waiting: list[np.ndarray] = []
     for _ in range(25):
         extend(store, int(rng.integers(0, 6)), episode=int(rng.integers(1, 8)))
-        if sampler.num_eligible:
+        if sampler.num_anchors:
             waiting.append(sampler.sample(6))
         if len(waiting) > delay:
-            ids = waiting.pop(0)
-            losses = rng.normal(5, 3, len(ids))
-            sampler.update(ids, losses)
-            expected.update(zip(ids.tolist(), losses.tolist(), strict=True))
-        ids = eligible_ids(store, role)
-        wanted = [expected.get(i, 10.0) for i in ids.tolist()]
-        np.testing.assert_allclose(sampler.priorities(ids), wanted)
-        assert sampler.num_eligible == len(ids)
+            anchors = waiting.pop(0)
+            losses = rng.normal(5, 3, len(anchors))
+            sampler.update(anchors, losses)
+            expected.update(zip(anchors.tolist(), losses.tolist(), strict=True))
+        anchors = anchors_of(store, rule)
+        wanted = [expected.get(i, 10.0) for i in anchors.tolist()]
+        np.testing.assert_allclose(sampler.priorities(anchors), wanted)
+        assert sampler.num_anchors == len(anchors)
         # The tree behind: the right weight at each eligible row, nothing elsewhere.
-        leaves = np.zeros(max(store.num_allocated_rows, sampler._tree.capacity))
-        leaves[store.ring.rows(ids)] = np.exp(np.array(wanted) - sampler._offset)
-        present = np.arange(sampler._tree.capacity)  # the tree grows with the first eligible row
-        np.testing.assert_allclose(sampler._tree.get(present), leaves[present])
-        assert not leaves[len(present) :].any()
+        leaves = np.zeros(sampler._weights.capacity)
+        leaves[store.ring.rows_of(anchors)] = np.exp(np.array(wanted) - sampler._offset)
+        np.testing.assert_allclose(sampler._weights.get(np.arange(len(leaves))), leaves)
 
 
 def test_evicted_and_unknown_ids_are_ignored() -> None:
@@ -147,26 +126,26 @@ def test_evicted_and_unknown_ids_are_ignored() -> None:
     sampler = prioritized(store)
     old = sampler.sample(4)
     extend(store, 40)
-    before = sampler.priorities(eligible_ids(store))
+    before = sampler.priorities(anchors_of(store, START))
     sampler.update(old, np.full(4, 99.0))
     sampler.update(np.array([-3, 10**7]), np.full(2, 99.0))
-    np.testing.assert_array_equal(sampler.priorities(eligible_ids(store)), before)
+    np.testing.assert_array_equal(sampler.priorities(anchors_of(store, START)), before)
     assert np.isnan(sampler.priorities(old)).all()
 
 
 def test_priorities_of_any_range_are_followed() -> None:
     store = make_store()
     extend(store, 40)
-    ids = eligible_ids(store)
+    anchors = anchors_of(store, START)
     sampler = prioritized(store, uniform_fraction=0.0)
     for base in (0.0, 300.0, -5000.0, 1e6, 0.0):
-        sampler.update(ids, np.full(len(ids), base))
-        sampler.update(ids[:3], np.full(3, base + 30.0))
-        assert set(sampler.sample(3).tolist()) == set(ids[:3].tolist())
-        assert len(set(sampler.sample(len(ids)).tolist())) == len(ids)
-    sampler.update(ids[:1], np.array([1e8]))  # one outlier cuts all the others off, yet they can be drawn
-    assert ids[0] in sampler.sample(1)
-    assert len(set(sampler.sample(len(ids)).tolist())) == len(ids)
+        sampler.update(anchors, np.full(len(anchors), base))
+        sampler.update(anchors[:3], np.full(3, base + 30.0))
+        assert set(sampler.sample(3).tolist()) == set(anchors[:3].tolist())
+        assert len(set(sampler.sample(len(anchors)).tolist())) == len(anchors)
+    sampler.update(anchors[:1], np.array([1e8]))  # one outlier cuts all the others off, yet they can be drawn
+    assert anchors[0] in sampler.sample(1)
+    assert len(set(sampler.sample(len(anchors)).tolist())) == len(anchors)
 
 
 def test_evicting_the_largest_priority_restores_the_others() -> None:
@@ -184,13 +163,13 @@ def test_evicting_the_largest_priority_restores_the_others() -> None:
 def test_resumed_weights_are_equal_to_the_last_bit() -> None:
     store = make_store()
     extend(store, 40)
-    ids = eligible_ids(store)
+    anchors = anchors_of(store, START)
     sampler, twin = prioritized(store), prioritized(store)
-    sampler.update(ids[:1], np.array([100.0]))  # moves the offset
-    sampler.update(ids, np.random.default_rng(0).normal(50, 1, len(ids)))
+    sampler.update(anchors[:1], np.array([100.0]))  # moves the offset
+    sampler.update(anchors, np.random.default_rng(0).normal(50, 1, len(anchors)))
     twin.load_state_dict(sampler.state_dict())
-    assert twin._tree.total == sampler._tree.total
-    np.testing.assert_array_equal(twin._tree.get(ids), sampler._tree.get(ids))
+    assert twin._weights.total == sampler._weights.total
+    np.testing.assert_array_equal(twin._weights.get(anchors), sampler._weights.get(anchors))
 
 
 def test_rows_beyond_the_first_allocation() -> None:
@@ -198,7 +177,77 @@ def test_rows_beyond_the_first_allocation() -> None:
     sampler = prioritized(store, uniform_fraction=0.5)
     for _ in range(4):
         extend(store, 700)
-        ids = sampler.sample(64)
-        assert START.accepts(store, ids).all()
-        sampler.update(ids, np.zeros(64))
-    assert sampler.num_eligible == len(eligible_ids(store)) == 2 * 2800
+        anchors = sampler.sample(64)
+        assert START.accepts(store, anchors).all()
+        sampler.update(anchors, np.zeros(64))
+    assert sampler.num_anchors == len(anchors_of(store, START)) == 2 * 2800
+
+
+# --- The tree of sums ----
+
+weights_lists = st.lists(st.integers(0, 5), min_size=1, max_size=40).filter(any)
+
+
+@settings(deadline=None)
+@given(weights=weights_lists, seed=st.integers(0, 1000))
+def test_find_equals_the_cumulative_sum(weights: list[int], seed: int) -> None:
+    tree = SumTree(len(weights))
+    order = np.random.default_rng(seed).permutation(len(weights))
+    values = np.array(weights, np.float64)
+    tree.set(order, values[order])
+    assert tree.total == sum(weights)
+    np.testing.assert_array_equal(tree.get(np.arange(len(weights))), weights)
+    prefixes = np.arange(sum(weights) * 4) / 4
+    np.testing.assert_array_equal(tree.find(prefixes), np.searchsorted(np.cumsum(weights), prefixes, side="right"))
+    assert values[tree.find(np.array([tree.total]))] > 0  # an upper end that rounding reaches
+
+
+@settings(deadline=None)
+@given(weights=weights_lists)
+def test_single_writes_give_the_same_tree_as_one(weights: list[int]) -> None:
+    tree, whole = SumTree(len(weights)), SumTree(len(weights))
+    for index, weight in enumerate(weights):
+        tree.set(np.array([index]), np.array([0.1 * weight]))
+    whole.set(np.arange(len(weights)), 0.1 * np.array(weights))
+    assert tree.total == whole.total  # to the last bit
+
+
+@settings(deadline=None)
+@given(weights=weights_lists, seed=st.integers(0, 1000))
+def test_distinct_draws_are_distinct_and_leave_the_tree_as_it_was(weights: list[int], seed: int) -> None:
+    tree = SumTree(len(weights))
+    tree.set(np.arange(len(weights)), np.exp(5.0 * np.array(weights)) * (np.array(weights) > 0))
+    before = tree.get(np.arange(len(weights))), tree.total
+    positive = sum(weight > 0 for weight in weights)
+    rng = np.random.default_rng(seed)
+    for count in range(positive + 1):
+        drawn = tree.draw_distinct(count, rng)
+        assert len(set(drawn.tolist())) == count
+        assert all(weights[index] > 0 for index in drawn)
+        np.testing.assert_array_equal(tree.get(np.arange(len(weights))), before[0])
+        assert tree.total == before[1]
+    with pytest.raises(LookupError):
+        tree.draw_distinct(positive + 1, rng)
+    assert tree.total == before[1]
+
+
+def test_distinct_draws_follow_sequential_sampling() -> None:
+    weights = np.array([8.0, 4.0, 1.0, 1.0])
+    tree = SumTree(4)
+    tree.set(np.arange(4), weights)
+    rng = np.random.default_rng(0)
+    num_draws = 10_000
+    counts = dict.fromkeys(itertools.permutations(range(4), 2), 0)
+    for _ in range(num_draws):
+        first, second = tree.draw_distinct(2, rng).tolist()
+        counts[first, second] += 1
+    for (first, second), count in counts.items():
+        probability = weights[first] / 14 * weights[second] / (14 - weights[first])
+        deviation = (count - num_draws * probability) / np.sqrt(num_draws * probability * (1 - probability))
+        assert abs(deviation) < 4
+
+
+@pytest.mark.parametrize("weight", [-1.0, np.nan, np.inf])
+def test_bad_weights_are_refused(weight: float) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        SumTree(3).set(np.array([0]), np.array([weight]))

@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from small_replay import make_store
+from worldstream.replay.segments import gather
 from worldstream.replay.store import ReplayStore
 from worldstream.replay.token_cache import TokenCache
 from worldstream.specs import TokenSpec
@@ -38,28 +40,28 @@ class CountingTokenizer:
 
 def extend(store: ReplayStore, num_steps: int, clock: int) -> int:
     """Observations 0, 1, 2, ... over all streams and episodes, so that each occurs once."""
-    num_streams = store.num_streams
-    no = np.zeros(num_streams, np.bool_)
+    num_environments = store.num_environments
+    no = np.zeros(num_environments, np.bool_)
     for step in range(num_steps):
-        observations = {"x": clock + np.arange(num_streams)}
-        clock += num_streams
+        observations = {"x": clock + np.arange(num_environments)}
+        clock += num_environments
         if step % 5 == 0:
             store.start(observations)
         else:
-            store.append(np.zeros((num_streams, 1), np.int64), np.zeros(num_streams), no, no, observations)
+            store.append(np.zeros((num_environments, 1), np.int64), np.zeros(num_environments), no, no, observations)
     return clock
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 1000), num_streams=st.integers(1, 3), rows=st.integers(3, 30))
-def test_fresh_and_encoded_once(seed: int, num_streams: int, rows: int) -> None:
+@given(seed=st.integers(0, 1000), num_environments=st.integers(1, 3), rows=st.integers(3, 30))
+def test_fresh_and_encoded_once(seed: int, num_environments: int, rows: int) -> None:
     rng = np.random.default_rng(seed)
-    store = ReplayStore({"x": ((), np.int64)}, 1, np.uint8, num_streams, rows * num_streams)
+    store = make_store(num_environments, rows * num_environments)
     cache, tokenizer, clock = TokenCache(store, SPECS), CountingTokenizer(), 0
     for _ in range(20):
         clock = extend(store, int(rng.integers(1, 8)), clock)
         tokenizer.version += int(rng.random() < 0.2)
-        segments = store.gather(rng.choice(store.ids_of_all(), 4), 5, "first")
+        segments = gather(store, rng.choice(store.ring.stored_serials(), 4), 5, "first")
         tokens = cache.tokens(segments.rows, tokenizer.version, tokenizer)
         expected = tokenizer.expected(store.observations(segments.rows)["x"])
         for key, spec in SPECS.items():
@@ -69,7 +71,7 @@ def test_fresh_and_encoded_once(seed: int, num_streams: int, rows: int) -> None:
 
 
 def test_smallest_dtypes_and_growth() -> None:
-    store = ReplayStore({"x": ((), np.int64)}, 1, np.uint8, 1, 10_000)
+    store = make_store(1, 10_000)
     cache, tokenizer = TokenCache(store, SPECS), CountingTokenizer()
     assert cache.num_bytes == 0
     extend(store, 10, 0)
@@ -85,7 +87,7 @@ def test_smallest_dtypes_and_growth() -> None:
 
 
 def test_clear_forgets() -> None:
-    store = ReplayStore({"x": ((), np.int64)}, 1, np.uint8, 1, 100)
+    store = make_store(1, 100)
     cache, tokenizer = TokenCache(store, SPECS), CountingTokenizer()
     extend(store, 4, 0)
     cache.tokens(np.arange(4), 0, tokenizer)
@@ -96,28 +98,28 @@ def test_clear_forgets() -> None:
 
 def test_tokens_survive_a_checkpoint() -> None:
     """Fresh tokens come back as they were, even where encoding anew would give others; stale ones do not."""
-    store = ReplayStore({"x": ((), np.int64)}, 1, np.uint8, 2, 12)
+    store = make_store(2, 12)
     cache, tokenizer = TokenCache(store, SPECS), CountingTokenizer()
     clock = extend(store, 4, 0)
-    cache.tokens(store.ring.rows(store.ids_of_all()), 0, tokenizer)
+    cache.tokens(store.ring.rows_of(store.ring.stored_serials()), 0, tokenizer)
     extend(store, 5, clock)  # the ring wraps: some tokens are of observations that are gone
     tokenizer.version = 1
-    fresh = store.ring.rows(store.ids_of_all()[::2])
+    fresh = store.ring.rows_of(store.ring.stored_serials()[::2])
     tokens = cache.tokens(fresh, 1, tokenizer)
     saved = cache.state_dict(1)
     again, other = TokenCache(store, SPECS), CountingTokenizer()
     again.load_state_dict(saved, 1)
     restored = again.tokens(fresh, 1, other)
-    assert other.encoded == [] and saved.keys() == {"ids", "tokens"}
+    assert other.encoded == [] and saved.keys() == {"serials", "tokens"}
     for key in SPECS:
         np.testing.assert_array_equal(restored[key], tokens[key])
-    again.tokens(store.ring.rows(store.ids_of_all()), 1, other)
-    assert len(other.encoded) == len(store.ids_of_all()) - len(fresh)
+    again.tokens(store.ring.rows_of(store.ring.stored_serials()), 1, other)
+    assert len(other.encoded) == len(store.ring.stored_serials()) - len(fresh)
 
 
 @pytest.mark.parametrize("fault", ["key", "shape", "vocabulary"])
 def test_wrong_tokens_are_refused(fault: str) -> None:
-    store = ReplayStore({"x": ((), np.int64)}, 1, np.uint8, 1, 100)
+    store = make_store(1, 100)
     extend(store, 4, 0)
 
     def encode(observations: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -190,7 +190,7 @@ def test_checkpoints_cannot_lead_out_of_the_folder(tmp_path: Path, monkeypatch: 
     (path,) = (run / "checkpoints").iterdir()
     state = read_state(path)
     led_out = {"replay": {"../run.json": "0"}}
-    for crafted in (led_out, {"state": 1}, {"steps": "x"}, {"replay": [1]}, {"num_streams": 0}):
+    for crafted in (led_out, {"state": 1}, {"steps": "x"}, {"replay": [1]}, {"num_environments": 0}):
         write_state(path, {**state, **crafted})
         with pytest.warns(UserWarning, match="does not describe"), pytest.raises(RunFolderError, match="is intact"):
             worldstream.resume(run, quiet=True)

@@ -86,7 +86,7 @@ def test_tokens_of_a_burst_are_those_of_its_weights() -> None:
     """What the cache gives equals encoding again."""
     trainer, _ = trained(with_learner(), 60)
     tokenizers = trainer.models.tokenizers
-    rows = trainer.store.ring.rows(trainer.store.ids_of_all())
+    rows = trainer.store.ring.rows_of(trainer.store.ring.stored_serials())
     for _ in range(2):
         cached = trainer.cache.tokens(rows, int(tokenizers.version), tokenizers.encode_arrays)
         fresh = tokenizers.encode_arrays(trainer.store.observations(rows))

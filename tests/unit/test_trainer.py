@@ -27,7 +27,8 @@ from worldstream.environments.toy.clock import NUM_PHASES, Clock
 from worldstream.environments.vector import VectorEnvironment
 from worldstream.errors import ConfigError, DivergedError
 from worldstream.nn.numerics import symexp
-from worldstream.replay.prioritized import PrioritizedSampler
+from worldstream.replay.samplers import PrioritizedSampler
+from worldstream.replay.segments import gather
 from worldstream.training.learner import Learner
 from worldstream.training.trainer import Trainer
 from worldstream.types import Batch, Features
@@ -162,7 +163,7 @@ def check_clock(run: Run, batch: Batch, rows: np.ndarray) -> int:
     expected = [Clock.reward(s, a) for s, a in zip(step[acted].tolist(), batch.actions[acted].squeeze(-1).tolist())]
     assert batch.rewards[acted].tolist() == pytest.approx(expected)
     assert (step[batch.terminated] == EPISODE_LENGTH - 1).all()
-    newest = torch.from_numpy(np.isin(rows, trainer.store.ring.rows(trainer.store.ring.newest_ids())))
+    newest = torch.from_numpy(np.isin(rows, trainer.store.ring.rows_of(trainer.store.ring.newest_serials)))
     assert (step[seen & ~acted & ~newest] == EPISODE_LENGTH).all()  # final observations
     return int(both.sum())
 
@@ -179,7 +180,7 @@ def test_replayed_batches_are_what_happened(
     sampler = trainer.segment_starts if anchor == "first" else trainer.segment_ends
     looked_at = 0
     for _ in range(10):
-        segments = trainer.store.gather(sampler.sample(16), 5, anchor)  # type: ignore[arg-type]
+        segments = gather(trainer.store, sampler.sample(16), 5, anchor)  # type: ignore[arg-type]
         batch = trainer.tokenized(segments)
         assert batch.padded != bool(batch.acted[:, :-1].all())
         looked_at += check_clock(run, batch, segments.rows)
@@ -189,8 +190,8 @@ def test_replayed_batches_are_what_happened(
 def test_tokens_are_fresh_after_a_fit(make: Callable[..., Run]) -> None:
     run = make()
     run.trainer.run(30)  # before learning starts: levels are evenly spread, and coarse
-    ids = run.trainer.store.ids_of_all()
-    segments = run.trainer.store.gather(ids, 1, "first")
+    anchors = run.trainer.store.ring.stored_serials()
+    segments = gather(run.trainer.store, anchors, 1, "first")
     before = run.trainer.tokenized(segments).tokens["step"]
     run.trainer.fit_tokenizers()
     after = run.trainer.tokenized(segments)
@@ -200,10 +201,10 @@ def test_tokens_are_fresh_after_a_fit(make: Callable[..., Run]) -> None:
 
 def test_agents_begin_only_where_an_episode_goes_on(trained: Run) -> None:
     trainer = trained.trainer
-    ids = np.unique(np.concatenate([trainer.segment_ends.sample(32) for _ in range(20)]))
-    assert not trainer.store.is_terminal(ids).any()
+    ends = np.unique(np.concatenate([trainer.segment_ends.sample(32) for _ in range(20)]))
+    assert not trainer.store.facts["terminal"][trainer.store.ring.rows_of(ends)].any()
     starts = np.unique(np.concatenate([trainer.segment_starts.sample(32) for _ in range(20)]))
-    batch = trainer.tokenized(trainer.store.gather(starts, 2, "first"))
+    batch = trainer.tokenized(gather(trainer.store, starts, 2, "first"))
     assert batch.observed.all()  # there is something to predict
 
 
@@ -223,18 +224,20 @@ def test_the_memory_of_the_collecting_policy_holds_executed_actions(
     monkeypatch.setattr(agent, "remember", recording)
     for _ in range(20):
         trainer.collector.step()
-    streams = [trainer.store.episode(id) for id in trainer.store.ids_of_all() if trainer.store.episode(id).ids[0] == id]
-    for stream in range(2):
-        episodes = [e for e in streams if e.ids[0] % 2 == stream]
-        executed = [a for e in episodes for a, acted in zip(e.actions[0].tolist(), e.acted[0]) if acted]
-        first = [i == 0 for e in episodes for i in range(int(e.acted[0].sum()))]
+    ring, facts = trainer.store.ring, trainer.store.facts
+    stored = ring.stored_serials()
+    for environment in range(2):
+        rows = ring.rows_of(stored[stored % 2 == environment])
+        acted = facts["acted"][rows]
+        executed = facts["actions"][rows][acted].tolist()
+        first = np.diff(facts["episode"][rows][acted], prepend=0) > 0
         assert len(executed) == 20
         for t, carry in enumerate(carries):
-            assert bool(carry.acted[stream]) == (not first[t])
-            if carry.acted[stream]:
-                assert carry.action[stream].tolist() == executed[t - 1]
+            assert bool(carry.acted[environment]) == (not first[t])
+            if carry.acted[environment]:
+                assert carry.action[environment].tolist() == executed[t - 1]
             else:
-                assert not any(x[stream].any() for x in carry.memory)
+                assert not any(x[environment].any() for x in carry.memory)
 
 
 @pytest.mark.parametrize("hold", [False, True])
@@ -307,7 +310,7 @@ def test_small_replay_keeps_the_newest_steps(make: Callable[..., Run]) -> None:
     run = make(dataclasses.replace(CONFIG, replay=ReplayConfig(max_steps=64)))
     run.trainer.run(STEPS)
     assert run.trainer.store.num_steps < 64 and run.trainer.store.total_steps == STEPS
-    segments = run.trainer.store.gather(run.trainer.segment_starts.sample(16), 5, "first")
+    segments = gather(run.trainer.store, run.trainer.segment_starts.sample(16), 5, "first")
     check_clock(run, run.trainer.tokenized(segments), segments.rows)
 
 
@@ -318,7 +321,7 @@ def test_uniform_replay_can_be_chosen(make: Callable[..., Run]) -> None:
 
 
 def test_priorities_are_the_losses_of_the_batch(make: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
-    """C3: they come back under the ids that travelled with the batch."""
+    """C3: they come back under the anchors that travelled with the batch."""
     trainer = make().trainer
     for _ in range(60):
         trainer.collector.step()
@@ -326,18 +329,18 @@ def test_priorities_are_the_losses_of_the_batch(make: Callable[..., Run], monkey
     sample = sampler.sample
 
     def recording(batch_size: int) -> np.ndarray:
-        ids = sample(batch_size)
-        batch = trainer.tokenized(trainer.store.gather(ids, CONFIG.segment_length, "first"))
-        expected.update(zip(ids.tolist(), trainer.models.world_model.losses(batch).priorities.tolist()))
-        return ids
+        anchors = sample(batch_size)
+        batch = trainer.tokenized(gather(trainer.store, anchors, CONFIG.segment_length, "first"))
+        expected.update(zip(anchors.tolist(), trainer.models.world_model.losses(batch).priorities.tolist()))
+        return anchors
 
     monkeypatch.setattr(sampler, "sample", recording)
     for _ in range(5):
         trainer.update_world_model()
-    ids = np.array(list(expected))
-    assert 4 < len(ids) <= 20
-    assert sampler.priorities(ids).tolist() == pytest.approx(list(expected.values()), rel=1e-5)
-    others = np.setdiff1d(trainer.store.ids_of_all(), ids)
+    anchors = np.array(list(expected))
+    assert 4 < len(anchors) <= 20
+    assert sampler.priorities(anchors).tolist() == pytest.approx(list(expected.values()), rel=1e-5)
+    others = np.setdiff1d(trainer.store.ring.stored_serials(), anchors)
     priorities = sampler.priorities(others)
     assert (priorities[~np.isnan(priorities)] == 10.0).all()  # never trained on
 
@@ -350,7 +353,7 @@ def test_prioritised_starts_come_back_where_the_critic_was_wrong(make: Callable[
     run.trainer.run(STEPS)
     sampler = run.trainer.segment_ends
     assert isinstance(sampler, PrioritizedSampler)
-    priorities = sampler.priorities(run.trainer.store.ids_of_all())
+    priorities = sampler.priorities(run.trainer.store.ring.stored_serials())
     known = priorities[np.isfinite(priorities) & (priorities != 50.0)]
     assert len(known) > 20  # trajectories reported what they found
     assert (known >= 0).all() and len(np.unique(known)) > len(known) / 2

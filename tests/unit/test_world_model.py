@@ -52,7 +52,7 @@ def random_batch(seed: int = 0, length: int = BLOCKS) -> Batch:
         return torch.randint(size, (BATCH, length, *shape), generator=generator)
 
     return Batch(
-        ids=np.arange(BATCH),
+        anchors=np.arange(BATCH),
         tokens={
             key: torch.stack([ids(size, spec.num_tokens) for size in spec.vocabulary], -1)
             for key, spec in TOKEN_SPECS.items()

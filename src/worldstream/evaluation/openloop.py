@@ -174,7 +174,7 @@ def cut_windows(
     acted = [(episode, t.clip(0, episode.length - 1)) for _, episode, t in windows]
     real = stack([(t >= 0) & (t < episode.length) for _, episode, t in windows])
     return Batch(
-        np.arange(len(starts)),
+        anchors=np.arange(len(starts)),
         tokens={
             key: torch.stack([tokens[i][key][t] for (i, _, _), t in zip(windows, seen, strict=True)])
             for key in models.tokenizers.specs

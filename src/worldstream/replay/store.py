@@ -1,7 +1,6 @@
-"""The replay store: episodes written in place into bounded ring buffers, read back as segments by stable ids.
+"""The replay store: episodes written in place into bounded ring buffers of rows, one for each environment.
 
-One row holds one observation and, once chosen, the action taken there with its consequences. An episode of T actions
-is T + 1 consecutive rows of one stream (one stream per environment):
+An episode of T actions is T + 1 consecutive rows of its environment:
 
     row              0      1      2      3    | 4 ...
     observation      o0     o1     o2     o3   | o0'           acted[t]: action, reward, terminated and truncated
@@ -16,92 +15,81 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from worldstream.errors import ConfigError
-from worldstream.replay.arrays import Columns, GrowingArrays
-from worldstream.replay.ring import Ring, joined_ranges
-from worldstream.replay.row_format import RowFormat
-from worldstream.types import Observations, Segments
+from worldstream.replay.rows import GrowingArrays, Ring, RowFormat, serials_between
+from worldstream.types import Observations
 
-MIN_ROWS_PER_STREAM = 2
+MIN_ROWS = 2
+"""Rows that every environment needs: an observation and what follows it."""
 
 
 class ReplayStore:
-    """Observations, actions and rewards of N streams in contiguous arrays that grow up to a bound.
+    """Observations, actions and rewards of N environments in arrays that grow up to a bound.
 
     Args:
-        arrays: observation key -> (shape of one item, dtype), as stored.
-        num_action_tokens: M.
-        action_dtype: integer dtype of stored action ids.
-        num_streams: N, environments that write; ids and rows depend on it.
-        max_steps: bound on rows over all streams (an episode of T steps takes T + 1 rows).
+        format: what a row consists of.
+        num_environments: N, environments that write; serial numbers and rows depend on it.
+        max_steps: bound on rows of all environments (an episode of T steps takes T + 1 rows).
         max_bytes: bound on bytes of all rows; None: no bound.
         memory_map: folder that keeps the observations on disk (see ``GrowingArrays``); None: in memory.
 
     Raises:
-        ConfigError: the bounds leave fewer than ``MIN_ROWS_PER_STREAM`` rows to a stream.
+        ConfigError: the bounds leave fewer than ``MIN_ROWS`` rows to an environment.
     """
 
     def __init__(
         self,
-        arrays: Columns,
-        num_action_tokens: int,
-        action_dtype: DTypeLike,
-        num_streams: int,
+        format: RowFormat,
+        num_environments: int,
         max_steps: int,
         max_bytes: int | None = None,
         memory_map: Path | None = None,
     ) -> None:
-        self.format = RowFormat(arrays, num_action_tokens, action_dtype, num_streams)
-        self.bytes_per_row = self.format.bytes_per_row
-        capacity = max_steps if max_bytes is None else min(max_steps, max_bytes // self.bytes_per_row)
-        if capacity // num_streams < MIN_ROWS_PER_STREAM:
-            needed = MIN_ROWS_PER_STREAM * num_streams
+        self.format = format
+        capacity = max_steps if max_bytes is None else min(max_steps, max_bytes // format.bytes_per_row)
+        if capacity // num_environments < MIN_ROWS:
+            needed = MIN_ROWS * num_environments
             raise ConfigError(
-                f"replay: max_steps={max_steps}, max_bytes={max_bytes} leave {capacity} rows to {num_streams} "
+                f"replay: max_steps={max_steps}, max_bytes={max_bytes} leave {capacity} rows to {num_environments} "
                 f"environments. Raise max_steps to at least {needed} and max_bytes to at least "
-                f"{needed * self.bytes_per_row}, or use fewer environments."
+                f"{needed * format.bytes_per_row}, or use fewer environments."
             )
-        self.num_streams = num_streams
-        self.ring = Ring(num_streams, capacity // num_streams)
-        self._observations = GrowingArrays(self.format.observations, self.ring.capacity, memory_map)
-        self._rows = GrowingArrays(self.format.facts, self.ring.capacity)
-        self._num_episodes = np.zeros(num_streams, np.int64)
-        self._open = np.zeros(num_streams, np.bool_)
+        self.num_environments = num_environments
+        self.ring = Ring(num_environments, capacity // num_environments)
+        self._observations = GrowingArrays(format.observations, self.ring.capacity, memory_map)
+        self.facts = GrowingArrays(format.facts, self.ring.capacity)
+        """Columns about the action taken at each row, to be read."""
+        self._num_episodes = np.zeros(num_environments, np.int64)
+        self._open = np.zeros(num_environments, np.bool_)
         self.num_steps = 0
         """Transitions (rows with an action) that are stored now."""
         self.total_steps = 0
         """Transitions ever written."""
 
     @property
-    def num_allocated_rows(self) -> int:
-        """Physical rows that exist now; what is kept beside the rows grows with it."""
-        return self._rows.num_rows
-
-    @property
     def num_bytes(self) -> int:
         """Bytes allocated now; at most ``max_bytes``."""
-        return self._observations.num_bytes + self._rows.num_bytes
+        return self._observations.num_bytes + self.facts.num_bytes
 
     def start(self, observations: Observations, where: np.ndarray | None = None) -> None:
-        """Begin an episode; one that is still open in the same stream is left as it is, without an end.
+        """Begin an episode; one that is still open in the same environment is left as it is, without an end.
 
         Args:
             observations: key -> (N, ...) first observations.
-            where: (N,) bool, streams that begin an episode; None: all.
+            where: (N,) bool, environments that begin an episode; None: all.
 
         Raises:
             ValueError: keys, shapes or dtypes differ from those of the store.
         """
-        streams = self._streams(where)
-        self.format.check_observations(observations)
-        self._num_episodes[streams] += 1
-        self._open[streams] = True
-        self._write_new_rows(streams, observations, terminal=np.zeros(self.num_streams, np.bool_))
+        environments = self._environments(where)
+        self._check_observations(observations)
+        self._num_episodes[environments] += 1
+        self._open[environments] = True
+        self._write_new_rows(environments, observations, terminal=np.zeros(self.num_environments, np.bool_))
 
     def append(
         self,
@@ -112,153 +100,127 @@ class ReplayStore:
         next_observations: Observations,
         where: np.ndarray | None = None,
     ) -> None:
-        """Write one transition per stream: the action at the newest row, the next observation as a new row.
+        """Write one transition per environment: the action at its newest row, the next observation as a new row.
 
         Args:
-            actions: (N, M) integer ids. rewards, terminated, truncated: (N,).
+            actions: (N, M) integers. rewards, terminated, truncated: (N,).
             next_observations: key -> (N, ...); the real next observation, also where the episode ends.
-            where: (N,) bool, streams that took a step; None: all.
+            where: (N,) bool, environments that took a step; None: all.
 
         Raises:
-            ValueError: a stream has no open episode, or an argument does not fit the store.
+            ValueError: an environment has no open episode, or an argument does not fit the store.
         """
-        streams = self._streams(where)
-        if not self._open[streams].all():
-            closed = streams[~self._open[streams]].tolist()
-            raise ValueError(f"no open episode in streams {closed}: call start() first")
-        self.format.check_observations(next_observations)
-        self.format.check_transition(actions, rewards, terminated, truncated)
-        rows = self.ring.rows(self.ring.newest_ids()[streams])
-        self._rows["actions"][rows] = actions[streams]
-        self._rows["rewards"][rows] = rewards[streams]
-        self._rows["terminated"][rows] = terminated[streams]
-        self._rows["truncated"][rows] = truncated[streams]
-        self._rows["acted"][rows] = True
-        self.num_steps += len(streams)
-        self.total_steps += len(streams)
-        self._write_new_rows(streams, next_observations, terminal=terminated)
-        self._open[streams] = ~(terminated | truncated)[streams]
+        environments = self._environments(where)
+        if not self._open[environments].all():
+            closed = environments[~self._open[environments]].tolist()
+            raise ValueError(f"no open episode in environments {closed}: call start() first")
+        self._check_observations(next_observations)
+        facts = {"actions": actions, "rewards": rewards, "terminated": terminated, "truncated": truncated}
+        self._check_facts(facts)
+        rows = self.ring.rows_of(self.ring.newest_serials[environments])
+        for name, values in facts.items():
+            self.facts[name][rows] = values[environments]
+        self.facts["acted"][rows] = True
+        self.num_steps += len(environments)
+        self.total_steps += len(environments)
+        self._write_new_rows(environments, next_observations, terminal=terminated)
+        self._open[environments] = ~(terminated | truncated)[environments]
 
-    def _write_new_rows(self, streams: np.ndarray, observations: Observations, terminal: np.ndarray) -> None:
-        rows = self.ring.rows(self.ring.advance(streams))
-        self._observations.ensure(self.ring.num_used_rows)
-        self._rows.ensure(self.ring.num_used_rows)
-        self.num_steps -= int(self._rows["acted"][rows].sum())  # transitions evicted just now; new rows are zero
+    def _write_new_rows(self, environments: np.ndarray, observations: Observations, terminal: np.ndarray) -> None:
+        rows = self.ring.rows_of(self.ring.advance(environments))
+        self._allocate()
+        self.num_steps -= int(self.facts["acted"][rows].sum())  # transitions evicted just now; new rows are zero
         for key in self.format.observations:
-            self._observations[key][rows] = observations[key][streams]
+            self._observations[key][rows] = observations[key][environments]
         for name in ("actions", "rewards", "terminated", "truncated", "acted"):
-            self._rows[name][rows] = 0
-        self._rows["terminal"][rows] = terminal[streams]
-        self._rows["episode"][rows] = self._num_episodes[streams]
+            self.facts[name][rows] = 0
+        self.facts["terminal"][rows] = terminal[environments]
+        self.facts["episode"][rows] = self._num_episodes[environments]
 
-    def _streams(self, where: np.ndarray | None) -> np.ndarray:
-        return np.arange(self.num_streams) if where is None else np.flatnonzero(where)
+    def _allocate(self) -> None:
+        self._observations.ensure(self.ring.num_used_rows)
+        self.facts.ensure(self.ring.num_used_rows)
 
-    def gather(self, ids: np.ndarray, length: int, anchor: Literal["first", "last"]) -> Segments:
-        """Segments of ``length`` consecutive rows that begin ("first") or end ("last") at the rows ``ids`` (B,).
+    def _environments(self, where: np.ndarray | None) -> np.ndarray:
+        return np.arange(self.num_environments) if where is None else np.flatnonzero(where)
 
-        Rows of other episodes, evicted rows and rows that do not exist yet are padding. A segment whose anchor was
-        evicted since it was drawn is padding altogether.
+    # NumPy would broadcast a wrong shape and wrap a wrong dtype without a word; hence the checks.
 
-        Raises:
-            IndexError: an id that was never written.
-        """
-        if not self.ring.was_written(ids).all():
-            raise IndexError(f"ids {ids[~self.ring.was_written(ids)].tolist()} were never written to this store")
-        offsets = np.arange(length) if anchor == "first" else np.arange(1 - length, 1)
-        wanted = ids[:, None] + offsets * self.num_streams  # (B, T)
-        anchors = self.ring.rows(ids)[:, None]
-        usable = self.ring.is_stored(wanted) & self.ring.is_stored(ids)[:, None]
-        rows = np.where(usable, self.ring.rows(wanted), anchors)
-        episode = self._rows["episode"]
-        observed = usable & (episode[rows] == episode[anchors])
-        rows = np.where(observed, rows, anchors)
-        acted = observed & self._rows["acted"][rows]
-        return Segments(
-            ids=ids,
-            rows=rows,
-            actions=self._rows["actions"][rows] * acted[..., None],
-            rewards=self._rows["rewards"][rows] * acted,
-            terminated=self._rows["terminated"][rows] & acted,
-            truncated=self._rows["truncated"][rows] & acted,
-            observed=observed,
-            acted=acted,
-        )
+    def _check_observations(self, observations: Observations) -> None:
+        if observations.keys() != self.format.observations.keys():
+            raise ValueError(
+                f"observation keys {sorted(observations)}; the store has {sorted(self.format.observations)}"
+            )
+        for key, (shape, dtype) in self.format.observations.items():
+            self._check(f"observation '{key}'", observations[key], shape, dtype)
+
+    def _check_facts(self, facts: dict[str, np.ndarray]) -> None:
+        for name, values in facts.items():
+            shape, dtype = self.format.facts[name]
+            self._check(name, values, shape, dtype if dtype == np.bool_ else None)
+        actions, limits = facts["actions"], np.iinfo(self.format.facts["actions"][1])
+        if actions.dtype.kind not in "iu":
+            raise ValueError(f"actions are {actions.dtype}; the store expects integers")
+        if actions.size and (actions.min() < limits.min or actions.max() > limits.max):
+            raise ValueError(f"actions {actions.min()} .. {actions.max()} do not fit the store's {limits.dtype}")
+
+    def _check(self, name: str, value: np.ndarray, shape: tuple[int, ...], dtype: np.dtype | None) -> None:
+        expected = (self.num_environments, *shape)
+        if value.shape != expected or dtype not in (None, value.dtype):
+            raise ValueError(f"{name}: {value.dtype} {value.shape}; the store expects {dtype or 'any'} {expected}")
 
     def observations(self, rows: np.ndarray, keys: Collection[str] | None = None) -> Observations:
-        """Observations at physical rows of any shape (...): key -> (..., *shape of an item). Copies. None: all keys."""
+        """Observations at rows of any shape (...): key -> (..., *shape of an item). Copies. None: all keys."""
         return {key: self._observations[key].take(rows, axis=0) for key in keys or self.format.observations}
 
-    def ids_of_all(self) -> np.ndarray:
-        """(n,) ids of all stored rows, increasing."""
-        numbers, streams = joined_ranges(self.ring.oldest_numbers, self.ring.next_numbers)
-        return np.sort(numbers * self.num_streams + streams)
-
-    def is_terminal(self, ids: np.ndarray) -> np.ndarray:
-        """True for stored ids whose observation ended a terminated episode: nothing is chosen or expected there."""
-        return self._rows["terminal"][self.ring.rows(ids)]
-
-    def within_episode(self, ids: np.ndarray, before: int, after: int) -> np.ndarray:
-        """True where rows ``before`` earlier to ``after`` later are all stored and of one episode. Any ids; (n,)."""
-        first, last = ids - before * self.num_streams, ids + after * self.num_streams
+    def within_episode(self, serials: np.ndarray, before: int, after: int) -> np.ndarray:
+        """(n,) True where rows ``before`` earlier to ``after`` later than any ``serials`` (n,) are all stored and of
+        one episode."""
+        first, last = serials - before * self.num_environments, serials + after * self.num_environments
         stored = self.ring.is_stored(first) & self.ring.is_stored(last)
-        episode = self._rows["episode"]
-        # Ids outside of the ring may point at rows that are not allocated yet; look at row 0 instead.
-        first_rows, last_rows = (self.ring.rows(np.where(stored, x, 0)) for x in (first, last))
+        episode = self.facts["episode"]
+        # What is not stored may belong to rows that are not allocated yet; look at row 0 instead.
+        first_rows, last_rows = (self.ring.rows_of(np.where(stored, x, 0)) for x in (first, last))
         return stored & (episode[first_rows] == episode[last_rows])
 
-    def episode(self, id: int) -> Segments:
-        """All that is still stored of the episode around row ``id``, as one segment (B = 1) without padding.
-
-        Raises:
-            LookupError: the row is not stored.
-        """
-        if not self.ring.is_stored(np.array(id)):
-            raise LookupError(f"row {id} is not stored (any more)")
-        number, stream = divmod(id, self.num_streams)
-        numbers = np.arange(self.ring.oldest_numbers[stream], self.ring.next_numbers[stream])
-        episodes = self._rows["episode"][self.ring.rows(numbers * self.num_streams + stream)]
-        mine = numbers[episodes == episodes[number - numbers[0]]]
-        return self.gather(mine[:1] * self.num_streams + stream, len(mine), "first")
-
     def truncate(self, where: np.ndarray) -> None:
-        """Close the episodes open in the streams ``where`` (N,): their newest transition counts as truncated."""
-        streams = np.flatnonzero(where & self._open)
-        self._open[streams] = False
-        before = (self.ring.newest_ids() - self.num_streams)[streams]
+        """Close the episodes open in environments ``where`` (N,): their newest transition counts as truncated."""
+        environments = np.flatnonzero(where & self._open)
+        self._open[environments] = False
+        before = self.ring.newest_serials[environments] - self.num_environments
         before = before[self.within_episode(before, 0, 1)]  # an episode of one observation has no transition yet
-        self._rows["truncated"][self.ring.rows(before)] = True
+        self.facts["truncated"][self.ring.rows_of(before)] = True
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to continue, beside the rows themselves (``rows_since``), as plain values and arrays."""
         return {
             "format": self.format.describe(),
-            "num_streams": self.num_streams,
-            "rows_per_stream": self.ring.rows_per_stream,
-            "next_numbers": self.ring.next_numbers.copy(),
+            "num_environments": self.num_environments,
+            "capacity": self.ring.capacity,
+            "next_serials": self.ring.next_serials.copy(),
             "num_episodes": self._num_episodes.copy(),
             "open": self._open.copy(),
             "num_steps": self.num_steps,
             "total_steps": self.total_steps,
         }
 
-    def rows_since(self, next_numbers: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """Copies of the rows that were written since ``next_numbers`` (N,) of an earlier ``state_dict``; None: all.
+    def rows_since(self, next_serials: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Copies of the rows that were written since ``next_serials`` (N,) of an earlier ``state_dict``; None: all.
 
         The two newest rows of that time are among them: what was done at the newest was written later, and so may have
         been that the one before was the last of its episode (``truncate``).
 
         Returns:
-            "ids" (n,), and the columns (n, ...) as "observation/<key>" and "row/<name>".
+            "serials" (n,), and the columns (n, ...) as "observation/<key>" and "fact/<name>".
         """
-        first = np.zeros(self.num_streams, np.int64) if next_numbers is None else next_numbers - 2
-        numbers, streams = joined_ranges(np.maximum(first, self.ring.oldest_numbers), self.ring.next_numbers)
-        ids = numbers * self.num_streams + streams
-        rows = self.ring.rows(ids)
+        oldest = self.ring.oldest_serials
+        firsts = oldest if next_serials is None else np.maximum(next_serials - 2 * self.num_environments, oldest)
+        serials = serials_between(firsts, self.ring.next_serials)
+        rows = self.ring.rows_of(serials)
         return {
-            "ids": ids,
+            "serials": serials,
             **{f"observation/{key}": self._observations[key][rows] for key in self.format.observations},
-            **{f"row/{name}": self._rows[name][rows] for name in self.format.facts},
+            **{f"fact/{name}": self.facts[name][rows] for name in self.format.facts},
         }
 
     def load_state_dict(self, state: dict[str, Any], parts: Iterable[dict[str, np.ndarray]]) -> None:
@@ -268,27 +230,26 @@ class ReplayStore:
             ConfigError: they were written with other columns or bounds.
             ValueError: the parts lack rows that the state counts.
         """
-        mine = (self.format.describe(), self.num_streams, self.ring.rows_per_stream)
-        theirs = (state["format"], state["num_streams"], state["rows_per_stream"])
-        if mine != theirs:
+        ours = (self.format.describe(), self.num_environments, self.ring.capacity)
+        theirs = (state["format"], state["num_environments"], state["capacity"])
+        if ours != theirs:
             raise ConfigError(
-                f"replay: the saved data are of (columns, environments, rows per environment) {theirs}, this run has "
-                f"{mine}. Resume with the environment, number of environments and replay limits of the saved run."
+                f"replay: the saved data are of (columns, environments, rows) {theirs}, this run has {ours}. "
+                "Resume with the environment, number of environments and replay limits of the saved run."
             )
-        self.ring.next_numbers[:] = state["next_numbers"]
+        self.ring.next_serials[:] = state["next_serials"]
         self._num_episodes[:] = state["num_episodes"]
         self._open[:] = state["open"]
         self.num_steps, self.total_steps = int(state["num_steps"]), int(state["total_steps"])
-        self._observations.ensure(self.ring.num_used_rows)
-        self._rows.ensure(self.ring.num_used_rows)
-        missing = set(self.ids_of_all().tolist())
+        self._allocate()
+        missing = set(self.ring.stored_serials().tolist())
         for part in parts:
-            kept = self.ring.is_stored(part["ids"])
-            rows = self.ring.rows(part["ids"][kept])
+            kept = self.ring.is_stored(part["serials"])
+            rows = self.ring.rows_of(part["serials"][kept])
             for key in self.format.observations:
                 self._observations[key][rows] = part[f"observation/{key}"][kept]
             for name in self.format.facts:
-                self._rows[name][rows] = part[f"row/{name}"][kept]
-            missing.difference_update(part["ids"].tolist())
+                self.facts[name][rows] = part[f"fact/{name}"][kept]
+            missing.difference_update(part["serials"].tolist())
         if missing:
             raise ValueError(f"{len(missing)} rows of replay are missing, the first is {min(missing)}")

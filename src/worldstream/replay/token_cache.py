@@ -1,4 +1,4 @@
-"""Token ids of stored observations, encoded once per version of the tokenizers.
+"""Tokens of stored observations, encoded once per version of the tokenizers.
 
 A row is fresh when it was encoded by the current version *and* for the observation that occupies it now; both are
 noted per row, so neither eviction nor a changed tokenizer needs to clear anything.
@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from worldstream.replay.arrays import Columns, GrowingArrays, id_dtype
+from worldstream.replay.rows import Columns, GrowingArrays, smallest_dtype
 from worldstream.replay.store import ReplayStore
 from worldstream.specs import TokenSpec
 from worldstream.types import Observations
 
 Encode = Callable[[Observations], dict[str, np.ndarray]]
-"""Observations (n, ...) by key -> integer token ids (n, K, C) by key."""
+"""Observations (n, ...) by key -> integer tokens (n, K, C) by key."""
 
 
 class TokenCache:
@@ -32,16 +32,12 @@ class TokenCache:
     def __init__(self, store: ReplayStore, specs: Mapping[str, TokenSpec]) -> None:
         self._store = store
         self._specs = dict(specs)
-        self._tokens = GrowingArrays(
-            {
-                key: ((spec.num_tokens, spec.num_channels), id_dtype(max(spec.vocabulary)))
-                for key, spec in self._specs.items()
-            },
-            store.ring.capacity,
-        )
-        # "stamp" is 1 + the id that was encoded, so that the zero of a new row means never.
-        stamps: Columns = {"stamp": ((), np.int64), "version": ((), np.int64)}
-        self._encoded = GrowingArrays(stamps, store.ring.capacity)
+        shapes = {key: (spec.num_tokens, spec.num_channels) for key, spec in self._specs.items()}
+        columns: Columns = {key: (shapes[key], smallest_dtype(max(spec.vocabulary))) for key, spec in specs.items()}
+        self._tokens = GrowingArrays(columns, store.ring.capacity)
+        # "stamp" is 1 + the serial number that was encoded, so that the zero of a new row means never.
+        number = ((), np.dtype(np.int64))
+        self._encoded = GrowingArrays({"stamp": number, "version": number}, store.ring.capacity)
 
     @property
     def num_bytes(self) -> int:
@@ -49,26 +45,25 @@ class TokenCache:
         return self._tokens.num_bytes + self._encoded.num_bytes
 
     def clear(self) -> None:
-        """Forget all tokens. Needed only after the store was loaded from a checkpoint: its ids may repeat."""
+        """Forget all tokens. Needed only after the store was loaded from a checkpoint: serial numbers may repeat."""
         self._encoded["stamp"][:] = 0
 
     def state_dict(self, version: int) -> dict[str, Any]:
-        """Tokens of the stored observations that are encoded by ``version``, with the ids of their rows."""
-        ids = self._store.ids_of_all()
-        rows = self._store.ring.rows(ids)
-        allocated = rows < self._encoded.num_rows
-        ids, rows = ids[allocated], rows[allocated]
+        """Tokens of the stored observations that are encoded by ``version``, with the serial numbers of their rows."""
+        self._allocate()
+        serials = self._store.ring.stored_serials()
+        rows = self._store.ring.rows_of(serials)
         fresh = self._is_fresh(rows, version)
-        return {"ids": ids[fresh], "tokens": {key: self._tokens[key][rows[fresh]] for key in self._specs}}
+        return {"serials": serials[fresh], "tokens": {key: self._tokens[key][rows[fresh]] for key in self._specs}}
 
     def load_state_dict(self, state: dict[str, Any], version: int) -> None:
         """Continue from ``state_dict``; load the store first."""
         self.clear()
         self._allocate()
-        self._put(self._store.ring.rows(state["ids"]), state["tokens"], version)
+        self._put(self._store.ring.rows_of(state["serials"]), state["tokens"], version)
 
     def tokens(self, rows: np.ndarray, version: int, encode: Encode) -> dict[str, np.ndarray]:
-        """Tokens at physical rows, encoding those that are not fresh.
+        """Tokens at rows, encoding those that are not fresh.
 
         Args:
             rows: any shape, such as the (B, T) of ``Segments.rows``.
@@ -76,10 +71,10 @@ class TokenCache:
             encode: called at most once, with each stale observation once.
 
         Returns:
-            key -> (*rows.shape, K, C) ids in the dtype of the cache.
+            key -> (*rows.shape, K, C) in the dtype of the cache.
 
         Raises:
-            ValueError: ``encode`` returned other keys or shapes, or ids outside of the vocabulary.
+            ValueError: ``encode`` returned other keys or shapes, or tokens outside of the vocabulary.
         """
         self._allocate()
         fresh = self._is_fresh(rows, version)
@@ -88,18 +83,18 @@ class TokenCache:
         return {key: self._tokens[key].take(rows, axis=0) for key in self._specs}
 
     def _allocate(self) -> None:
-        self._tokens.ensure(self._store.num_allocated_rows)
-        self._encoded.ensure(self._store.num_allocated_rows)
+        self._tokens.ensure(self._store.ring.num_used_rows)
+        self._encoded.ensure(self._store.ring.num_used_rows)
 
     def _is_fresh(self, rows: np.ndarray, version: int) -> np.ndarray:
-        stamps = self._store.ring.ids(rows) + 1
+        stamps = self._store.ring.serials_of(rows) + 1
         fresh: np.ndarray = (self._encoded["stamp"][rows] == stamps) & (self._encoded["version"][rows] == version)
         return fresh
 
     def _put(self, rows: np.ndarray, tokens: dict[str, np.ndarray], version: int) -> None:
         for key, values in tokens.items():
             self._tokens[key][rows] = values
-        self._encoded["stamp"][rows] = self._store.ring.ids(rows) + 1
+        self._encoded["stamp"][rows] = self._store.ring.serials_of(rows) + 1
         self._encoded["version"][rows] = version
 
     def _encode(self, rows: np.ndarray, version: int, encode: Encode) -> None:

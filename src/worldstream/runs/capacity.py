@@ -12,8 +12,7 @@ import torch
 from worldstream.config import Config
 from worldstream.errors import ConfigError
 from worldstream.models import Models, num_parameters
-from worldstream.replay.arrays import Columns, id_dtype
-from worldstream.replay.row_format import RowFormat
+from worldstream.replay.rows import RowFormat, smallest_dtype
 from worldstream.specs import ActionSpec, KeySpec, TokenSpec
 
 TRAINING_BYTES = 16
@@ -25,18 +24,16 @@ _KEPT_BYTES = 12
 
 
 def replay_row_bytes(
-    config: Config, key_specs: dict[str, KeySpec], token_specs: dict[str, TokenSpec], action_spec: ActionSpec
+    key_specs: dict[str, KeySpec], token_specs: dict[str, TokenSpec], action_spec: ActionSpec
 ) -> tuple[int, int]:
     """Bytes of one environment step in replay: what is stored, and the tokens that are cached beside it."""
-    columns: Columns = {key: (spec.shape, spec.dtype) for key, spec in key_specs.items()}
-    dtype = id_dtype(max(action_spec.sizes))
-    row = RowFormat(columns, action_spec.num_tokens, dtype, config.collection.num_environments)
-    return row.bytes_per_row, sum(map(token_bytes, token_specs.values())) + STAMP_BYTES
+    stored = RowFormat(key_specs, action_spec).bytes_per_row
+    return stored, sum(map(token_bytes, token_specs.values())) + STAMP_BYTES
 
 
 def token_bytes(spec: TokenSpec) -> int:
     """Bytes of the cached tokens of one observation of a key."""
-    return spec.num_tokens * spec.num_channels * id_dtype(max(spec.vocabulary)).itemsize
+    return spec.num_tokens * spec.num_channels * smallest_dtype(max(spec.vocabulary)).itemsize
 
 
 def replay_rows(config: Config, steps: int, row_bytes: int) -> int:
@@ -53,7 +50,7 @@ def require_room(config: Config, models: Models, steps: int, output: Path) -> No
         steps: planned environment steps.
         output: run folder, which need not exist.
     """
-    stored, tokens = replay_row_bytes(config, models.key_specs, models.tokenizers.specs, models.action_spec)
+    stored, tokens = replay_row_bytes(models.key_specs, models.tokenizers.specs, models.action_spec)
     rows = replay_rows(config, steps, stored)
     in_memory = rows * (tokens if config.replay.memory_map else stored + tokens)
     in_memory += 2 * stored * min(rows, config.checkpoint.every_steps or rows)  # copies, while a checkpoint is written

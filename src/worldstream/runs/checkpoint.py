@@ -50,7 +50,8 @@ class Checkpoints:
     def __init__(self, folder: RunFolder, keep: int) -> None:
         self._folder = folder
         self._keep = keep
-        # Of the newest checkpoint, oldest first: name -> SHA-256, and (N,) number of the newest row of each stream.
+        # Of the newest checkpoint, oldest first: name -> SHA-256, and (N,) serial number of the newest row
+        # of each environment.
         self._parts: dict[str, tuple[str, np.ndarray]] = {}
 
     def save(self, steps: int, state: dict[str, Any], replay: dict[str, np.ndarray], oldest: np.ndarray) -> Path:
@@ -59,8 +60,8 @@ class Checkpoints:
         Args:
             steps: environment steps taken, which name the checkpoint.
             state: nested plain values, arrays and tensors.
-            replay: rows since the last checkpoint that was saved or loaded, with their "ids".
-            oldest: (N,) number of the oldest row of each stream that replay still keeps.
+            replay: rows since the last checkpoint that was saved or loaded, with their "serials".
+            oldest: (N,) serial number of the oldest row of each environment that replay still keeps.
         """
         name = f"{steps:012d}.safetensors"
         path = self._folder.checkpoints / name
@@ -69,9 +70,9 @@ class Checkpoints:
                 folder.mkdir(exist_ok=True)
         parts = {part: kept for part, kept in self._parts.items() if (kept[1] >= oldest).any() and part != name}
         digest = write_arrays(self._folder.replay / name, replay)
-        parts[name] = digest, _newest_numbers(replay["ids"], len(oldest))
+        parts[name] = digest, _newest_serials(replay["serials"], len(oldest))
         digests = {part: digest for part, (digest, _) in parts.items()}
-        write_state(path, {"steps": steps, "num_streams": len(oldest), "replay": digests, "state": state})
+        write_state(path, {"steps": steps, "num_environments": len(oldest), "replay": digests, "state": state})
         self._parts = parts
         self._prune(name)
         return path
@@ -101,7 +102,7 @@ class Checkpoints:
         self._parts = {}
         for part, digest in parts.items():
             rows, _ = read_arrays(self._folder.replay / part, digest)
-            self._parts[part] = digest, _newest_numbers(rows["ids"], content["num_streams"])
+            self._parts[part] = digest, _newest_serials(rows["serials"], content["num_environments"])
         return Checkpoint(content["steps"], content["state"], parts, self._folder)
 
     def _prune(self, newest: str) -> None:
@@ -124,14 +125,14 @@ class Checkpoints:
 def _parts_of(path: Path) -> dict[str, str]:
     """Parts of replay that a checkpoint names, with their SHA-256. Raises RunFolderError when it is no checkpoint."""
     match read_plain(path):
-        case {"steps": int(), "num_streams": int(streams), "replay": dict(parts), "state": dict()} if streams > 0:
+        case {"steps": int(), "num_environments": int(n), "replay": dict(parts), "state": dict()} if n > 0:
             if all(Path(name).name == name and isinstance(digest, str) for name, digest in parts.items()):
                 return parts
     raise RunFolderError(f"{path} does not describe a checkpoint.")
 
 
-def _newest_numbers(ids: np.ndarray, num_streams: int) -> np.ndarray:
-    numbers, streams = np.divmod(ids, num_streams)
-    newest = np.full(num_streams, -1)
-    np.maximum.at(newest, streams, numbers)
+def _newest_serials(serials: np.ndarray, num_environments: int) -> np.ndarray:
+    """(N,) serial number of each environment's newest row among ``serials``; -1 where it has none."""
+    newest = np.full(num_environments, -1)
+    np.maximum.at(newest, serials % num_environments, serials)
     return newest

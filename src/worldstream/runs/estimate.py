@@ -131,7 +131,7 @@ def estimate(environment: EnvironmentFactory, config: Config, *, steps: int, dev
         KeyCost(spec, token_specs[key], token_bytes(token_specs[key]))
         for key, spec in key_specs.items()
     ]
-    row_bytes, cached_bytes = replay_row_bytes(config, key_specs, token_specs, action_spec)
+    row_bytes, cached_bytes = replay_row_bytes(key_specs, token_specs, action_spec)
     rows = replay_rows(config, steps, row_bytes)
     missing = _missing(models, config)
     models.tokenizers.prepare_training(pretrained=False)

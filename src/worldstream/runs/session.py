@@ -81,7 +81,7 @@ class Session:
         self._checkpoints = Checkpoints(folder, config.checkpoint.keep)
         self._checkpoint_due = Every(config.checkpoint.every_steps)
         self._saved_steps = -1  # of the newest checkpoint, and what replay counted then
-        self._saved_numbers: Any = None
+        self._saved_serials: Any = None
         self.trainer = Trainer(
             config,
             environment,
@@ -131,7 +131,7 @@ class Session:
         self._pending_evaluation = state["pending_evaluation"]
         self._earlier_seconds, self._best = state["seconds"], state["best"]
         self._checkpoint_due.load_state_dict(state["checkpoint_due"])
-        self._saved_steps, self._saved_numbers = checkpoint.steps, state["trainer"]["replay"]["next_numbers"]
+        self._saved_steps, self._saved_serials = checkpoint.steps, state["trainer"]["replay"]["next_serials"]
         self._record("resumed", truncated=closed)
         if closed:
             warn(f"{closed} episodes were under way whose environment cannot give its state; they count as truncated.")
@@ -250,9 +250,9 @@ class Session:
             "checkpoint_due": self._checkpoint_due.state_dict(),
             "pending_evaluation": self._pending_evaluation,
         }
-        rows = trainer.store.rows_since(self._saved_numbers)
-        self._checkpoints.save(steps, state, rows, trainer.store.ring.oldest_numbers)
-        self._saved_steps, self._saved_numbers = steps, trained["replay"]["next_numbers"]
+        rows = trainer.store.rows_since(self._saved_serials)
+        self._checkpoints.save(steps, state, rows, trainer.store.ring.oldest_serials)
+        self._saved_steps, self._saved_serials = steps, trained["replay"]["next_serials"]
 
     def _on_metrics(self, record: dict[str, Any]) -> None:
         assert self._metric_log is not None

@@ -36,7 +36,7 @@ def synthetic_batch(
     actions = torch.stack([torch.randint(size, shape, device=device) for size in action_spec.sizes], -1)
     everywhere = torch.ones(shape, dtype=torch.bool, device=device)
     return Batch(
-        ids=np.arange(batch_size),
+        anchors=np.arange(batch_size),
         tokens=tokens,
         actions=actions,
         rewards=torch.randn(shape, device=device),

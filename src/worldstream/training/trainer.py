@@ -18,9 +18,9 @@ from worldstream.environments.vector import VectorEnvironment
 from worldstream.errors import ConfigError, DivergedError
 from worldstream.models import Models
 from worldstream.replay import SAMPLERS
-from worldstream.replay.arrays import id_dtype
-from worldstream.replay.eligibility import Role
+from worldstream.replay.rows import RowFormat
 from worldstream.replay.samplers import Sampler
+from worldstream.replay.segments import AnchorRule, Segments, gather
 from worldstream.replay.store import ReplayStore
 from worldstream.replay.token_cache import TokenCache
 from worldstream.training import randomness
@@ -36,7 +36,7 @@ from worldstream.training.updates import (
     update_tokenizers,
     update_world_model,
 )
-from worldstream.types import Batch, Observations, Segments
+from worldstream.types import Batch, Observations
 
 FIT_ROWS = 20_000
 """Most observations that data-fitted tokenizers look at."""
@@ -103,10 +103,8 @@ class Trainer:
         self.models = Models(config, specs, actions).to(device)
         self.models.tokenizers.prepare_training()
         self.store = ReplayStore(
-            {key: (spec.shape, spec.dtype) for key, spec in specs.items()},
-            num_action_tokens=actions.num_tokens,
-            action_dtype=id_dtype(max(actions.sizes)),
-            num_streams=collection.num_environments,
+            RowFormat(specs, actions),
+            collection.num_environments,
             max_steps=config.replay.max_steps,
             max_bytes=config.replay.max_bytes,
             memory_map=None if config.replay.memory_map is None else Path(config.replay.memory_map),
@@ -115,10 +113,10 @@ class Trainer:
         context = config.world_model.context_length
         replay = config.replay
         self.segment_starts = self._make_sampler(
-            replay.sampler, replay.sampler_options, streams[0], Role.segment_start(context)
+            replay.sampler, replay.sampler_options, streams[0], AnchorRule.first(context)
         )
         self.segment_ends = self._make_sampler(
-            replay.start_sampler, replay.start_sampler_options, streams[1], Role.segment_end(max(context - 1, 0))
+            replay.start_sampler, replay.start_sampler_options, streams[1], AnchorRule.last(max(context - 1, 0))
         )
         self.collector = Collector(
             self.environments,
@@ -238,7 +236,7 @@ class Trainer:
         keys = self.models.tokenizers.adaptive_keys
         if not keys:
             return
-        rows = self.store.ring.rows(self.store.ids_of_all())
+        rows = self.store.ring.rows_of(self.store.ring.stored_serials())
         if len(rows) > FIT_ROWS:
             rows = self._fit_rng.choice(rows, FIT_ROWS, replace=False)
         self.models.tokenizers.fit(self.store.observations(rows, keys))
@@ -249,7 +247,7 @@ class Trainer:
         tokenizers = self.models.tokenizers
         tokens = self.cache.tokens(segments.rows, int(tokenizers.version), tokenizers.encode_arrays)
         return Batch(
-            ids=segments.ids,
+            anchors=segments.anchors,
             tokens={key: torch.as_tensor(ids.astype(np.int64)).to(device) for key, ids in tokens.items()},
             actions=torch.as_tensor(segments.actions.astype(np.int64)).to(device),
             rewards=torch.as_tensor(segments.rewards).to(device),
@@ -261,32 +259,31 @@ class Trainer:
 
     def update_tokenizers(self) -> None:
         """One gradient step of the tokenizers on observations drawn uniformly from replay."""
-        ids = self.store.ring.draw(self._fit_rng, self.config.tokenizer_learner.batch_size)
-        rows = self.store.ring.rows(ids)[:, None]
-        observations = self.store.observations(rows, self.models.tokenizers.trained_keys)
+        rows = self.store.ring.draw(self._fit_rng, self.config.tokenizer_learner.batch_size)
+        observations = self.store.observations(rows[:, None], self.models.tokenizers.trained_keys)
         random = randomness.capture(self.generator)
         metrics = update_tokenizers(self.models.tokenizers, self.tokenizer_learner, observations)
         self._succeeded("tokenizers", observations, random, metrics)
 
     def update_world_model(self) -> None:
         """One gradient step on replayed segments; their losses become their priorities."""
-        ids = self._sample(self.segment_starts, self.config.world_model_learner.batch_size)
-        batch = self.tokenized(self.store.gather(ids, self.config.segment_length, "first"))
+        anchors = self._sample(self.segment_starts, self.config.world_model_learner.batch_size)
+        batch = self.tokenized(gather(self.store, anchors, self.config.segment_length, "first"))
         random = randomness.capture(self.generator)
         metrics, priorities = update_world_model(self.models, self.world_model_learner, batch)
         if self._succeeded("world_model", batch, random, metrics):
-            self.segment_starts.update(batch.ids, priorities.cpu().numpy())
+            self.segment_starts.update(batch.anchors, priorities.cpu().numpy())
 
     def update_actor_critic(self) -> None:
         """One gradient step on trajectories imagined from observations of replay."""
-        ids = self._sample(self.segment_ends, self.config.actor_critic_learner.batch_size)
-        batch = self.tokenized(self.store.gather(ids, past_length(self.config.imagination) + 1, "last"))
+        anchors = self._sample(self.segment_ends, self.config.actor_critic_learner.batch_size)
+        batch = self.tokenized(gather(self.store, anchors, past_length(self.config.imagination) + 1, "last"))
         random = randomness.capture(self.generator)
         metrics, priorities = update_actor_critic(
             self.models, self.actor_critic_learner, batch, self.config, self.generator
         )
         if self._succeeded("actor_critic", batch, random, metrics) and self.segment_ends.learns:
-            self.segment_ends.update(batch.ids, priorities.cpu().numpy())
+            self.segment_ends.update(batch.anchors, priorities.cpu().numpy())
 
     def _succeeded(
         self, component: str, batch: Batch | Observations, random: dict[str, Any], metrics: dict[str, Tensor]
@@ -312,16 +309,18 @@ class Trainer:
             )
         return False
 
-    def _make_sampler(self, name: str, options: dict[str, float], rng: np.random.Generator, role: Role) -> Sampler:
+    def _make_sampler(
+        self, name: str, options: dict[str, float], rng: np.random.Generator, rule: AnchorRule
+    ) -> Sampler:
         make = SAMPLERS[name]
         try:
-            sampler: Sampler = make(self.store, rng, role, **options)
+            sampler: Sampler = make(self.store, rng, rule, **options)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"the options {options} do not suit the replay sampler '{name}': {error}.") from error
         return sampler
 
     def _sample(self, sampler: Sampler, batch_size: int) -> np.ndarray:
-        if sampler.num_eligible == 0:
+        if sampler.num_anchors == 0:
             context = self.config.world_model.context_length
             raise ConfigError(
                 f"no episode has {context + 1} observations after {self.collector.steps} steps, so there is nothing to "
