@@ -15,7 +15,7 @@ import worldstream
 from tiny import tiny_config
 from worldstream.cli import main
 from worldstream.errors import ConfigError, RunFolderError, WorldstreamWarning
-from worldstream.replay.arrays import GrowingArrays
+from worldstream.replay.rows import GrowingArrays
 from worldstream.runs import capacity
 from worldstream.runs import log as line_log
 from worldstream.runs import session as session_module
