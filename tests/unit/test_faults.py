@@ -288,7 +288,8 @@ def test_a_dream_that_is_not_finite_is_skipped_too(tmp_path: Path, monkeypatch: 
 
     def imagine_from(*arguments: Any, **options: Any) -> Any:
         trajectories, count[0] = original(*arguments, **options), count[0] + 1
-        return replace(trajectories, rewards=trajectories.rewards * torch.inf) if count[0] == 2 else trajectories
+        infinite = {name: rewards * torch.inf for name, rewards in trajectories.rewards.items()}
+        return replace(trajectories, rewards=infinite) if count[0] == 2 else trajectories
 
     monkeypatch.setattr(updates, "imagine_from", imagine_from)
     base = replace(tiny_config(), log_every_steps=20)

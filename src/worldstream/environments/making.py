@@ -8,24 +8,18 @@ from collections.abc import Callable
 from typing import Any
 
 import gymnasium
+from gymnasium.wrappers import TimeLimit
 
 from worldstream.environments.config import EnvironmentConfig
 from worldstream.environments.flat import FlatEnvironment
-from worldstream.environments.wrappers import QuietReset, wrap
+from worldstream.environments.wrappers import ActionRepeat, QuietReset
 from worldstream.errors import EnvironmentFault
 
 
 def make_registered(
     name: str, gym_id: str, config: EnvironmentConfig, render_mode: str | None, *, quiet: bool = False
 ) -> FlatEnvironment:
-    """``gymnasium.make`` and the wrappers that the options ask for.
-
-    Args:
-        name: what messages call the environment.
-        gym_id: registered id.
-        config: options.
-        render_mode: as in Gymnasium.
-        quiet: whether what its reset prints is swallowed.
+    """Make an environment by its registered id; ``name`` is what messages call it, ``quiet`` swallows what it prints.
 
     Raises EnvironmentFault, for an unknown id and for an environment that cannot be made, and SpaceError.
     """
@@ -46,27 +40,36 @@ def make_registered(
         raise EnvironmentFault(
             f"environment '{name}' cannot be made: {type(error).__name__}: {error}.{_given(config)}"
         ) from error
-    return FlatEnvironment(wrap(QuietReset(made) if quiet else made, config, time_limit=False), config, name)
+    return _flat(name, QuietReset(made) if quiet else made, config)
 
 
 def make_from(
     name: str, factory: Callable[..., Any], config: EnvironmentConfig, render_mode: str | None
 ) -> FlatEnvironment:
-    """Make an environment by calling ``factory(**config.kwargs)``; ``name`` is what messages call it."""
-    return FlatEnvironment(wrap(call_factory(name, factory, config, render_mode), config), config, name)
+    """Make an environment by calling ``factory(**config.kwargs)``; ``name`` is what messages call it.
 
-
-def call_factory(name: str, factory: Callable[..., Any], config: EnvironmentConfig, render_mode: str | None) -> Any:
-    """What a factory returns; ``render_mode`` is handed over only when it is asked for and the factory takes it."""
+    ``render_mode`` is handed over only when it is asked for and the factory takes it.
+    """
     kwargs = dict(config.kwargs)
     if render_mode is not None and "render_mode" in _parameters(factory):
         kwargs.setdefault("render_mode", render_mode)
     try:
-        return factory(**kwargs)
+        made = factory(**kwargs)
     except Exception as error:
         raise EnvironmentFault(
             f"environment '{name}': its factory raised {type(error).__name__}: {error}.{_given(config)}"
         ) from error
+    if config.max_episode_steps is not None and isinstance(made, gymnasium.Env):
+        made = TimeLimit(made, config.max_episode_steps)
+    return _flat(name, made, config)
+
+
+def _flat(name: str, made: Any, config: EnvironmentConfig) -> FlatEnvironment:
+    """Repeat actions as the options say. FlatEnvironment refuses what is no environment."""
+    num_frames = config.action_repeat or 1
+    if num_frames > 1 and isinstance(made, gymnasium.Env):
+        made = ActionRepeat(made, num_frames)
+    return FlatEnvironment(made, config, name)
 
 
 def nearest(name: str, choices: list[str]) -> str:

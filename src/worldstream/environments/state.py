@@ -20,8 +20,12 @@ from gymnasium.wrappers import OrderEnforcing, TimeLimit
 
 from worldstream.environments.wrappers import ActionRepeat
 
-_STATELESS = (ActionRepeat,)
-"""Wrappers, beside ``OrderEnforcing`` and ``TimeLimit``, that a state can be taken through."""
+_WRAPPERS: dict[type[gymnasium.Wrapper[Any, Any, Any, Any]], str | None] = {
+    TimeLimit: "_elapsed_steps",
+    OrderEnforcing: "_has_reset",
+    ActionRepeat: None,
+}
+"""Wrappers that a state can be taken through -> the attribute that changes in them."""
 
 _CLASSIC_CONTROL = ("state", "steps_beyond_terminated", "last_u")
 """All that changes in environments of gymnasium.envs.classic_control, where they have it."""
@@ -29,47 +33,44 @@ _CLASSIC_CONTROL = ("state", "steps_beyond_terminated", "last_u")
 
 def save(environment: gymnasium.Env[Any, Any]) -> dict[str, Any] | None:
     """State of a wrapped environment as plain values and arrays; None when it cannot give it."""
-    wrappers: list[int | bool | None] = []
-    layer: Any = environment
-    while isinstance(layer, gymnasium.Wrapper):
-        if isinstance(layer, TimeLimit):
-            wrappers.append(layer._elapsed_steps)
-        elif isinstance(layer, OrderEnforcing):
-            wrappers.append(layer.has_reset)
-        elif isinstance(layer, _STATELESS):
-            wrappers.append(None)
-        else:
-            return None
-        layer = layer.env
-    if _has_protocol(layer):
-        own = layer.state_dict()
-    elif _is_classic_control(layer):
-        own = {name: _as_array(getattr(layer, name)) for name in _CLASSIC_CONTROL if hasattr(layer, name)}
+    layers, core = _layers(environment)
+    if any(type(layer) not in _WRAPPERS for layer in layers):
+        return None
+    if _has_protocol(core):
+        own = core.state_dict()
+    elif type(core).__module__.startswith("gymnasium.envs.classic_control."):
+        own = {name: _as_array(getattr(core, name)) for name in _CLASSIC_CONTROL if hasattr(core, name)}
     else:
         return None
     _require_plain(own, "state_dict()")
-    return {"wrappers": wrappers, "random": layer.np_random.bit_generator.state, "own": own}
+    attributes = [_WRAPPERS[type(layer)] for layer in layers]
+    wrappers = [getattr(layer, name) if name else None for layer, name in zip(layers, attributes, strict=True)]
+    return {"wrappers": wrappers, "random": core.np_random.bit_generator.state, "own": own}
 
 
 def load(environment: gymnasium.Env[Any, Any], state: dict[str, Any]) -> None:
     """Inverse of ``save``, for an environment that was made in the same way. Raises ValueError when it was not."""
-    layer: Any = environment
-    for value in state["wrappers"]:
-        if not isinstance(layer, gymnasium.Wrapper):
-            raise ValueError("the environment has fewer wrappers than the saved one")
-        if isinstance(layer, TimeLimit):
-            layer._elapsed_steps = value
-        elif isinstance(layer, OrderEnforcing):
-            layer._has_reset = bool(value)
-        layer = layer.env
-    if isinstance(layer, gymnasium.Wrapper):
-        raise ValueError("the environment has more wrappers than the saved one")
-    layer.np_random.bit_generator.state = state["random"]
-    if _has_protocol(layer):
-        layer.load_state_dict(state["own"])
+    layers, core = _layers(environment)
+    if len(layers) != len(state["wrappers"]):
+        raise ValueError(f"the environment has {len(layers)} wrappers, the saved one {len(state['wrappers'])}")
+    for layer, value in zip(layers, state["wrappers"], strict=True):
+        if name := _WRAPPERS.get(type(layer)):
+            setattr(layer, name, value)
+    core.np_random.bit_generator.state = state["random"]
+    if _has_protocol(core):
+        core.load_state_dict(state["own"])
         return
     for name, value in state["own"].items():
-        setattr(layer, name, value)
+        setattr(core, name, value)
+
+
+def _layers(environment: Any) -> tuple[list[Any], Any]:
+    """The wrappers around an environment, outermost first, and what they wrap."""
+    layers = []
+    while isinstance(environment, gymnasium.Wrapper):
+        layers.append(environment)
+        environment = environment.env
+    return layers, environment
 
 
 def _require_plain(value: Any, place: str) -> None:
@@ -93,10 +94,6 @@ def _has_protocol(environment: Any) -> bool:
     return callable(getattr(environment, "state_dict", None)) and callable(
         getattr(environment, "load_state_dict", None)
     )
-
-
-def _is_classic_control(environment: Any) -> bool:
-    return type(environment).__module__.startswith("gymnasium.envs.classic_control.")
 
 
 def _as_array(value: Any) -> Any:

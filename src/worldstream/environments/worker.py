@@ -14,6 +14,7 @@ import signal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from typing import Any
 
 from gymnasium.vector.utils import CloudpickleWrapper
@@ -79,7 +80,7 @@ class LocalWorker(Worker):
         return REQUESTS[request](self._environment, argument)
 
     def release(self) -> None:
-        """Nothing to ask for."""
+        pass
 
     def close(self) -> None:
         with contextlib.suppress(Exception):  # it may be what has just failed
@@ -98,6 +99,8 @@ class ProcessWorker(Worker):
     def __init__(self, make: Make, name: str, timeout: float) -> None:
         self._name, self._timeout = name, timeout
         context: Any = multiprocessing.get_context(_start_method())
+        theirs: Connection
+        self._pipe: Connection
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, CloudpickleWrapper(make)), daemon=True)
         self._process.start()
@@ -119,31 +122,29 @@ class ProcessWorker(Worker):
         try:
             if not self._pipe.poll(max(deadline - time.monotonic(), 0)):
                 self._end()
-                raise EnvironmentFault(
-                    f"environment '{self._name}': it did not answer within {self._timeout:g} s "
-                    "(collection.timeout), so it was taken to hang."
+                raise self._fault(
+                    f": it did not answer within {self._timeout:g} s (collection.timeout), so it was taken to hang."
                 )
             succeeded, answer = self._pipe.recv()
         except (EOFError, OSError) as error:
             self._process.join(_CLOSE_SECONDS)
             code = self._process.exitcode
             self._end()
-            raise EnvironmentFault(self._ended(code)) from error
+            if self._is_made:
+                raise self._fault(
+                    f": its process ended unexpectedly (exit code {code}; negative: killed by that signal, e.g. for "
+                    "want of memory). Use fewer environments, or collection.backend 'sync' to see the error."
+                ) from error
+            raise self._fault(
+                " cannot be made in a process of its own, whose error is above. If it is defined in a script, guard "
+                "its entry with 'if __name__ == \"__main__\":', or use collection.backend 'sync'."
+            ) from error
         if not succeeded:
             raise answer
         return answer
 
-    def _ended(self, code: int | None) -> str:
-        if not self._is_made:
-            return (
-                f"environment '{self._name}' cannot be made in a process of its own, whose error is above. If it is "
-                "defined in a script, guard the script's entry with 'if __name__ == \"__main__\":', or use "
-                "collection.backend 'sync'."
-            )
-        return (
-            f"environment '{self._name}': its process ended unexpectedly (exit code {code}; negative: killed by that "
-            "signal, e.g. for want of memory). Use fewer environments, or collection.backend 'sync' to see the error."
-        )
+    def _fault(self, problem: str) -> EnvironmentFault:
+        return EnvironmentFault(f"environment '{self._name}'{problem}")
 
     def release(self) -> None:
         self._pipe.close()  # which the process takes as the request to end
@@ -162,30 +163,24 @@ class ProcessWorker(Worker):
         self._pipe.close()
 
 
-def _serve(pipe: Any, make: Make) -> None:
+def _serve(pipe: Connection, make: Make) -> None:
     """The process: make the environment, then answer requests until the pipe is closed."""
     for number in (signal.SIGINT, signal.SIGTERM):  # meant for the run, which decides when its environments end
         signal.signal(number, signal.SIG_IGN)
     environment: FlatEnvironment | None = None
-    while True:
+    with contextlib.suppress(EOFError, OSError):  # the pipe is closed
         try:
-            if environment is None:
-                environment = make()
-                answer = None
-            else:
-                request, argument = pipe.recv()
-                answer = REQUESTS[request](environment, argument)
-            reply = (True, answer)
-        except (EOFError, OSError):
-            break
+            environment = make()
         except WorldstreamError as error:
-            reply = (False, error)
-        try:
+            return pipe.send((False, error))
+        pipe.send((True, None))
+        while True:
+            request, argument = pipe.recv()
+            try:
+                reply = (True, REQUESTS[request](environment, argument))
+            except WorldstreamError as error:
+                reply = (False, error)
             pipe.send(reply)
-        except OSError:
-            break
-        if environment is None:
-            return
     if environment is not None:
         with contextlib.suppress(Exception):
             environment.close()
