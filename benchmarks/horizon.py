@@ -23,7 +23,7 @@ from worldstream.report.figures import Panel, Series, draw
 from worldstream.specs import ActionComponent, ActionSpec, TokenSpec
 from worldstream.world_model import SEQUENCE_MODELS
 from worldstream.world_model.block import BlockLayout
-from worldstream.world_model.sequence.base import AnySequenceModel, SequenceConfig
+from worldstream.world_model.sequence.base import AnySequenceModel
 
 LAYOUT = BlockLayout(
     {"image": TokenSpec(num_tokens=64, vocabulary=(512,), grid=(8, 8))},
@@ -40,8 +40,8 @@ SHOWN = (1, 2, 5, 10, 15, 20, 30, 50, 75, 100, 125, 150, 175, 200)
 def make(name: str, num_layers: int, horizon: int) -> AnySequenceModel:
     """A model with random weights and room for the horizon."""
     torch.manual_seed(0)
-    config = SequenceConfig(model=name, num_layers=num_layers, width=WIDTH, num_heads=HEADS, decay_blocks=(4.0, 16.0))
-    model: AnySequenceModel = SEQUENCE_MODELS[name](config, LAYOUT, max_blocks=horizon)
+    config = SEQUENCE_MODELS[name](num_layers=num_layers, width=WIDTH, num_heads=HEADS)
+    model: AnySequenceModel = config.build(LAYOUT, max_blocks=horizon)
     return model.eval()
 
 

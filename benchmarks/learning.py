@@ -38,7 +38,7 @@ class Benchmark:
     variants: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-ATTENTION = ("--world-model.sequence.model", "attention")
+ATTENTION = ("--world-model.sequence", "attention")
 
 BENCHMARKS = {
     "cartpole": Benchmark(

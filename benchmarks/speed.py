@@ -42,7 +42,7 @@ from worldstream.training.updates import (
     update_world_model,
 )
 from worldstream.world_model.model import WorldModelConfig
-from worldstream.world_model.sequence.base import SequenceConfig
+from worldstream.world_model.sequence.retention import RetentionConfig
 
 Shape = tuple[Config, dict[str, KeySpec], ActionSpec]
 
@@ -64,7 +64,7 @@ def published(
     agent: ActorCriticConfig,
 ) -> Config:
     """A configuration of the published sizes."""
-    sequence = SequenceConfig(
+    sequence = RetentionConfig(
         num_layers=num_layers, width=width, num_heads=num_heads, decay_blocks=decay_blocks, dropout=0.1
     )
     return Config(

@@ -22,7 +22,7 @@ from worldstream.world_model import HEADS
 from worldstream.world_model.block import BlockLayout
 from worldstream.world_model.heads.base import TERMINATED, TOKENS, Head
 from worldstream.world_model.model import WorldModel, WorldModelConfig
-from worldstream.world_model.sequence.base import SequenceConfig
+from worldstream.world_model.sequence.retention import RetentionConfig
 
 WIDTH = 16
 TOKEN_SPECS = {
@@ -69,7 +69,7 @@ def make_heads(name: str) -> list[Head]:
 
 def make_model() -> WorldModel:
     torch.manual_seed(0)
-    sequence = SequenceConfig(num_layers=1, width=WIDTH, num_heads=2)
+    sequence = RetentionConfig(num_layers=1, width=WIDTH, num_heads=2)
     heads = {name: HEADS[name]() for name in HEADS}
     config = WorldModelConfig(sequence=sequence, heads=heads, loss_weights=dict.fromkeys(heads, 1.0))
     return WorldModel(config, TOKEN_SPECS, ACTION_SPEC, max_blocks=32).eval()

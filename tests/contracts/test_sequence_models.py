@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from worldstream.errors import ConfigError
-from worldstream.nn.attention import AttentionConfig
 from worldstream.specs import ActionComponent, ActionSpec, TokenSpec
 from worldstream.world_model import SEQUENCE_MODELS
 from worldstream.world_model.block import BlockLayout
-from worldstream.world_model.sequence.base import AnySequenceModel, SequenceConfig
+from worldstream.world_model.sequence.base import AnySequenceModel
 
 BATCH, BLOCKS, LENGTH, PREDICTIONS, WIDTH = 3, 20, 5, 3, 16
 LAYOUT = BlockLayout(
@@ -28,10 +27,10 @@ LAYOUT = BlockLayout(
 EXACT = {"rtol": 0.0, "atol": 1e-5}
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    **{name: {"model": name} for name in SEQUENCE_MODELS},
-    "attention as published": {"model": "attention", "attention": AttentionConfig(norm="post")},
-    "attention on a grid": {"model": "attention", "attention": AttentionConfig(positions="grid", slots="full")},
-    "attention, interleaved": {"model": "attention", "attention": AttentionConfig(pairing="interleaved")},
+    **{name: {"kind": name} for name in SEQUENCE_MODELS},
+    "attention as published": {"kind": "attention", "norm": "post"},
+    "attention on a grid": {"kind": "attention", "positions": "grid", "slots": "full"},
+    "attention, interleaved": {"kind": "attention", "pairing": "interleaved"},
 }
 """Every model, and the options that change its mathematics."""
 
@@ -40,9 +39,8 @@ pytestmark = pytest.mark.parametrize("name", VARIANTS)
 
 def make(name: str, dropout: float = 0.0, **changes: Any) -> AnySequenceModel:
     torch.manual_seed(0)
-    sizes = {"num_layers": 2, "width": WIDTH, "num_heads": 2, "dropout": dropout, "decay_blocks": (1.0, 8.0)}
-    config = SequenceConfig(**{**sizes, **VARIANTS[name], **changes})
-    model: AnySequenceModel = SEQUENCE_MODELS[config.model](config, LAYOUT, max_blocks=2 * BLOCKS)
+    options = {"num_layers": 2, "width": WIDTH, "num_heads": 2, "dropout": dropout, **VARIANTS[name], **changes}
+    model: AnySequenceModel = SEQUENCE_MODELS[options.pop("kind")](**options).build(LAYOUT, max_blocks=2 * BLOCKS)
     return model.eval()
 
 

@@ -31,6 +31,7 @@ from worldstream.world_model.block import SUMMARY
 from worldstream.world_model.heads.disagreement import DisagreementHead
 from worldstream.world_model.heads.observation import ObservationHead
 from worldstream.world_model.heads.termination import TerminationHead
+from worldstream.world_model.sequence.attention import AttentionModel
 
 GIVEN_BLOCKS = 2
 """Blocks that are given at once before the first of ``imagination_latents``."""
@@ -214,7 +215,7 @@ class _Recomputation:
         }
         if "disagreement" in behind.means:
             found["curiosity_loss"] = behind.means["disagreement"]
-        if self.model.config.sequence.model == "attention":  # C1: the older agents expect ends a block too early
+        if isinstance(self.model.sequence, AttentionModel):  # C1: the older agents expect ends a block too early
             found["loss_ends"] = anywhere.means["termination"]
         return {f"world_model_loss/{name}": value for name, value in found.items()}
 

@@ -357,7 +357,7 @@ PUBLISHED = {
     "tokenizer_learner.stop_steps": 0,
     "segment_length": 10,
     "world_model.context_length": 2,
-    "world_model.sequence.model": "retention",
+    "world_model.sequence.kind": "retention",
     "world_model.sequence.num_layers": 10,
     "world_model.sequence.num_heads": 4,
     "world_model.sequence.width": 256,

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from worldstream.errors import ConfigError
 from worldstream.nn import attention as nn_attention
-from worldstream.nn.attention import AttentionConfig, PredictionMasks
+from worldstream.nn.attention import PredictionMasks
 from worldstream.nn.rotary import axial_frequencies, rotary_frequencies, rotary_phases, rotate
+from worldstream.options import check
 from worldstream.specs import ActionComponent, ActionSpec, TokenSpec
 from worldstream.world_model.block import BlockLayout
-from worldstream.world_model.sequence.attention import AttentionModel
-from worldstream.world_model.sequence.base import SequenceConfig
+from worldstream.world_model.sequence.attention import AttentionConfig, AttentionModel
 
 BATCH, BLOCKS, WIDTH, HEADS = 2, 6, 16, 2
 LAYOUT = BlockLayout(
@@ -34,7 +34,7 @@ LENGTH, PREDICTIONS = LAYOUT.length, LAYOUT.num_observation_tokens
 
 def make(max_blocks: int = 8, **options: Any) -> AttentionModel:
     torch.manual_seed(0)
-    config = SequenceConfig(num_layers=2, width=WIDTH, num_heads=HEADS, attention=AttentionConfig(**options))
+    config = AttentionConfig(num_layers=2, width=WIDTH, num_heads=HEADS, **options)
     return AttentionModel(config, LAYOUT, max_blocks=max_blocks).eval()
 
 
@@ -194,11 +194,11 @@ def test_pairings_differ_by_a_permutation_only() -> None:
 
 
 def test_grid_positions_need_three_pairs() -> None:
-    config = SequenceConfig(width=16, num_heads=4, attention=AttentionConfig(positions="grid"))
+    config = AttentionConfig(width=16, num_heads=4, positions="grid")
     with pytest.raises(ConfigError, match="heads of at least 6 features"):
         AttentionModel(config, LAYOUT, max_blocks=2)
 
 
 def test_unknown_options_are_refused() -> None:
-    with pytest.raises(ConfigError, match="attention.slots must be one of causal, full, not some"):
-        AttentionConfig(slots="some")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="slots must be one of causal, full, not some"):
+        check(AttentionConfig(slots="some"))  # type: ignore[arg-type]

@@ -130,7 +130,7 @@ def test_an_output_that_holds_something_is_refused_and_kept(
         ([*CLOCK, "--seed", "-1"], 2, ["seed", "-1"]),
         ([*CLOCK, "--losses.discount", "1.5"], 2, ["losses.discount", "between 0 and 1"]),
         ([*CLOCK, "--imagination.horizon", "0"], 2, ["imagination.horizon", "at least 1"]),
-        ([*CLOCK, "--world-model.sequence.model", "lstm"], 2, ["lstm", "retention"]),
+        ([*CLOCK, "--world-model.sequence", "lstm"], 2, ["lstm", "retention"]),
         ([*CLOCK, "--tokenizers.by-modality.vector", "vq"], 2, ["vq", "fitted_levels", "by_modality.vector"]),
         ([*CLOCK, "--tokenizers.by-modality.vector"], 2, ["by-modality.vector needs a name", "fitted_levels"]),
         (["evaluate", "/nonexistent/run"], 4, ["/nonexistent/run", "worldstream train"]),

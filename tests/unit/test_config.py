@@ -120,7 +120,7 @@ def test_unknown_fields_are_named(changes: dict[str, Any], message: str) -> None
         ({"actor_critic__hidden": [128, "x"]}, r"config\.actor_critic\.hidden\[1\]: expected int"),
         ({"world_model__sequence__decay_blocks": [1.0]}, r"decay_blocks: expected 2 values, got 1"),
         ({"world_model__loss_weights": {"reward": "x"}}, r"config\.world_model\.loss_weights\.reward: expected float"),
-        ({"world_model__sequence__attention__norm": "no"}, r"attention\.norm: expected one of 'pre', 'post'"),
+        ({"world_model__sequence": {"kind": "attention", "norm": "no"}}, r"norm: expected one of 'pre', 'post'"),
         ({"world_model__heads__termination__num_logits": True}, r"num_logits: expected one of 1, 2, got true"),
         ({"environment__max_episode_steps": 1.5}, r"config\.environment\.max_episode_steps: expected int"),
     ],

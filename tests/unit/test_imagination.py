@@ -17,7 +17,7 @@ from worldstream.specs import ActionComponent, ActionSpec, KeySpec
 from worldstream.training.updates import imagine_from, past_length
 from worldstream.types import EXTRINSIC, Batch, Features, Tokens, Trajectories
 from worldstream.world_model.model import Imagined, WorldModelConfig
-from worldstream.world_model.sequence.base import SequenceConfig
+from worldstream.world_model.sequence.retention import RetentionConfig
 
 BATCH, HORIZON = 4, 5
 KEY_SPECS = {
@@ -114,7 +114,7 @@ def test_trajectories_line_up() -> None:
 
 @pytest.fixture(params=[False, True], ids=["shared networks", "separate networks"])
 def models(request: pytest.FixtureRequest) -> Models:
-    config = Config(world_model=WorldModelConfig(sequence=SequenceConfig(num_layers=1, width=16, num_heads=2)))
+    config = Config(world_model=WorldModelConfig(sequence=RetentionConfig(num_layers=1, width=16, num_heads=2)))
     actor_critic = dataclasses.replace(config.actor_critic, hidden=(16,), separate_networks=request.param)
     return Models(dataclasses.replace(config, actor_critic=actor_critic), KEY_SPECS, ACTION_SPEC).eval()
 

@@ -234,7 +234,7 @@ def test_settings_of_other_agents_are_read(tmp_path: Path) -> None:
         "gamma": 0.9,
     }
     config = load_run(imported("dmc_attention", tmp_path, given), "cpu").config
-    assert config.world_model.sequence.attention.slots == "full"
+    assert config.world_model.sequence.slots == "full"
     assert (config.losses.discount, config.losses.lambda_) == (0.9, 0.95)
     assert config.losses.reward_weights == {"extrinsic": 1.0, "disagreement": 3.0}
     spans = {"decay_scale_max_num_blocks": 5}

@@ -14,13 +14,13 @@ from worldstream.nn.layers import EnsembleHead
 from worldstream.specs import ActionComponent, ActionSpec, KeySpec
 from worldstream.training.learner import Learner, parameter_groups
 from worldstream.world_model.model import WorldModelConfig
-from worldstream.world_model.sequence.base import SequenceConfig
+from worldstream.world_model.sequence.retention import RetentionConfig
 
 CONFIG = LearnerConfig(batch_size=4, learning_rate=0.1, weight_decay=0.5, updates_per_step=1.0, start_steps=0)
 
 
 def make_models() -> Models:
-    sequence = SequenceConfig(num_layers=2, width=16, num_heads=2)
+    sequence = RetentionConfig(num_layers=2, width=16, num_heads=2)
     config = Config(world_model=WorldModelConfig(sequence=sequence))
     config = dataclasses.replace(
         config, actor_critic=dataclasses.replace(config.actor_critic, hidden=(16,), grid_channels=(4,))

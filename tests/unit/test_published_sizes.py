@@ -14,6 +14,7 @@ from parity.reference.checkpoint import AgentSize, Checkpoint, ImageSize
 from worldstream.api import import_checkpoint
 from worldstream.importers.checkpoint import COMPILED
 from worldstream.runs.weights import load_run
+from worldstream.world_model import SEQUENCE_MODELS
 
 CONSTANTS = ("running_mean", "running_var", "num_batches_tracked", "thetas", "inv_freq", "_levels", "_basis")
 """Ends of the names of tensors that are no parameters."""
@@ -121,7 +122,7 @@ def test_published_sizes(name: str, tmp_path: Path) -> None:
     config = load_run(run, "cpu").config
     sequence, policy = config.world_model.sequence, config.actor_critic
     assert agent.config == {
-        "model": sequence.model,
+        "model": SEQUENCE_MODELS.name_of(type(sequence)),
         "layers": sequence.num_layers,
         "heads": sequence.num_heads,
         "width": sequence.width,

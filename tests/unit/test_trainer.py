@@ -33,13 +33,13 @@ from worldstream.training.learner import Learner
 from worldstream.training.trainer import Trainer
 from worldstream.types import Batch, Features
 from worldstream.world_model.model import WorldModelConfig
-from worldstream.world_model.sequence.base import SequenceConfig
+from worldstream.world_model.sequence.retention import RetentionConfig
 
 STEPS = 300
 EPISODE_LENGTH = 7
 CONFIG = Config(
     environment=EnvironmentConfig(kwargs={"episode_length": EPISODE_LENGTH}),
-    world_model=WorldModelConfig(sequence=SequenceConfig(num_layers=1, width=16, num_heads=2)),
+    world_model=WorldModelConfig(sequence=RetentionConfig(num_layers=1, width=16, num_heads=2)),
     actor_critic=ActorCriticConfig(hidden=(16,), embedding_width=4),
     imagination=ImaginationConfig(horizon=3, context_length=2, burn_in=4),
     collection=CollectionConfig(num_environments=1, epsilon=0.1, random_steps=40),

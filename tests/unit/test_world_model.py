@@ -23,7 +23,7 @@ from worldstream.world_model.heads.disagreement import DisagreementConfig, Disag
 from worldstream.world_model.heads.reward import RewardConfig
 from worldstream.world_model.heads.termination import TerminationConfig, TerminationHead
 from worldstream.world_model.model import WorldModel, WorldModelConfig
-from worldstream.world_model.sequence.base import SequenceConfig
+from worldstream.world_model.sequence.retention import RetentionConfig
 
 BATCH, BLOCKS, WIDTH = 4, 6, 16
 TOKEN_SPECS = {
@@ -41,7 +41,7 @@ CHANNELS = [slice(0, 4), slice(4, 10, 2), slice(5, 10, 2)]  # of a run of equal 
 def make_model(**changes: Any) -> WorldModel:
     torch.manual_seed(0)
     heads = HEADS_OF_TWO | changes.pop("heads", {})
-    changes = {"sequence": SequenceConfig(num_layers=1, width=WIDTH, num_heads=2), "heads": heads, **changes}
+    changes = {"sequence": RetentionConfig(num_layers=1, width=WIDTH, num_heads=2), "heads": heads, **changes}
     return WorldModel(WorldModelConfig(**changes), TOKEN_SPECS, ACTION_SPEC, max_blocks=32).eval()
 
 
@@ -228,7 +228,7 @@ def test_scaled_rewards_are_learned_and_predicted_in_their_own_units() -> None:
 @torch.no_grad()
 def test_bfloat16_changes_products_only(sequence: str, generator: torch.Generator) -> None:
     batch = random_batch()
-    changes = {"sequence": dataclasses.replace(WorldModelConfig().sequence, model=sequence)}
+    changes = {"sequence": SEQUENCE_MODELS[sequence]()}
     single, mixed = make_model(**changes), make_model(precision="bfloat16", **changes)
     mixed.load_state_dict(single.state_dict())
     expected, losses = single.losses(batch), mixed.losses(batch)

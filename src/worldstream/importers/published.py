@@ -15,7 +15,6 @@ from worldstream.config import Config
 from worldstream.environments.config import EnvironmentConfig
 from worldstream.errors import ConfigError, WeightsError
 from worldstream.importers.tensors import ForeignTensors
-from worldstream.nn.attention import AttentionConfig
 from worldstream.options import Between
 from worldstream.tokenizers.base import TokenizerOptions
 from worldstream.tokenizers.bundle import TokenizerConfig
@@ -28,7 +27,9 @@ from worldstream.world_model.heads.observation import ObservationConfig
 from worldstream.world_model.heads.reward import RewardConfig
 from worldstream.world_model.heads.termination import TerminationConfig
 from worldstream.world_model.model import WorldModelConfig
+from worldstream.world_model.sequence.attention import AttentionConfig
 from worldstream.world_model.sequence.base import SequenceConfig
+from worldstream.world_model.sequence.retention import RetentionConfig
 
 KINDS = ("image", "vector", "token", "token_2d")
 """Kinds of observation in the order in which the published agents lay them out."""
@@ -321,15 +322,16 @@ class PublishedAgent(NamedTuple):
 
     def _sequence(self) -> SequenceConfig:
         sizes: SequenceSettings = getattr(self.settings.world_model, self.sequence_part)
-        return SequenceConfig(
-            model="attention" if self.parts.attention else "retention",
-            num_layers=sizes.num_layers,
-            width=sizes.embed_dim,
-            num_heads=sizes.num_heads,
-            dropout=0.1,
-            decay_blocks=(sizes.decay_scale_min_num_blocks, sizes.decay_scale_max_num_blocks),
-            attention=AttentionConfig(norm="post", positions="sequence", pairing="half", slots=sizes.pred_self_mask),
-        )
+        shared: dict[str, Any] = {
+            "num_layers": sizes.num_layers,
+            "width": sizes.embed_dim,
+            "num_heads": sizes.num_heads,
+            "dropout": 0.1,
+        }
+        if self.parts.attention:
+            return AttentionConfig(**shared, norm="post", slots=sizes.pred_self_mask)
+        spans = (sizes.decay_scale_min_num_blocks, sizes.decay_scale_max_num_blocks)
+        return RetentionConfig(**shared, decay_blocks=spans)
 
     def _tokenizers(self) -> TokenizerConfig:
         chosen: dict[str, TokenizerOptions] = {"vector": FixedLevelsConfig()}

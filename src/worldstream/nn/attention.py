@@ -17,38 +17,14 @@ two constant tensors. Keys are rotated when they are made, once.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
-from worldstream.errors import ConfigError
 from worldstream.nn.rotary import Pairing, Phases, rotate
 
 CHUNK_TOKENS = 512
 """Most tokens (context and prediction) of a chunk of queries, unless one block alone has more."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AttentionConfig:
-    """Options of attention that the published agents do not agree on."""
-
-    norm: Literal["pre", "post"] = "pre"
-    """LayerNorm on the way into a branch ("pre", trains without warm-up) or after adding it ("post", published)."""
-    positions: Literal["sequence", "grid"] = "sequence"
-    """Rotary positions: the running number of a token, or its block, row and column."""
-    pairing: Pairing = "half"
-    """Which features the rotary phases turn together: i and i + d/2, or 2i and 2i + 1."""
-    slots: Literal["causal", "full"] = "causal"
-    """Whether a prediction token sees the prediction tokens before it in its block, or all of them."""
-
-    def __post_init__(self) -> None:
-        for name, hint in get_type_hints(AttentionConfig).items():
-            if getattr(self, name) not in (choices := get_args(hint)):
-                raise ConfigError(
-                    f"world_model.sequence.attention.{name} must be one of {', '.join(choices)}, "
-                    f"not {getattr(self, name)}."
-                )
 
 
 @dataclass(frozen=True, slots=True)

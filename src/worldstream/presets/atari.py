@@ -22,7 +22,7 @@ from worldstream.tokenizers.lpips import LpipsConfig
 from worldstream.world_model.heads.reward import RewardConfig
 from worldstream.world_model.heads.termination import TerminationConfig
 from worldstream.world_model.model import WorldModelConfig
-from worldstream.world_model.sequence.base import SequenceConfig
+from worldstream.world_model.sequence.retention import RetentionConfig
 
 TRAINED: dict[str, Any] = {
     "noops": [1, 30], "life_loss": True, "clip_rewards": True, "max_frames": 20_000, "resize": "bilinear",
@@ -55,7 +55,7 @@ def atari100k() -> Config:
             }
         ),
         world_model=WorldModelConfig(
-            sequence=SequenceConfig(num_layers=10, width=256, num_heads=4, dropout=0.1, decay_blocks=(4.0, 16.0)),
+            sequence=RetentionConfig(num_layers=10, width=256, num_heads=4, dropout=0.1, decay_blocks=(4.0, 16.0)),
             context_length=2,
             heads={**WorldModelConfig().heads, "termination": TerminationConfig(num_logits=2)},
             slot_embedding=False,
@@ -120,7 +120,7 @@ def atari_small() -> Config:
         world_model=replace(
             base.world_model,
             precision="bfloat16",
-            sequence=SequenceConfig(num_layers=3, width=128, num_heads=4, decay_blocks=(4.0, 16.0)),
+            sequence=RetentionConfig(num_layers=3, width=128, num_heads=4, decay_blocks=(4.0, 16.0)),
             slot_embedding=True,
             heads={**base.world_model.heads, "reward": RewardConfig(scale=10.0)},
             loss_weights={**base.world_model.loss_weights, "reward": 3.0},

@@ -5,10 +5,12 @@ from worldstream.registry import Registry
 SEQUENCE_MODELS = Registry(
     "sequence model",
     {
-        "retention": "worldstream.world_model.sequence.retention:RetentionModel",
-        "attention": "worldstream.world_model.sequence.attention:AttentionModel",
+        "retention": "worldstream.world_model.sequence.retention:RetentionConfig",
+        "attention": "worldstream.world_model.sequence.attention:AttentionConfig",
     },
 )
+
+DEFAULT_SEQUENCE_MODEL = "retention"
 
 HEADS = Registry(
     "head",

@@ -19,11 +19,11 @@ from worldstream.nn.numerics import masked_mean
 from worldstream.options import Between, OneOf
 from worldstream.specs import ActionSpec, TokenSpec
 from worldstream.types import EXTRINSIC, Batch, Tokens
-from worldstream.world_model import DEFAULT_HEADS, HEADS, SEQUENCE_MODELS
+from worldstream.world_model import DEFAULT_HEADS, DEFAULT_SEQUENCE_MODEL, HEADS, SEQUENCE_MODELS
 from worldstream.world_model.block import SUMMARY, BlockLayout
 from worldstream.world_model.embed import BlockEmbedder, CodesOf
 from worldstream.world_model.heads.base import TERMINATED, TOKENS, Head, HeadConfig
-from worldstream.world_model.sequence.base import AnySequenceModel, SequenceConfig
+from worldstream.world_model.sequence.base import SequenceConfig
 
 ALWAYS = (TOKENS, TERMINATED)
 """Predictions that every imagined step needs."""
@@ -37,7 +37,9 @@ MAX_ACTION_VALUES = 65_536
 class WorldModelConfig:
     """Architecture and losses of the world model."""
 
-    sequence: SequenceConfig = field(default_factory=SequenceConfig)
+    sequence: Annotated[SequenceConfig, OneOf(SEQUENCE_MODELS)] = field(
+        default_factory=lambda: SEQUENCE_MODELS[DEFAULT_SEQUENCE_MODEL]()
+    )
     heads: dict[str, Annotated[HeadConfig, OneOf(HEADS)]] = field(
         default_factory=lambda: {name: HEADS[name]() for name in DEFAULT_HEADS}
     )
@@ -129,9 +131,7 @@ class WorldModel(nn.Module):
             slot_embedding=config.slot_embedding,
             codes_of=codes_of if config.shared_embeddings else None,
         )
-        self.sequence: AnySequenceModel = SEQUENCE_MODELS[config.sequence.model](
-            config.sequence, self.layout, max_blocks=max_blocks
-        )
+        self.sequence = config.sequence.build(self.layout, max_blocks=max_blocks)
         self.heads = nn.ModuleDict(
             {name: nn.ModuleList(options.build(self.layout, width)) for name, options in config.heads.items()}
         )

@@ -8,19 +8,36 @@ size that the run's configuration asks for; each appends to it what is new.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast, final
+from typing import Literal, cast, final
 
 import torch
 from torch import Tensor, nn
 
 from worldstream.errors import ConfigError
 from worldstream.nn.attention import BlockAttention, PredictionMasks, QueryChunk
-from worldstream.nn.rotary import Phases, axial_frequencies, rotary_frequencies, rotary_phases
+from worldstream.nn.rotary import Pairing, Phases, axial_frequencies, rotary_frequencies, rotary_phases
 from worldstream.world_model.block import BlockLayout
-from worldstream.world_model.sequence.base import SequenceConfig, SequenceModel, check_heads
+from worldstream.world_model.sequence.base import SequenceConfig, SequenceModel
 
 NUM_AXES = 3
-"""Of grid positions: block, row, column."""
+"""Axes of grid positions: block, row, column."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttentionConfig(SequenceConfig):
+    """Attention: an exact memory, whose cost grows with its length."""
+
+    norm: Literal["pre", "post"] = "pre"
+    """LayerNorm on the way into a branch ("pre", trains without warm-up) or after adding it ("post", published)."""
+    positions: Literal["sequence", "grid"] = "sequence"
+    """Rotary positions: the running number of a token, or its block, row and column."""
+    pairing: Pairing = "half"
+    """Which features the rotary phases turn together: i and i + d/2, or 2i and 2i + 1."""
+    slots: Literal["causal", "full"] = "causal"
+    """Whether a prediction token sees the prediction tokens before it in its block, or all of them."""
+
+    def build(self, layout: BlockLayout, *, max_blocks: int) -> AttentionModel:
+        return AttentionModel(self, layout, max_blocks=max_blocks)
 
 
 class KeyValueCache:
@@ -61,17 +78,17 @@ class AttentionState:
 class AttentionLayer(nn.Module):
     """Attention, then a GELU feed-forward of four times the width, each with a residual and a LayerNorm."""
 
-    def __init__(self, config: SequenceConfig, *, block_length: int) -> None:
+    def __init__(self, config: AttentionConfig, *, block_length: int) -> None:
         super().__init__()
         width = config.width
         self.attention = BlockAttention(
             width,
             config.num_heads,
             block_length=block_length,
-            pairing=config.attention.pairing,
+            pairing=config.pairing,
             dropout=config.dropout,
         )
-        self.pre_norm = config.attention.norm == "pre"
+        self.pre_norm = config.norm == "pre"
         self.attention_norm = nn.LayerNorm(width)
         self.feed_forward_norm = nn.LayerNorm(width)
         self.up = nn.Linear(width, 4 * width)
@@ -115,11 +132,10 @@ class AttentionModel(SequenceModel[AttentionState]):
     max_blocks: int
     phases: Tensor
 
-    def __init__(self, config: SequenceConfig, layout: BlockLayout, *, max_blocks: int) -> None:
+    def __init__(self, config: AttentionConfig, layout: BlockLayout, *, max_blocks: int) -> None:
         super().__init__()
-        check_heads(config)
         self.block_length, self.num_predictions = layout.length, layout.num_observation_tokens
-        self.num_heads, self.head_width = config.num_heads, config.width // config.num_heads
+        self.num_heads, self.head_width = config.num_heads, config.head_width
         self.max_blocks = max_blocks
         self.prediction_tokens = nn.Parameter(0.02 * torch.randn(self.num_predictions, config.width))
         self.layers = nn.ModuleList(
@@ -129,7 +145,7 @@ class AttentionModel(SequenceModel[AttentionState]):
             self.block_length,
             self.num_predictions,
             max_blocks=max_blocks,
-            full_slots=config.attention.slots == "full",
+            full_slots=config.slots == "full",
         )
         # One block more than can be held: the prediction of the block after the last.
         table = rotary_table(config, layout, num_blocks=max_blocks + 1)
@@ -209,21 +225,21 @@ class AttentionModel(SequenceModel[AttentionState]):
             raise ConfigError(
                 f"the attention model would have to remember {num_blocks} blocks; it has room for {self.max_blocks} "
                 "(segment_length + imagination.context_length + imagination.horizon). Raise one of them, or use "
-                "--world-model.sequence.model retention, whose memory has no limit."
+                "--world-model.sequence retention, whose memory has no limit."
             )
 
 
-def rotary_table(config: SequenceConfig, layout: BlockLayout, *, num_blocks: int) -> Phases:
+def rotary_table(config: AttentionConfig, layout: BlockLayout, *, num_blocks: int) -> Phases:
     """cos and sin (blocks, L, d/2) of every position. Raises ConfigError when the heads are too narrow."""
-    pairs, block = config.width // config.num_heads // 2, torch.arange(num_blocks)[:, None]
-    if config.attention.positions == "sequence":
+    pairs, block = config.head_width // 2, torch.arange(num_blocks)[:, None]
+    if config.positions == "sequence":
         position = block * layout.length + torch.arange(layout.length)
         return rotary_phases(position, rotary_frequencies(pairs))
     if pairs < NUM_AXES:
         raise ConfigError(
             f"grid positions need heads of at least {2 * NUM_AXES} features, but width {config.width} over "
             f"{config.num_heads} heads gives {2 * pairs}. Use fewer heads, a larger width, or "
-            "--world-model.sequence.attention.positions sequence."
+            "--world-model.sequence.positions sequence."
         )
     places = torch.tensor(layout.coordinates())
     positions = torch.cat((block.expand(-1, len(places))[..., None], places.expand(num_blocks, -1, -1)), -1)

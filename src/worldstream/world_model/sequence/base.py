@@ -6,43 +6,14 @@ State goes in and comes out; nothing is kept on the module between calls, so the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any, Generic, TypeVar
 
 from torch import Tensor, nn
 
 from worldstream.errors import ConfigError
-from worldstream.nn.attention import AttentionConfig
 from worldstream.options import Between
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SequenceConfig:
-    """Sizes of the sequence model."""
-
-    model: str = "retention"
-    """Name in the registry of sequence models."""
-    num_layers: Annotated[int, Between(1)] = 2
-    width: Annotated[int, Between(2)] = 64
-    """E, features per token."""
-    num_heads: Annotated[int, Between(1)] = 4
-    """H, must divide the width into even parts."""
-    dropout: Annotated[float, Between(0, 1)] = 0.0
-    """Probability, on residual branches, feed-forward and retained values."""
-    decay_blocks: tuple[float, float] = (2.0, 16.0)
-    """Retention: memory spans of the first and the last head, in blocks; the others lie geometrically between."""
-    attention: AttentionConfig = field(default_factory=AttentionConfig)
-    """Attention: its options."""
-
-
-def check_heads(config: SequenceConfig) -> None:
-    """Raises ConfigError when the width does not split into heads of even size."""
-    if config.width % (2 * config.num_heads):
-        raise ConfigError(
-            f"sequence width {config.width} must be a multiple of 2 x num_heads = {2 * config.num_heads}: "
-            "rotary phases act on pairs of features of a head. Change width or num_heads."
-        )
-
+from worldstream.world_model.block import BlockLayout
 
 State = TypeVar("State")
 
@@ -50,8 +21,6 @@ State = TypeVar("State")
 class SequenceModel(nn.Module, ABC, Generic[State]):
     """Reads blocks of embeddings and predicts all observation tokens of the next block at once.
 
-    Constructor: ``(config: SequenceConfig, layout: BlockLayout, *, max_blocks: int)``; ``max_blocks`` is the largest
-    number of blocks that any state of the run must hold.
     Shapes: B batch, T blocks, L positions of a block, n predictions, E width.
     """
 
@@ -94,3 +63,30 @@ class SequenceModel(nn.Module, ABC, Generic[State]):
 
 
 AnySequenceModel = SequenceModel[Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SequenceConfig(ABC):
+    """Options that all sequence models share."""
+
+    num_layers: Annotated[int, Between(1)] = 2
+    width: Annotated[int, Between(2)] = 64
+    """E, features per token."""
+    num_heads: Annotated[int, Between(1)] = 4
+    """H, must divide the width into even parts."""
+    dropout: Annotated[float, Between(0, 1)] = 0.0
+    """Probability, on residual branches, feed-forward and retained values."""
+
+    @property
+    def head_width(self) -> int:
+        """d = E / H. Raises ConfigError when it is not an even number."""
+        if self.width % (2 * self.num_heads):
+            raise ConfigError(
+                f"sequence width {self.width} must be a multiple of 2 x num_heads = {2 * self.num_heads}: "
+                "rotary phases act on pairs of features of a head. Change width or num_heads."
+            )
+        return self.width // self.num_heads
+
+    @abstractmethod
+    def build(self, layout: BlockLayout, *, max_blocks: int) -> AnySequenceModel:
+        """The sequence model of such blocks, whose states hold at most ``max_blocks`` of them."""

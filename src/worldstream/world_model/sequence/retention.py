@@ -15,7 +15,18 @@ from torch import Tensor, nn
 from worldstream.nn.retention import BlockRetention
 from worldstream.nn.rotary import Phases, rotary_frequencies, rotary_phases
 from worldstream.world_model.block import BlockLayout
-from worldstream.world_model.sequence.base import SequenceConfig, SequenceModel, check_heads
+from worldstream.world_model.sequence.base import SequenceConfig, SequenceModel
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetentionConfig(SequenceConfig):
+    """Retention: a memory of constant size that fades."""
+
+    decay_blocks: tuple[float, float] = (2.0, 16.0)
+    """Memory spans of the first and the last head, in blocks; the others lie geometrically between."""
+
+    def build(self, layout: BlockLayout, *, max_blocks: int) -> RetentionModel:
+        return RetentionModel(self, layout)  # which holds any number of blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +40,7 @@ class RetentionState:
 class RetentionLayer(nn.Module):
     """Pre-norm residual block: retention, then a SiLU feed-forward of four times the width."""
 
-    def __init__(self, config: SequenceConfig, *, block_length: int, num_predictions: int) -> None:
+    def __init__(self, config: RetentionConfig, *, block_length: int, num_predictions: int) -> None:
         super().__init__()
         width = config.width
         self.retention = BlockRetention(
@@ -82,13 +93,11 @@ class RetentionModel(SequenceModel[RetentionState]):
     parallel_age: Tensor
     step_age: Tensor
 
-    def __init__(self, config: SequenceConfig, layout: BlockLayout, *, max_blocks: int) -> None:
+    def __init__(self, config: RetentionConfig, layout: BlockLayout) -> None:
         super().__init__()
-        del max_blocks  # a memory of constant size holds any number of blocks
         block_length, num_predictions = layout.length, layout.num_observation_tokens
-        check_heads(config)
         self.block_length = block_length
-        self.head_width = config.width // config.num_heads
+        self.head_width = config.head_width
         self.num_heads = config.num_heads
         self.prediction_tokens = nn.Parameter(torch.randn(num_predictions, config.width))
         self.layers = nn.ModuleList(
