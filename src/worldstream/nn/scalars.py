@@ -8,6 +8,7 @@ signature, so that the choice is a name in the configuration.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from worldstream.nn.numerics import symexp, symlog
 from worldstream.nn.outputs import Output, draw_index
 
 NUM_BINS = 129
-"""Of a histogram, unless told otherwise. Odd, so that one bin is centred on zero."""
+"""Bins of a value histogram. Odd, so that one is centred on zero."""
 
 
 class HLGauss(Output):
@@ -65,7 +66,34 @@ class HLGauss(Output):
         return -(log_probs.exp() * log_probs).sum(-1)
 
 
-class HLGaussHead(nn.Module):
+class ScalarHead(nn.Module, ABC):
+    """Linear map of latents (..., E) to the raw predictions (..., N) of a scalar, read as an output over (...,).
+
+    Constructor: ``(width, *, limit, bias_support=None, num_bins=NUM_BINS)`` as of ``HLGaussHead``, whatever N is.
+    """
+
+    linear: nn.Linear
+
+    @property
+    def num_logits(self) -> int:
+        """N."""
+        return self.linear.out_features
+
+    def forward(self, x: Tensor) -> Output:
+        """Latents (..., E) -> output over (...,)."""
+        return self.output(self.logits(x))
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Latents (..., E) -> raw predictions (..., N)."""
+        raw: Tensor = self.linear(x)
+        return raw
+
+    @abstractmethod
+    def output(self, logits: Tensor) -> Output:
+        """Read raw predictions (..., N), for example stacked ones, as an output."""
+
+
+class HLGaussHead(ScalarHead):
     """Linear(E -> N bins) read as an ``HLGauss``.
 
     Args:
@@ -89,22 +117,7 @@ class HLGaussHead(nn.Module):
         with torch.no_grad():
             self.linear.bias.copy_(-0.2 * support.abs())
 
-    @property
-    def num_logits(self) -> int:
-        """Size of the raw prediction's last axis."""
-        return self.linear.out_features
-
-    def forward(self, x: Tensor) -> HLGauss:
-        """(..., E) -> output over (...,)."""
-        return self.output(self.logits(x))
-
-    def logits(self, x: Tensor) -> Tensor:
-        """(..., E) -> raw predictions (..., N)."""
-        raw: Tensor = self.linear(x)
-        return raw
-
     def output(self, logits: Tensor) -> HLGauss:
-        """Read raw predictions (..., N), for example stacked ones, as an output."""
         return HLGauss(logits, self.edges, self.sigma)
 
 
@@ -133,8 +146,8 @@ class SquaredError(Output):
         return torch.zeros_like(self.logits.squeeze(-1))
 
 
-class SquaredErrorHead(nn.Module):
-    """Linear(E -> 1) read as a ``SquaredError``. Takes the arguments of ``HLGaussHead``, which concern its bins."""
+class SquaredErrorHead(ScalarHead):
+    """Linear(E -> 1) read as a ``SquaredError``."""
 
     def __init__(
         self, width: int, *, limit: float, bias_support: Tensor | None = None, num_bins: int = NUM_BINS
@@ -145,20 +158,5 @@ class SquaredErrorHead(nn.Module):
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
-    @property
-    def num_logits(self) -> int:
-        """Size of the raw prediction's last axis."""
-        return 1
-
-    def forward(self, x: Tensor) -> SquaredError:
-        """(..., E) -> output over (...,)."""
-        return self.output(self.logits(x))
-
-    def logits(self, x: Tensor) -> Tensor:
-        """(..., E) -> raw predictions (..., 1)."""
-        raw: Tensor = self.linear(x)
-        return raw
-
     def output(self, logits: Tensor) -> SquaredError:
-        """Read raw predictions (..., 1), for example stacked ones, as an output."""
         return SquaredError(logits)
