@@ -37,7 +37,7 @@ class Categorical(IntegerModality):
     @classmethod
     def from_space(cls, key: str, space: Space[Any], options: tuple[int, ...] = ()) -> Self:
         low, high = integer_bounds(key, space)
-        vocabulary, offset = channel_sizes(key, "categorical", space, low.ravel(), high.ravel(), options)
+        vocabulary, offset = channel_sizes(key, "categorical", space, (low.ravel(), high.ravel()), options)
         return cls(
             KeySpec(
                 key=key,

@@ -55,7 +55,7 @@ class Grid(IntegerModality):
         channels = low.shape[2] if low.ndim == 3 else 1
         rows, columns = low.shape[:2] if low.ndim > 1 else (1, len(low))
         low, high = low.reshape(-1, channels).min(axis=0), high.reshape(-1, channels).max(axis=0)
-        vocabulary, offset = channel_sizes(key, "grid", space, low, high, options)
+        vocabulary, offset = channel_sizes(key, "grid", space, (low, high), options)
         return cls(
             KeySpec(
                 key=key,

@@ -83,9 +83,9 @@ def integer_bounds(key: str, space: Space[Any]) -> tuple[np.ndarray, np.ndarray]
 
 
 def channel_sizes(
-    key: str, kind: str, space: Space[Any], low: np.ndarray, high: np.ndarray, options: tuple[int, ...]
+    key: str, modality: str, space: Space[Any], bounds: tuple[np.ndarray, np.ndarray], options: tuple[int, ...]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Vocabulary and offset (both (C,)) of channels with bounds ``low`` and ``high`` (C,).
+    """Vocabulary and offset, both (C,), of channels whose lowest and highest values are ``bounds``, (C,) each.
 
     ``options`` replace the sizes. Bounds which are merely the range of the dtype then say nothing about where the
     values start, so counting starts at 0.
@@ -93,6 +93,7 @@ def channel_sizes(
     Raises:
         SpaceError: too many values without options, or options of the wrong number or below 1.
     """
+    low, high = bounds
     channels = len(low)
     if not options:
         sizes = [int(top) - int(bottom) + 1 for bottom, top in zip(low, high, strict=True)]
@@ -100,13 +101,13 @@ def channel_sizes(
             example = ",".join(["N"] * min(channels, 4)) + (",..." if channels > 4 else "")
             raise SpaceError(
                 f"observation key '{key}': {space} has {max(sizes)} values in a channel, more than {MAX_VOCABULARY}. "
-                f"Give the number of values that occur per channel (--modality {key}={kind}:{example}), "
+                f"Give the number of values that occur per channel (--modality {key}={modality}:{example}), "
                 f"or use '{key}=ignore'" + (f" or '{key}=vector'." if isinstance(space, spaces.Box) else ".")
             )
         return tuple(sizes), _compact(low)
     if len(options) != channels or min(options) < 1:
         raise SpaceError(
-            f"observation key '{key}': '{kind}' needs {channels} positive sizes, one per channel, "
+            f"observation key '{key}': '{modality}' needs {channels} positive sizes, one per channel, "
             f"but got {','.join(map(str, options))}."
         )
     whole_range = is_integer_box(space) and np.dtype(space.dtype).kind != "b"

@@ -135,26 +135,19 @@ class TokenizerBundle(nn.Module):
             the weighted sum (), and the mean of each named loss (), summed over keys; where there are several keys,
             also of each key alone, as "key/name".
         """
-        means: dict[str, Tensor] = {}
-        alone: dict[str, Tensor] = {}
-        for key, tensor in self.load(observations, self.trained_keys).items():
-            for name, loss in self.by_key[key].losses(tensor).items():
-                alone[f"{key}/{name}"] = mean = loss.mean()
-                means[name] = means.get(name, 0.0) + mean
+        found = {
+            key: {name: loss.mean() for name, loss in self.by_key[key].losses(x).items()}
+            for key, x in self.load(observations, self.trained_keys).items()
+        }
+        means = {name: torch.stack(values).sum() for name, values in _by_name(found).items()}
         total = torch.stack([self._loss_weights[name] * mean for name, mean in means.items()]).sum()
-        return total, {name: mean.detach() for name, mean in (means | self._where_several(alone)).items()}
+        return total, {name: mean.detach() for name, mean in (means | _alone(found)).items()}
 
     def statistics(self) -> dict[str, Tensor]:
         """What the trained tokenizers tell about themselves, () each: the mean over keys; where there are several, also
         of each key alone, as "key/name"."""
         found = {key: self.by_key[key].statistics() for key in self.trained_keys}
-        names = next(iter(found.values()), {})
-        means = {name: torch.stack([values[name] for values in found.values()]).mean() for name in names}
-        alone = {f"{key}/{name}": value for key, values in found.items() for name, value in values.items()}
-        return means | self._where_several(alone)
-
-    def _where_several(self, alone: dict[str, Tensor]) -> dict[str, Tensor]:
-        return alone if len(self.trained_keys) > 1 else {}
+        return {name: torch.stack(values).mean() for name, values in _by_name(found).items()} | _alone(found)
 
     def written_while_training(self) -> list[Tensor]:
         """See ``Tokenizer.written_while_training``, of all keys."""
@@ -163,3 +156,15 @@ class TokenizerBundle(nn.Module):
     def relearned(self) -> None:
         """Weights have changed: ids have another meaning from now on."""
         self.version += 1
+
+
+def _by_name(found: dict[str, dict[str, Tensor]]) -> dict[str, list[Tensor]]:
+    """Values by name, each of all keys."""
+    names = dict.fromkeys(name for values in found.values() for name in values)
+    return {name: [values[name] for values in found.values() if name in values] for name in names}
+
+
+def _alone(found: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Values by "key/name" where there are several keys."""
+    several = found if len(found) > 1 else {}
+    return {f"{key}/{name}": value for key, values in several.items() for name, value in values.items()}

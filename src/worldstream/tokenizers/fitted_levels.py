@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from worldstream.options import Between
-from worldstream.specs import KeySpec, TokenSpec
-from worldstream.tokenizers.base import Tokenizer, TokenizerOptions
+from worldstream.specs import KeySpec
+from worldstream.tokenizers.base import TokenizerOptions
 from worldstream.tokenizers.fixed_levels import published_levels
-from worldstream.tokenizers.levels import LevelQuantizer
+from worldstream.tokenizers.levels import LevelTokenizer
 
 RANGE_MARGIN = 0.25
 """How far the evenly spread levels reach beyond the seen range, as a share of it, on each side."""
@@ -38,27 +38,19 @@ class FittedLevelsConfig(TokenizerOptions):
 
 
 @final
-class FittedLevels(Tokenizer):
-    """D features, one token each, V levels per feature. Before the first ``fit``: evenly spread over +-6 symlog."""
+class FittedLevels(LevelTokenizer):
+    """Levels of each feature's own. Before the first ``fit`` they are evenly spread over +-6 in symlog space."""
 
     adaptive = True
     location: Tensor
     scale: Tensor
 
     def __init__(self, spec: KeySpec, config: FittedLevelsConfig) -> None:
-        super().__init__()
         num_features, limit = spec.shape[0], float(published_levels()[-1])
+        super().__init__(torch.linspace(-limit, limit, config.num_levels).repeat(num_features, 1))
         self.num_quantiles = config.num_levels - round(config.uniform_share * config.num_levels)
-        self.spec = TokenSpec(num_tokens=num_features, vocabulary=(config.num_levels,), ordered=True, feature_size=1)
-        self.quantizer = LevelQuantizer(torch.linspace(-limit, limit, config.num_levels).repeat(num_features, 1))
         self.register_buffer("location", torch.zeros(num_features))
         self.register_buffer("scale", torch.ones(num_features))
-
-    def encode(self, x: Tensor) -> Tensor:
-        return self.quantizer.encode(x).unsqueeze(-1)
-
-    def decode(self, ids: Tensor) -> Tensor:
-        return self.quantizer.decode(ids.squeeze(-1))
 
     def features(self, ids: Tensor) -> Tensor:
         return ((self.decode(ids) - self.location) / self.scale).unsqueeze(-1)

@@ -13,9 +13,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from worldstream.specs import KeySpec, TokenSpec
-from worldstream.tokenizers.base import Tokenizer, TokenizerOptions
-from worldstream.tokenizers.levels import LevelQuantizer
+from worldstream.specs import KeySpec
+from worldstream.tokenizers.base import TokenizerOptions
+from worldstream.tokenizers.levels import LevelTokenizer
 
 
 def published_levels() -> Tensor:
@@ -36,21 +36,11 @@ class FixedLevelsConfig(TokenizerOptions):
 
 
 @final
-class FixedLevels(Tokenizer):
-    """D features, one token each, one level set for all. Features: the level, in symlog units."""
+class FixedLevels(LevelTokenizer):
+    """One level set for all features; what the agent reads is the level, in symlog units."""
 
     def __init__(self, spec: KeySpec) -> None:
-        super().__init__()
-        levels = published_levels()
-        num_features = spec.shape[0]
-        self.spec = TokenSpec(num_tokens=num_features, vocabulary=(len(levels),), ordered=True, feature_size=1)
-        self.quantizer = LevelQuantizer(levels.repeat(num_features, 1))
-
-    def encode(self, x: Tensor) -> Tensor:
-        return self.quantizer.encode(x).unsqueeze(-1)
-
-    def decode(self, ids: Tensor) -> Tensor:
-        return self.quantizer.decode(ids.squeeze(-1))
+        super().__init__(published_levels().repeat(spec.shape[0], 1))
 
     def features(self, ids: Tensor) -> Tensor:
         return self.decode(ids).unsqueeze(-1)

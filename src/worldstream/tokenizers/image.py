@@ -159,4 +159,3 @@ class ImageTokenizer(Tokenizer):
 def scaled(pictures: Tensor) -> Tensor:
     """Bytes to floats in [-1, 1]."""
     return pictures.float() / 127.5 - 1.0
-

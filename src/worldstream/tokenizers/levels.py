@@ -1,9 +1,12 @@
-"""Scalar quantisation: each feature of a vector becomes the index of its nearest level."""
+"""Scalar quantisation: each feature of a vector becomes a token, the index of its nearest level."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+
+from worldstream.specs import TokenSpec
+from worldstream.tokenizers.base import Tokenizer
 
 
 class LevelQuantizer(nn.Module):
@@ -30,3 +33,23 @@ class LevelQuantizer(nn.Module):
     def decode(self, ids: Tensor) -> Tensor:
         """int64 (..., D) -> (..., D) levels."""
         return self.levels[torch.arange(len(self.levels), device=ids.device), ids]
+
+
+class LevelTokenizer(Tokenizer):
+    """D features, one token each, with V levels.
+
+    Args:
+        levels: (D, V), see ``LevelQuantizer``.
+    """
+
+    def __init__(self, levels: Tensor) -> None:
+        super().__init__()
+        num_features, num_levels = levels.shape
+        self.spec = TokenSpec(num_tokens=num_features, vocabulary=(num_levels,), ordered=True, feature_size=1)
+        self.quantizer = LevelQuantizer(levels)
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.quantizer.encode(x).unsqueeze(-1)
+
+    def decode(self, ids: Tensor) -> Tensor:
+        return self.quantizer.decode(ids.squeeze(-1))
