@@ -47,7 +47,7 @@ BENCHMARKS = {
         14_500,
         metrics=("return", "training_return"),
         variants={
-            "uniform_replay": ("--replay.sampler-options.uniform-fraction", "1.0"),
+            "uniform_replay": ("--replay.sampler.uniform-fraction", "1.0"),
             "squared_error": (
                 "--world-model.heads.reward.output",
                 "squared_error",
@@ -99,7 +99,7 @@ def run(name: str, variant: str, seed: int, output: Path) -> list[dict[str, obje
         "training_return": sum(value for _, value in curve) / len(curve),
     }
     details = {"training_return": {"curve": curve}}
-    shown = [*arguments[:-2 - len(options)], *options]
+    shown = [*arguments[: -2 - len(options)], *options]
     return [
         {
             "benchmark": name,

@@ -45,7 +45,7 @@ LAYERS: dict[str, set[str]] = {
     "acting": BASE | {"tokenizers", "world_model"},  # layer 6: a policy is a function, never the agent package
     "imagination": BASE | {"tokenizers", "world_model"},
     "models": BASE | {"tokenizers", "world_model", "agent", "config"},  # it alone joins them; never environments
-    "config": BASE | {"environments", "tokenizers", "world_model", "agent"},  # layer 7: never training
+    "config": BASE | {"environments", "replay", "tokenizers", "world_model", "agent"},  # layer 7: never training
     "training": JOINED,  # layer 8: never runs
     "evaluation": JOINED | {"training"},  # never runs
     "runs": ALGORITHM,  # layer 9

@@ -15,32 +15,9 @@ from worldstream.agent.losses import ActorCriticLossConfig
 from worldstream.environments.config import EnvironmentConfig, WorkerConfig
 from worldstream.errors import ConfigError
 from worldstream.options import Between
+from worldstream.replay import ReplayConfig
 from worldstream.tokenizers.bundle import TokenizerConfig
 from worldstream.world_model.model import WorldModelConfig
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ReplayConfig:
-    """Bounds of replay, and how world-model segments are drawn."""
-
-    max_steps: int = 1_000_000
-    """Environment steps kept; the oldest are dropped."""
-    max_bytes: int = 4 * 1024**3
-    """Bytes of observations, actions and rewards kept."""
-    memory_map: str | None = None
-    """Folder of a fast disk that keeps the observations instead of memory; room for all of them is reserved at once."""
-    sampler: str = "prioritized"
-    """Sampler of world-model segments."""
-    sampler_options: dict[str, float] = field(
-        default_factory=lambda: {"uniform_fraction": 0.7, "initial_priority": 10.0}
-    )
-    """Keyword options of that sampler. Prioritised: the share of a batch that is drawn uniformly, and the priority,
-    in nats of loss, of segments never trained on. The uniform sampler has none."""
-    start_sampler: str = "uniform"
-    """Sampler of the observations that imagined trajectories begin at. Prioritised: those from where the critic was
-    most mistaken come back, which helps where rewards are rare."""
-    start_sampler_options: dict[str, float] = field(default_factory=dict)
-    """Keyword options of that sampler; its priorities are mean absolute advantages."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -38,7 +38,7 @@ def rule(request: pytest.FixtureRequest) -> AnchorRule:
 
 
 def make(name: str, store: ReplayStore, rule: AnchorRule, seed: int = 0) -> Sampler:
-    return SAMPLERS[name](store, np.random.default_rng(seed), rule)
+    return SAMPLERS[name]().build(store, np.random.default_rng(seed), rule)
 
 
 def test_batches_hold_distinct_anchors_under_eviction(name: str, rule: AnchorRule) -> None:

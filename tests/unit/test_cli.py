@@ -311,13 +311,13 @@ def test_flags_start_from_the_named_preset_or_the_suited_one(arguments: list[str
 
 @pytest.mark.parametrize("command", [["train", "--env", "Breakout", "--steps", "9"], ["info", "Breakout"]])
 def test_flags_of_the_suited_preset_alone_are_known(command: list[str]) -> None:
-    options = parse([*command, "--replay.sampler-options.temperature", "0.2"]).config.replay.sampler_options
-    assert options["temperature"] == 0.2
+    options = parse([*command, "--replay.start-sampler.temperature", "0.2"]).config.replay.start_sampler
+    assert options.temperature == 0.2
 
 
 def test_flags_that_no_preset_has_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        parse(["info", "Breakout", "--replay.sampler-options.temprature", "0.2"])
+        parse(["info", "Breakout", "--replay.start-sampler.temprature", "0.2"])
     assert end.value.code == 2 and "temprature" in capsys.readouterr().err
 
 

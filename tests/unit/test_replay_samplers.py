@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from small_replay import anchors_of, extend, make_store
-from worldstream.replay.samplers import PrioritizedSampler, SumTree, UniformSampler
+from worldstream.replay.samplers import PrioritizedConfig, PrioritizedSampler, SumTree, UniformSampler
 from worldstream.replay.segments import AnchorRule
 from worldstream.replay.store import ReplayStore
 
@@ -18,7 +18,7 @@ START = AnchorRule.first(1)
 
 
 def prioritized(store: ReplayStore, rule: AnchorRule = START, seed: int = 0, **options: float) -> PrioritizedSampler:
-    return PrioritizedSampler(store, np.random.default_rng(seed), rule, **options)
+    return PrioritizedSampler(store, np.random.default_rng(seed), rule, PrioritizedConfig(**options))
 
 
 def assert_frequencies(draws: np.ndarray, anchors: np.ndarray, probabilities: np.ndarray) -> None:

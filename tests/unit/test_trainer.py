@@ -19,7 +19,6 @@ from worldstream.config import (
     EvaluationConfig,
     ImaginationConfig,
     LearnerConfig,
-    ReplayConfig,
 )
 from worldstream.environments import resolve
 from worldstream.environments.config import EnvironmentConfig
@@ -27,7 +26,8 @@ from worldstream.environments.toy.clock import NUM_PHASES, Clock
 from worldstream.environments.vector import VectorEnvironment
 from worldstream.errors import ConfigError, DivergedError
 from worldstream.nn.numerics import symexp
-from worldstream.replay.samplers import PrioritizedSampler
+from worldstream.replay import ReplayConfig
+from worldstream.replay.samplers import PrioritizedConfig, PrioritizedSampler, UniformConfig
 from worldstream.replay.segments import gather
 from worldstream.training.learner import Learner
 from worldstream.training.trainer import Trainer
@@ -315,7 +315,7 @@ def test_small_replay_keeps_the_newest_steps(make: Callable[..., Run]) -> None:
 
 
 def test_uniform_replay_can_be_chosen(make: Callable[..., Run]) -> None:
-    run = make(dataclasses.replace(CONFIG, replay=ReplayConfig(sampler="uniform", sampler_options={})))
+    run = make(dataclasses.replace(CONFIG, replay=ReplayConfig(sampler=UniformConfig())))
     run.trainer.run(120)
     assert num_updates(run.trainer.world_model_learner) == 12
 
@@ -346,9 +346,7 @@ def test_priorities_are_the_losses_of_the_batch(make: Callable[..., Run], monkey
 
 
 def test_prioritised_starts_come_back_where_the_critic_was_wrong(make: Callable[..., Run]) -> None:
-    replay = dataclasses.replace(
-        CONFIG.replay, start_sampler="prioritized", start_sampler_options={"initial_priority": 50.0}
-    )
+    replay = dataclasses.replace(CONFIG.replay, start_sampler=PrioritizedConfig(initial_priority=50.0))
     run = make(dataclasses.replace(CONFIG, replay=replay))
     run.trainer.run(STEPS)
     sampler = run.trainer.segment_ends
@@ -362,7 +360,7 @@ def test_prioritised_starts_come_back_where_the_critic_was_wrong(make: Callable[
 def test_a_trainer_that_cannot_be_built_closes_its_environments(monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[object] = []
     monkeypatch.setattr(VectorEnvironment, "close", lambda self: closed.append(self))
-    replay = dataclasses.replace(CONFIG.replay, sampler_options={"nonsense": 1.0})
-    with pytest.raises(ConfigError, match="nonsense"):
+    replay = dataclasses.replace(CONFIG.replay, max_bytes=1)
+    with pytest.raises(ConfigError, match="Raise max_steps"):
         Run(dataclasses.replace(CONFIG, replay=replay))
     assert len(closed) == 1

@@ -13,9 +13,10 @@ from worldstream.config import (
     EvaluationConfig,
     ImaginationConfig,
     LearnerConfig,
-    ReplayConfig,
 )
 from worldstream.environments.config import EnvironmentConfig
+from worldstream.replay import ReplayConfig
+from worldstream.replay.samplers import PrioritizedConfig
 from worldstream.tokenizers.bundle import TokenizerConfig
 from worldstream.tokenizers.image import ImageFSQConfig, ImageVQConfig
 from worldstream.tokenizers.lpips import LpipsConfig
@@ -61,7 +62,7 @@ def atari100k() -> Config:
             slot_embedding=False,
         ),
         actor_critic=ActorCriticConfig(hidden=(512,), grid_channels=(128, 64)),
-        replay=ReplayConfig(sampler_options={"uniform_fraction": 0.7, "initial_priority": 10.0}),
+        replay=ReplayConfig(sampler=PrioritizedConfig(uniform_fraction=0.7, initial_priority=10.0)),
         imagination=ImaginationConfig(horizon=9, context_length=2, burn_in=20),
         collection=CollectionConfig(epsilon=0.01, random_steps=0),
         evaluation=EvaluationConfig(every_steps=4000, episodes=16, final_episodes=100, temperature=0.5),
@@ -130,9 +131,8 @@ def atari_small() -> Config:
         losses=replace(base.losses, entropy_weight=0.01, reward_weights={"extrinsic": 10.0, "disagreement": 0.1}),
         replay=replace(
             base.replay,
-            sampler_options={"uniform_fraction": 0.5, "initial_priority": 1.25, "temperature": 0.1},
-            start_sampler="prioritized",
-            start_sampler_options={"uniform_fraction": 0.5, "initial_priority": 1.0},
+            sampler=PrioritizedConfig(uniform_fraction=0.5, initial_priority=1.25, temperature=0.1),
+            start_sampler=PrioritizedConfig(uniform_fraction=0.5, initial_priority=1.0),
         ),
         imagination=ImaginationConfig(horizon=9, context_length=4, burn_in=8),
         collection=CollectionConfig(epsilon=0.01, random_steps=5000, hold_random_actions=True),

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from worldstream.config import Config
 from worldstream.presets.demo import demo
+from worldstream.replay.samplers import PrioritizedConfig
 from worldstream.tokenizers.bundle import TokenizerConfig
 from worldstream.tokenizers.identity import IdentityConfig
 from worldstream.world_model.heads.reward import RewardConfig
@@ -39,9 +40,8 @@ def grid() -> Config:
         ),
         replay=replace(
             base.replay,
-            sampler_options={"uniform_fraction": 0.5, "initial_priority": 1.25, "temperature": 0.1},
-            start_sampler="prioritized",
-            start_sampler_options={"uniform_fraction": 0.5, "initial_priority": 1.0},
+            sampler=PrioritizedConfig(uniform_fraction=0.5, initial_priority=1.25, temperature=0.1),
+            start_sampler=PrioritizedConfig(uniform_fraction=0.5, initial_priority=1.0),
         ),
         losses=replace(
             base.losses,

@@ -20,12 +20,34 @@ Reading order: ``rows``, ``store``, ``segments``, ``samplers``, ``token_cache``.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from worldstream.options import Between, OneOf
 from worldstream.registry import Registry
+from worldstream.replay.samplers import PrioritizedConfig, SamplerConfig, UniformConfig
 
 SAMPLERS = Registry(
     "sampler",
     {
-        "prioritized": "worldstream.replay.samplers:PrioritizedSampler",
-        "uniform": "worldstream.replay.samplers:UniformSampler",
+        "prioritized": "worldstream.replay.samplers:PrioritizedConfig",
+        "uniform": "worldstream.replay.samplers:UniformConfig",
     },
 )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReplayConfig:
+    """Bounds of replay, and what is drawn from it."""
+
+    max_steps: Annotated[int, Between(1)] = 1_000_000
+    """Environment steps kept; the oldest are dropped."""
+    max_bytes: Annotated[int, Between(1)] = 4 * 1024**3
+    """Bytes of observations, actions and rewards kept."""
+    memory_map: str | None = None
+    """Folder of a fast disk that keeps the observations instead of memory; room for all of them is reserved at once."""
+    sampler: Annotated[SamplerConfig, OneOf(SAMPLERS)] = field(default_factory=PrioritizedConfig)
+    """Sampler of world-model segments; their losses are their priorities."""
+    start_sampler: Annotated[SamplerConfig, OneOf(SAMPLERS)] = field(default_factory=UniformConfig)
+    """Sampler of the observations that imagined trajectories begin at; mean absolute advantages are their priorities.
+    Prioritised: those from where the critic was most mistaken come back, which helps where rewards are rare."""

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, final
+from dataclasses import dataclass
+from typing import Annotated, Any, final
 
 import numpy as np
 
+from worldstream.options import Between
 from worldstream.replay.segments import AnchorRule, Anchors
 from worldstream.replay.store import ReplayStore
 
@@ -19,7 +21,7 @@ _MIN_EXPONENT = -600.0
 
 
 class Sampler(ABC):
-    """Draws anchors, as serial numbers. Constructors take (store, rng, rule) and options."""
+    """Draws anchors, as serial numbers."""
 
     learns: bool
     """Whether ``update`` changes what is drawn."""
@@ -49,15 +51,41 @@ class Sampler(ABC):
         """Continue from ``state_dict``; load the store first."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplerConfig(ABC):
+    """Options of one sampler."""
+
+    @abstractmethod
+    def build(self, store: ReplayStore, rng: np.random.Generator, rule: AnchorRule) -> Sampler:
+        """A sampler over the rows of ``store`` that are anchors by ``rule``; it alone draws from ``rng``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UniformConfig(SamplerConfig):
+    """Every anchor is equally likely."""
+
+    def build(self, store: ReplayStore, rng: np.random.Generator, rule: AnchorRule) -> Sampler:
+        return UniformSampler(store, rng, rule)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PrioritizedConfig(SamplerConfig):
+    """A share of each batch by soft-max over what training reported, the rest uniform."""
+
+    uniform_fraction: Annotated[float, Between(0, 1)] = 0.7
+    """Share of a batch that ignores priorities."""
+    initial_priority: float = 10.0
+    """Priority of an anchor that was never trained on, in the unit of what is reported (nats of loss, reward)."""
+    temperature: Annotated[float, Between(0.001)] = 1.0
+    """Divides the priorities before the soft-max."""
+
+    def build(self, store: ReplayStore, rng: np.random.Generator, rule: AnchorRule) -> Sampler:
+        return PrioritizedSampler(store, rng, rule, self)
+
+
 @final
 class UniformSampler(Sampler):
-    """Every anchor is equally likely.
-
-    Args:
-        store: the rows.
-        rng: generator that this sampler draws from.
-        rule: which rows are anchors.
-    """
+    """Every anchor is equally likely. Arguments as of ``SamplerConfig.build``."""
 
     learns = False
 
@@ -99,36 +127,20 @@ class PrioritizedSampler(Sampler):
     costs one pass over all anchors, only when an exponent rises above 60 or all have sunk below -60. Exponents far
     below are cut at -600: such anchors keep a weight that is positive but never drawn in practice.
 
-    Args:
-        store: the rows.
-        rng: generator that this sampler draws from.
-        rule: which rows are anchors.
-        uniform_fraction: share of a batch that ignores priorities, in [0, 1].
-        initial_priority: priority of an anchor that was never reported.
-        temperature: of the soft-max, > 0.
+    Arguments as of ``SamplerConfig.build``, and the options.
     """
 
     learns = True
 
     def __init__(
-        self,
-        store: ReplayStore,
-        rng: np.random.Generator,
-        rule: AnchorRule,
-        uniform_fraction: float = 0.7,
-        initial_priority: float = 10.0,
-        temperature: float = 1.0,
+        self, store: ReplayStore, rng: np.random.Generator, rule: AnchorRule, config: PrioritizedConfig
     ) -> None:
-        if not 0 <= uniform_fraction <= 1 or temperature <= 0:
-            raise ValueError(f"need 0 <= {uniform_fraction=} <= 1 and {temperature=} > 0")
         self._store = store
         self._ring = store.ring
         self._rng = rng
         self._rule = rule
-        self._uniform_fraction = uniform_fraction
-        self._initial_priority = initial_priority
-        self._temperature = temperature
-        self._offset = initial_priority
+        self._config = config
+        self._offset = config.initial_priority
         self._anchors = Anchors(store, rule)
         self._priorities = np.zeros(self._ring.capacity)  # by row, as the weights; untouched pages cost nothing
         self._weights = SumTree(self._ring.capacity)
@@ -141,7 +153,7 @@ class PrioritizedSampler(Sampler):
     def num_prioritized(self, batch_size: int) -> int:
         """How many of a batch are drawn by priority."""
         # 0.3 * 10 is 3.0000000000000004 when written as (1 - 0.7) * 10; that must stay 3.
-        return math.ceil((1 - self._uniform_fraction) * batch_size - 1e-9)
+        return math.ceil((1 - self._config.uniform_fraction) * batch_size - 1e-9)
 
     def sample(self, batch_size: int) -> np.ndarray:
         count = _positive(self.num_anchors)
@@ -191,7 +203,7 @@ class PrioritizedSampler(Sampler):
         removed, added = self._anchors.refresh()
         if len(removed):
             self._weights.set(self._ring.rows_of(removed), 0)
-        self._set(added, np.full(len(added), self._initial_priority))
+        self._set(added, np.full(len(added), self._config.initial_priority))
         if len(removed):
             self._recentre_if_sunk()  # what was evicted may have been the largest
 
@@ -200,14 +212,14 @@ class PrioritizedSampler(Sampler):
             return
         rows = self._ring.rows_of(anchors)
         self._priorities[rows] = priorities
-        if (priorities.max() - self._offset) / self._temperature > _MAX_EXPONENT:
+        if (priorities.max() - self._offset) / self._config.temperature > _MAX_EXPONENT:
             self._recentre()
         else:
             self._weights.set(rows, self._weights_of(priorities))
             self._recentre_if_sunk()
 
     def _weights_of(self, priorities: np.ndarray) -> np.ndarray:
-        return np.exp(np.maximum((priorities - self._offset) / self._temperature, _MIN_EXPONENT))
+        return np.exp(np.maximum((priorities - self._offset) / self._config.temperature, _MIN_EXPONENT))
 
     def _recentre_if_sunk(self) -> None:
         # The logarithm of the sum is at least the largest exponent and exceeds it by at most log(number of anchors).

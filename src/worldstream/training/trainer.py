@@ -17,7 +17,6 @@ from worldstream.environments.pool import OnFault
 from worldstream.environments.vector import VectorEnvironment
 from worldstream.errors import ConfigError, DivergedError
 from worldstream.models import Models
-from worldstream.replay import SAMPLERS
 from worldstream.replay.rows import RowFormat
 from worldstream.replay.samplers import Sampler
 from worldstream.replay.segments import AnchorRule, Segments, gather
@@ -112,12 +111,8 @@ class Trainer:
         self.cache = TokenCache(self.store, self.models.tokenizers.specs)
         context = config.world_model.context_length
         replay = config.replay
-        self.segment_starts = self._make_sampler(
-            replay.sampler, replay.sampler_options, streams[0], AnchorRule.first(context)
-        )
-        self.segment_ends = self._make_sampler(
-            replay.start_sampler, replay.start_sampler_options, streams[1], AnchorRule.last(max(context - 1, 0))
-        )
+        self.segment_starts = replay.sampler.build(self.store, streams[0], AnchorRule.first(context))
+        self.segment_ends = replay.start_sampler.build(self.store, streams[1], AnchorRule.last(max(context - 1, 0)))
         self.collector = Collector(
             self.environments,
             self.store,
@@ -308,16 +303,6 @@ class Trainer:
                 "observations."
             )
         return False
-
-    def _make_sampler(
-        self, name: str, options: dict[str, float], rng: np.random.Generator, rule: AnchorRule
-    ) -> Sampler:
-        make = SAMPLERS[name]
-        try:
-            sampler: Sampler = make(self.store, rng, rule, **options)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"the options {options} do not suit the replay sampler '{name}': {error}.") from error
-        return sampler
 
     def _sample(self, sampler: Sampler, batch_size: int) -> np.ndarray:
         if sampler.num_anchors == 0:
