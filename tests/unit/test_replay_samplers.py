@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -183,7 +184,45 @@ def test_rows_beyond_the_first_allocation() -> None:
     assert sampler.num_anchors == len(anchors_of(store, START)) == 2 * 2800
 
 
-# --- The tree of sums ----
+# --- A million rows ---------------------------------------------------------------------------------------------------
+
+
+class Counted(np.ndarray):
+    """An array that counts the elements that are written into it."""
+
+    writes = 0
+
+    def __setitem__(self, place: Any, values: Any) -> None:
+        Counted.writes += np.size(values)
+        super().__setitem__(place, values)
+
+
+def test_a_million_rows_are_drawn_by_priority_and_updated_in_few_nodes() -> None:
+    rows, chosen, repetitions = 1_000_000, 8, 1500
+    store = make_store(1000, rows)
+    extend(store, rows // 1000 - 1, episode=rows)
+    sampler = prioritized(store, AnchorRule.first(0), uniform_fraction=0.0)
+    assert sampler.num_anchors == rows
+    serials = store.ring.stored_serials()
+    rng = np.random.default_rng(0)
+    sampler.update(serials, rng.normal(0, 1, rows))
+    anchors = np.sort(rng.choice(serials, chosen, replace=False))
+    priorities = 30 + np.linspace(0, 1, chosen)
+    Counted.writes, sampler._weights._nodes = 0, sampler._weights._nodes.view(Counted)
+    sampler.update(anchors, priorities)
+    depth = 20  # 2 ** 20 is the first power of two above a million
+    assert Counted.writes == chosen * (1 + depth)
+    draws = np.concatenate([sampler.sample(1) for _ in range(repetitions)])
+    weights = np.exp(priorities - 30)
+    assert_frequencies(draws, anchors, weights / weights.sum())
+    Counted.writes = 0
+    assert set(sampler.sample(chosen).tolist()) == set(anchors.tolist())  # without replacement
+    assert Counted.writes < 40 * chosen * (1 + depth)  # weights are taken out and put back, in a few rounds
+    sampler.update(anchors, np.full(chosen, -30.0))
+    assert not np.isin(sampler.sample(100), anchors).any()
+
+
+# --- The tree of sums -------------------------------------------------------------------------------------------------
 
 weights_lists = st.lists(st.integers(0, 5), min_size=1, max_size=40).filter(any)
 
