@@ -15,8 +15,8 @@ class EnvironmentConfig:
     modality: dict[str, str] = field(default_factory=dict)
     """Observation key -> "kind", "kind:11,6,4" (sizes per channel) or "ignore", where the space does not say it."""
     sizes: dict[str, tuple[int, ...]] = field(default_factory=lambda: {"image": (64, 64)})
-    """Modality -> the numbers that its keys get where ``modality`` gives none. Images: the height and width, in pixels,
-    to which they are resized where they enter."""
+    """Modality -> the numbers that its keys get where ``modality`` gives none. Images: height and width, in pixels, to
+    which they are resized where they enter, whatever the suite."""
     kwargs: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the environment's constructor."""
     evaluation_kwargs: dict[str, Any] = field(default_factory=dict)

@@ -23,11 +23,14 @@ from worldstream.modalities.observation import ROOT_KEY
 from worldstream.specs import KeySpec
 
 Result = TypeVar("Result")
+Info = dict[str, Any]
+Stored = dict[str, np.ndarray]
+"""Stored arrays by observation key."""
 _STEP_CONTRACT = "step() must return (observation, reward, terminated, truncated, info)"
 _RESET_CONTRACT = "reset(*, seed=None, options=None) must return (observation, info)"
 
 
-class FlatEnvironment(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
+class FlatEnvironment(gymnasium.Env[Stored, np.ndarray]):
     """Wraps an environment so that its observation is a flat dictionary of stored arrays and its action is ids (M,).
 
     Args:
@@ -57,24 +60,20 @@ class FlatEnvironment(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         except SpaceError as error:
             raise SpaceError(f"environment '{name}': {error}") from None
         self.observation_specs: dict[str, KeySpec] = self.observation_adapter.specs
-        boxes: dict[str, gymnasium.Space[Any]] = {
-            key: storage_space(spec) for key, spec in self.observation_specs.items()
-        }
-        self.observation_space = cast(gymnasium.Space[dict[str, np.ndarray]], spaces.Dict(boxes))
+        boxes = spaces.Dict({key: _storage_space(spec) for key, spec in self.observation_specs.items()})
+        self.observation_space = cast(gymnasium.Space[Stored], boxes)
         self.action_space = spaces.MultiDiscrete(np.asarray(self.action_spec.sizes))
         self.metadata = environment.metadata
         self.render_mode = environment.render_mode
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[Stored, Info]:
         """Begin an episode. Raises EnvironmentFault when the environment fails or breaks the protocol."""
         result = self._guarded("reset()", lambda: self.environment.reset(seed=seed, options=options or None))
         if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
             raise self._fault(f"reset() returned {_outline(result)}", f"{_RESET_CONTRACT}.")
         return self._store("reset()", result[0]), result[1]
 
-    def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.ndarray) -> tuple[Stored, float, bool, bool, Info]:
         """Act with ids (M,). Raises EnvironmentFault when the environment fails or breaks the protocol."""
         raw_action = decode(self.action_spec, action)
         result = self._guarded("step()", lambda: self.environment.step(raw_action))
@@ -120,7 +119,7 @@ class FlatEnvironment(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
             hint = f" ({_RESET_CONTRACT})" if call == "reset()" and isinstance(error, TypeError) else ""
             raise self._fault(f"{call} raised {type(error).__name__}: {error}{hint}", "") from error
 
-    def _store(self, call: str, observation: Any) -> dict[str, np.ndarray]:
+    def _store(self, call: str, observation: Any) -> Stored:
         try:
             return self.observation_adapter.store(observation)
         except EnvironmentFault as error:
@@ -156,7 +155,7 @@ def _adapter(space: gymnasium.Space[Any], config: EnvironmentConfig, name: str) 
         raise SpaceError(f"environment '{name}': {error}") from None
 
 
-def storage_space(spec: KeySpec) -> spaces.Box:
+def _storage_space(spec: KeySpec) -> spaces.Box:
     """The Box of one stored item, so that Gymnasium's vector environments can batch it."""
     dtype: Any = np.dtype(spec.dtype).type
     if not spec.vocabulary:
@@ -166,7 +165,7 @@ def storage_space(spec: KeySpec) -> spaces.Box:
     return spaces.Box(np.zeros(spec.shape, dtype), last, dtype=dtype)
 
 
-def check(environment: Any, steps: int = 100, seed: int = 0) -> None:
+def check(environment: gymnasium.Env[Any, Any], steps: int = 100, seed: int = 0) -> None:
     """Play random actions and hold the environment to the protocol.
 
     Args:

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import gymnasium
+
 from worldstream.environments.config import EnvironmentConfig
 from worldstream.environments.flat import FlatEnvironment
 from worldstream.registry import Registry
 
-EnvironmentName = str | Callable[..., Any]
+EnvironmentName = str | Callable[..., gymnasium.Env[Any, Any]]
 """A name, or from Python a function that returns a Gymnasium environment."""
 
 

@@ -53,7 +53,7 @@ class VectorEnvironment:
         environment: makes one.
         num_envs: N.
         seed: root of all seeds.
-        workers: where the environments run, and how many failures are survived; none unless told otherwise.
+        workers: where the environments run, and how many failures are survived: none where this is left out.
         on_fault: called with the number of the environment and the error before each restart.
 
     Raises as ``WorkerPool``.
@@ -74,7 +74,6 @@ class VectorEnvironment:
         self.action_spec: ActionSpec = self._pool.action_spec
         self.protocol: dict[str, Any] = self._pool.protocol
         self._seeds = np.random.SeedSequence(seed).spawn(num_envs)
-        self._num_seeds = [0] * num_envs
         self._latest: Observations = {}
         self._ended = np.ones(num_envs, bool)
         self._is_new = np.zeros(num_envs, bool)  # made anew, and not reset since
@@ -135,7 +134,7 @@ class VectorEnvironment:
         """
         return {
             "states": [self._state(i) for i in range(self.num_envs)],
-            "num_seeds": list(self._num_seeds),
+            "num_seeds": [seeds.n_children_spawned for seeds in self._seeds],
             "num_restarts": self._pool.num_restarts,
             "failures_in_a_row": self._pool.failures_in_a_row.copy(),
             "ended": self._ended.copy(),
@@ -153,9 +152,8 @@ class VectorEnvironment:
         """
         if len(saved["states"]) != self.num_envs:
             raise ValueError(f"the state of {len(saved['states'])} environments, not {self.num_envs}")
-        for i, count in enumerate(saved["num_seeds"]):
-            while self._num_seeds[i] < count:
-                self._next_seed(i)
+        for seeds, count in zip(self._seeds, saved["num_seeds"], strict=True):
+            seeds.spawn(max(count - seeds.n_children_spawned, 0))
         self._pool.num_restarts = int(saved["num_restarts"])
         self._pool.failures_in_a_row = saved["failures_in_a_row"].copy()
         goes_on = np.array([state is not None for state in saved["states"]])
@@ -195,17 +193,15 @@ class VectorEnvironment:
 
     def _seen(self, observations: dict[int, Observations]) -> Observations:
         """Note the observations of some environments, all at first, as their newest; returns the newest of all."""
-
-        def newest(key: str) -> np.ndarray:
-            rows = [observations[i][key] if i in observations else self._latest[key][i] for i in range(self.num_envs)]
-            return np.stack(rows)
-
-        self._latest = {key: newest(key) for key in self.observation_specs}
+        old = self._latest
+        self._latest = {
+            key: np.stack([observations[i][key] if i in observations else old[key][i] for i in range(self.num_envs)])
+            for key in self.observation_specs
+        }
         return self._latest
 
     def _next_seed(self, index: int) -> int:
         """31 bits: some simulators keep the seed in a signed integer."""
-        self._num_seeds[index] += 1
         return int(self._seeds[index].spawn(1)[0].generate_state(1)[0]) & 0x7FFFFFFF
 
     def _make_anew(self, index: int, error: WorldstreamError) -> None:

@@ -14,10 +14,13 @@ from worldstream import options
 from worldstream.errors import ConfigError
 from worldstream.options import Between
 
+Info = dict[str, Any]
 _RESIZES = {
     "bilinear": "the last two frames are resized (Pillow, bilinear), then their maximum is taken",
     "area": "the maximum of the last two frames is taken, then resized by area averaging",
 }
+_COUNTERS = ("_frames", "_lives", "_goes_on", "_last")
+"""All that changes in a game beside the emulator."""
 _NOOP = -1
 """In place of the index of an action: nothing is pressed. A few games have no such action among those they use."""
 
@@ -99,8 +102,8 @@ class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
         self._ale.loadROM(self._rom)
         self._options, self._frame_skip = options, frame_skip
         self._noop = Action.NOOP
-        all_actions = options.full_action_space
-        self._actions = self._ale.getLegalActionSet() if all_actions else self._ale.getMinimalActionSet()
+        everything = options.full_action_space
+        self._actions = self._ale.getLegalActionSet() if everything else self._ale.getMinimalActionSet()
         self._size: tuple[int, int] | None = None
         self.render_mode = render_mode
         self.screen: tuple[int, int] = self._ale.getScreenDims()  # (height, width)
@@ -135,9 +138,7 @@ class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
             self._size = size
             self.observation_space = spaces.Box(0, 255, (*size, 3), np.uint8)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[np.ndarray, Info]:
         super().reset(seed=seed)
         if seed is not None:
             self._ale.setInt("random_seed", seed & 0x7FFFFFFF)
@@ -162,7 +163,7 @@ class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
             if self._ale.game_over():
                 self._ale.reset_game()
 
-    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, Info]:
         picture, reward, over, truncated = self._repeat(int(action))
         lives = self._ale.lives()
         lost = self._options.life_loss and 0 < lives < self._lives
@@ -187,25 +188,20 @@ class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
     def state_dict(self) -> dict[str, Any]:
         """Everything about the game, its random numbers included (see ``worldstream.environments.state``)."""
         system = self._ale.cloneState(include_rng=True).serialize()
-        return {
-            "system": np.frombuffer(system, np.uint8),
-            "frames": self._frames,
-            "lives": self._lives,
-            "goes_on": self._goes_on,
-            "last": self._last,
-        }
+        return {"system": np.frombuffer(system, np.uint8), **{name: getattr(self, name) for name in _COUNTERS}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from ``state_dict``."""
         from ale_py import ALEState
 
         self._ale.restoreState(ALEState(np.asarray(state["system"], np.uint8).tobytes()))
-        self._frames, self._lives = state["frames"], state["lives"]
-        self._goes_on, self._last = state["goes_on"], state["last"]
+        for name in _COUNTERS:
+            setattr(self, name, state[name])
 
-    def render(self) -> Any:
+    def render(self) -> np.ndarray:
         """The whole screen, (210, 160, 3) in most games."""
-        return self._ale.getScreenRGB()
+        screen: np.ndarray = self._ale.getScreenRGB()
+        return screen
 
     def _act(self, index: int) -> float:
         """One frame."""
@@ -217,10 +213,9 @@ class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
         return float(np.sign(reward)) if self._options.clip_rewards else reward
 
     def _picture(self) -> np.ndarray:
-        screen: np.ndarray = self._ale.getScreenRGB()
         if self._size is None:
-            return screen
+            return self.render()
         from PIL import Image
 
-        resized = Image.fromarray(screen).resize((self._size[1], self._size[0]), Image.Resampling.BILINEAR)
+        resized = Image.fromarray(self.render()).resize((self._size[1], self._size[0]), Image.Resampling.BILINEAR)
         return np.asarray(resized)
