@@ -1,7 +1,7 @@
 """Options: frozen dataclasses beside the components that they configure.
 
 A bound is an annotation of its field, a choice between components is the base class of their options and the registry
-that knows them, and one walk checks a whole tree of options::
+that knows them, and one walk checks all that is nested::
 
     @dataclass(frozen=True, kw_only=True, slots=True)
     class ModelConfig:

@@ -132,6 +132,7 @@ def test_an_output_that_holds_something_is_refused_and_kept(
         ([*CLOCK, "--imagination.horizon", "0"], 2, ["imagination.horizon", "at least 1"]),
         ([*CLOCK, "--world-model.sequence", "lstm"], 2, ["lstm", "retention"]),
         ([*CLOCK, "--tokenizers.by-modality.vector", "vq"], 2, ["vq", "fitted_levels", "by_modality.vector"]),
+        ([*CLOCK, "--tokenizers.by-modality.vector.num-levels", "1"], 2, ["vector.num_levels", "at least 2"]),
         ([*CLOCK, "--tokenizers.by-modality.vector"], 2, ["by-modality.vector needs a name", "fitted_levels"]),
         (["evaluate", "/nonexistent/run"], 4, ["/nonexistent/run", "worldstream train"]),
         (["report", "/nonexistent/run"], 4, ["/nonexistent/run"]),

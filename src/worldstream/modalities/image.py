@@ -44,7 +44,7 @@ class Image(Modality):
 
     @classmethod
     def missed_by(cls, space: Space[Any]) -> str:
-        """Of a Box of another type than bytes with the shape of an image with channels, and bounds of its pixels."""
+        """Remedy for a Box of another type than bytes with the shape of an image with channels and bounds of pixels."""
         if not isinstance(space, spaces.Box) or space.dtype == np.uint8 or len(space.shape) != 3:
             return ""
         axis = _channel_axis(space.shape)
@@ -145,6 +145,6 @@ def _channel_axis(shape: tuple[int, ...]) -> int | None:
 
 
 def _sides(shape: tuple[int, ...], axis: int) -> tuple[int, int]:
-    """(height, width)"""
+    """(height, width) in pixels."""
     height, width = (shape[i] for i in range(len(shape)) if i != axis)
     return height, width

@@ -28,19 +28,17 @@ class IntegerModality(Modality):
         if array.dtype.kind == "f":
             array = np.clip(array.astype(np.float64), -(2.0**53), 2.0**53)  # so that the cast cannot overflow
         values = array.astype(np.int64).reshape(self.spec.shape)
-        low = np.asarray(self.spec.offset or 0, dtype=np.int64)
         sizes = np.asarray(self.spec.vocabulary)
+        low = np.asarray(self.spec.offset or np.zeros_like(sizes), dtype=np.int64)
         ids = values - low
         outside = (ids < 0) | (ids >= sizes)
         if outside.any():
             channel = int(np.argwhere(outside)[0][-1])
-            first = self.spec.offset[channel] if self.spec.offset else 0
-            last = first + self.spec.vocabulary[channel] - 1
-            listed = ",".join(str(size) for size in self.spec.vocabulary)
             raise self._fault(
-                f"contains {values[outside][0]} in channel {channel}, whose values are {first} to {last}",
+                f"contains {values[outside][0]} in channel {channel}, whose values are {low[channel]} to "
+                f"{low[channel] + sizes[channel] - 1}",
                 f"Correct the observation space, or give larger sizes than "
-                f"--modality {self.spec.key}={self.spec.modality}:{listed}.",
+                f"--modality {self.spec.key}={self.spec.modality}:{','.join(map(str, sizes))}.",
             )
         return ids.astype(self.spec.dtype)
 

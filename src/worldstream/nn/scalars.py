@@ -139,7 +139,7 @@ class SquaredError(Output):
         return self.mean
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Of a Gaussian with variance 1/2 around the prediction, up to its constant."""
+        """Log-density of a Gaussian with variance 1/2 around the prediction, up to its constant."""
         return -((self.logits.squeeze(-1) - symlog(x)) ** 2)
 
     def entropy(self) -> Tensor:

@@ -58,7 +58,7 @@ class Tokenizer(nn.Module, ABC):
         return {}
 
     def statistics(self) -> dict[str, Tensor]:
-        """() each: what a trained tokenizer tells about itself, for the log."""
+        """Scalars () by name, which a trained tokenizer tells about itself in the log."""
         return {}
 
     def written_while_training(self) -> list[Tensor]:

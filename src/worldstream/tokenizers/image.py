@@ -149,7 +149,7 @@ class ImageTokenizer(Tokenizer):
         return pictures
 
     def _distance(self, decoded: Tensor, pictures: Tensor) -> Tensor:
-        """(N,) by the perceptual loss."""
+        """Perceptual distance (N,) of pictures."""
         if not self._perceptual:
             self.prepare_training()
         distance: Tensor = self._perceptual[0](decoded, pictures)

@@ -112,36 +112,32 @@ def default_folder() -> Path:
 def _folder(weights: str) -> Path:
     """The folder with both files; they are fetched when ``weights`` says so. Raises ConfigError."""
     folder = default_folder() if weights in ("", "download") else Path(weights)
-    missing = [name for name in SOURCES if not (folder / name).is_file()]
-    if missing and weights == "download":
-        _fetch(missing, folder)
-    elif missing:
-        listed = " and ".join(f"{name} (from {SOURCES[name]})" for name in missing)
+    missing = {name: url for name, url in SOURCES.items() if not (folder / name).is_file()}
+    if not missing:
+        return folder
+    listed = " and ".join(f"{url} as {name}" for name, url in missing.items())
+    if weights != "download":
         raise ConfigError(
             f"the perceptual loss 'lpips' needs {listed} in {folder}. Put the files there, name their folder with "
             "--tokenizers.by-modality.image.perceptual.weights FOLDER, fetch them once (528 MB) with "
             "--tokenizers.by-modality.image.perceptual.weights download, or choose another loss: "
             "--tokenizers.by-modality.image.perceptual efficientnet_lite0 (needs no download, is not LPIPS) or none."
         )
-    return folder
-
-
-def _fetch(names: list[str], folder: Path) -> None:
-    """Download files, each whole or not at all. Raises ConfigError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in names:
-            _download(SOURCES[name], folder / name)
+        for name, url in missing.items():
+            _download(url, folder / name)
     except (OSError, http.client.HTTPException) as error:
-        listed = " and ".join(f"{SOURCES[name]} as {name}" for name in names if not (folder / name).is_file())
         raise ConfigError(
             f"the weights of the perceptual loss 'lpips' cannot be fetched: {error}. Fetch {listed} on a machine that "
             f"can, put them into {folder}, or choose --tokenizers.by-modality.image.perceptual efficientnet_lite0 or "
             "none."
         ) from error
+    return folder
 
 
 def _download(url: str, path: Path) -> None:
+    """Write a file, whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # another run may be fetching it too
     digest = hashlib.sha256()
     try:

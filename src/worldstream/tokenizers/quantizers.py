@@ -66,10 +66,7 @@ class Quantizer(nn.Module, ABC):
         return []
 
     def statistics(self) -> dict[str, Tensor]:
-        """() each: the share of ids in use, and the perplexity of their distribution (V: all used alike).
-
-        Means over channels.
-        """
+        """Share of ids in use, and perplexity of their distribution (V: all used alike), means () over channels."""
         shares = self.usage / self.usage.sum(-1, keepdim=True).clamp(min=1e-12)
         entropy = -(shares * shares.clamp(min=1e-12).log()).sum(-1)
         return {"usage": (self.usage > IN_USE).float().mean(), "perplexity": entropy.exp().mean()}
