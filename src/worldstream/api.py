@@ -24,7 +24,7 @@ from worldstream.importers.settings import read_settings
 from worldstream.modalities.observation import ObservationAdapter
 from worldstream.models import Models, choose_device
 from worldstream.presets import PRESETS
-from worldstream.runs.capacity import replay_row_bytes, replay_rows, require_room
+from worldstream.runs.capacity import ReplaySize, require_capacity
 from worldstream.runs.description import (
     default_output,
     describe,
@@ -234,7 +234,7 @@ def resume(
         # In order: the weights of keys and their positions in a block have no names but that.
         require_specs(chosen.label, models.specs, specs_from_json(description["specs"]), in_order=True)
         if not force:
-            require_room(config, models, steps, folder.path)
+            require_capacity(config, models, steps, folder.path)
         return f"resuming {folder.path} at {session.restore()} of {steps} steps"
 
     return _run(session, begin, out)
@@ -368,9 +368,8 @@ def import_checkpoint(
 def _notes(session: Session) -> list[str]:
     """What a user should know before a run."""
     config, models, steps = session.config, session.trainer.models, session.steps
-    stored, tokens = replay_row_bytes(models.key_specs, models.tokenizers.specs, models.action_spec)
-    rows = replay_rows(config, steps, stored)
-    notes = [f"replay will hold {rows} steps, {rows * (stored + tokens) / 1e6:.1f} MB"]
+    replay = ReplaySize.of(config, models, steps)
+    notes = [f"replay will hold {replay.rows} steps, {replay.num_bytes / 1e6:.1f} MB"]
     late = {"world model": config.world_model_learner, "actor-critic": config.actor_critic_learner}
     for part, learner in late.items():
         if learner.start_steps >= session.last_step:
@@ -382,7 +381,7 @@ def _begin(session: Session, preset: str, force: bool) -> str:
     """Write run.json, unless the run does not fit; says what happens."""
     folder, config, models = session.folder, session.config, session.trainer.models
     if not force:
-        require_room(config, models, session.steps, folder.path)
+        require_capacity(config, models, session.steps, folder.path)
     description = describe(
         models.specs,
         config,

@@ -243,30 +243,34 @@ def print_mapping(title: str, values: dict[str, Any]) -> None:
 
 def print_estimate(result: Any, command: Info) -> None:
     """Tables of ``worldstream info``."""
+    from worldstream.replay.rows import bytes_per_row
+    from worldstream.replay.token_cache import token_columns
+
     out = console(quiet=False)
     table = Table(title=f"observation of {command.env}")
     for column in ("key", "modality", "shape", "tokens/step", "vocabulary", "bytes/step in replay"):
         table.add_column(column)
-    for key in result.keys:
-        vocabulary = key.tokens.vocabulary
+    for key, spec in result.models.key_specs.items():
+        tokens = result.models.tokenizers.specs[key]
+        vocabulary = tokens.vocabulary
         sizes = ",".join(map(str, vocabulary[:6])) + (f",... ({len(vocabulary)} channels)" if vocabulary[6:] else "")
-        stored = f"{key.spec.num_bytes} + {key.token_bytes} cached"
-        table.add_row(key.spec.key, key.spec.modality, str(key.spec.shape), str(key.tokens.num_tokens), sizes, stored)
+        stored = f"{spec.num_bytes} + {bytes_per_row(token_columns({key: tokens}))} cached"
+        table.add_row(key, spec.modality, str(spec.shape), str(tokens.num_tokens), sizes, stored)
     out.print(table)
     table = Table(title="action")
     for column in ("component", "kind", "tokens", "values of each"):
         table.add_column(column)
-    for component in result.action.components:
+    for component in result.models.action_spec.components:
         sizes = ",".join(map(str, component.sizes[:8]))
         table.add_row(component.path, component.kind, str(len(component.sizes)), sizes)
     out.print(table)
-    megabyte = 1e6
+    megabyte, replay = 1e6, result.replay
     print_mapping(
         f"cost with preset {command.preset}, {command.steps} steps on {command.device}",
         {
             **{f"parameters, {part}": count for part, count in result.parameters.items()},
             "weights and optimisers": f"{result.model_bytes / megabyte:.1f} MB",
-            "replay, when full": f"{result.replay_bytes / megabyte:.1f} MB ({result.bytes_per_step} bytes/step)",
+            "replay, when full": f"{replay.num_bytes / megabyte:.1f} MB ({replay.bytes_per_row} bytes/step)",
             "peak memory of an update, with the libraries": f"{result.peak_bytes / megabyte:.0f} MB",
             **{f"{part}, per 1000 steps": f"{seconds:.2f} s" for part, seconds in result.seconds.items()},
             "all, per 1000 steps": f"{sum(result.seconds.values()):.1f} s",

@@ -59,7 +59,7 @@ def compare_returns(
     """Compare returns at randomly chosen starting points; None when the real return of none is known well enough.
 
     Args:
-        models: are left in evaluation mode.
+        models: in any mode; afterwards in evaluation mode.
         episodes: real episodes.
         config: of the run.
         samples: most starting points looked at.

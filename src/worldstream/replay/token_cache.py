@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from worldstream.replay.rows import Columns, GrowingArrays, smallest_dtype
+from worldstream.replay.rows import Columns, GrowingArrays, bytes_per_row, smallest_dtype
 from worldstream.replay.store import ReplayStore
 from worldstream.specs import TokenSpec
 from worldstream.types import Observations
@@ -20,9 +20,23 @@ from worldstream.types import Observations
 Encode = Callable[[Observations], dict[str, np.ndarray]]
 """Observations (n, ...) by key -> integer tokens (n, K, C) by key."""
 
+# "stamp" is 1 + the serial number that was encoded, so that the zero of a new row means never.
+_STAMPS: Columns = {"stamp": ((), np.dtype(np.int64)), "version": ((), np.dtype(np.int64))}
+
+
+def token_columns(specs: Mapping[str, TokenSpec]) -> Columns:
+    """What is cached for each key, in the smallest integer type that holds the vocabulary."""
+    shapes = {key: (spec.num_tokens, spec.num_channels) for key, spec in specs.items()}
+    return {key: (shapes[key], smallest_dtype(max(spec.vocabulary))) for key, spec in specs.items()}
+
+
+def cached_bytes_per_row(specs: Mapping[str, TokenSpec]) -> int:
+    """Bytes that a cache keeps for one row of the store."""
+    return bytes_per_row(token_columns(specs)) + bytes_per_row(_STAMPS)
+
 
 class TokenCache:
-    """Tokens beside the rows of a store, in the smallest integer type that holds the vocabulary.
+    """Tokens beside the rows of a store.
 
     Args:
         store: whose observations are encoded; the cache grows with it. Its bytes are not part of ``max_bytes``.
@@ -32,12 +46,8 @@ class TokenCache:
     def __init__(self, store: ReplayStore, specs: Mapping[str, TokenSpec]) -> None:
         self._store = store
         self._specs = dict(specs)
-        shapes = {key: (spec.num_tokens, spec.num_channels) for key, spec in self._specs.items()}
-        columns: Columns = {key: (shapes[key], smallest_dtype(max(spec.vocabulary))) for key, spec in specs.items()}
-        self._tokens = GrowingArrays(columns, store.ring.capacity)
-        # "stamp" is 1 + the serial number that was encoded, so that the zero of a new row means never.
-        number = ((), np.dtype(np.int64))
-        self._encoded = GrowingArrays({"stamp": number, "version": number}, store.ring.capacity)
+        self._tokens = GrowingArrays(token_columns(specs), store.ring.capacity)
+        self._encoded = GrowingArrays(_STAMPS, store.ring.capacity)
 
     @property
     def num_bytes(self) -> int:

@@ -83,15 +83,15 @@ class RunLog:
 
     @property
     def environment(self) -> str:
-        """What it was trained on."""
+        """Name of the environment that it was trained on."""
         return str(self.description.get("environment") or "unnamed")
 
     def curve(self, metric: str) -> Curve:
-        """Of the training."""
+        """Steps and values of a metric of the training."""
         return _curve(self.metrics, metric)
 
     def evaluation_curve(self, metric: str) -> Curve:
-        """Of the evaluations."""
+        """Steps and values of a metric of the evaluations."""
         return _curve(self.evaluations, metric)
 
     @property
@@ -102,7 +102,7 @@ class RunLog:
 
     @property
     def wall_time(self) -> str:
-        """Of training and evaluations."""
+        """Wall time of training, evaluations included."""
         seconds = next((r["wall_seconds"] for r in reversed(self.metrics) if "wall_seconds" in r), None)
         if seconds is None:
             return _UNKNOWN
@@ -112,7 +112,7 @@ class RunLog:
 
     @property
     def result(self) -> str:
-        """Of the latest evaluation."""
+        """Return of the latest evaluation."""
         if not self.evaluations:
             return "not evaluated"
         last = self.evaluations[-1]
@@ -258,6 +258,6 @@ def _series(runs: list[RunLog], curves: list[Curve], style: str) -> list[Series]
 
 
 def _curve(records: list[dict[str, Any]], name: str) -> Curve:
-    """Of the records that hold a number under ``name``."""
+    """Steps and values of the records that hold a number under ``name``."""
     present = [record for record in records if "steps" in record and isinstance(record.get(name), int | float)]
     return np.array([r["steps"] for r in present], float), np.array([r[name] for r in present], float)

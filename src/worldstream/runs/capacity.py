@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,36 +13,45 @@ import torch
 from worldstream.config import Config
 from worldstream.errors import ConfigError
 from worldstream.models import Models, num_parameters
-from worldstream.replay.rows import RowFormat, smallest_dtype
-from worldstream.specs import ActionSpec, KeySpec, TokenSpec
+from worldstream.replay.rows import RowFormat
+from worldstream.replay.token_cache import cached_bytes_per_row
 
 TRAINING_BYTES = 16
 """A weight, its gradient and two moments of AdamW, 4 bytes each."""
-STAMP_BYTES = 16
-"""What the token cache notes about each row."""
 _KEPT_BYTES = 12
 """What of that a checkpoint keeps."""
 
 
-def replay_row_bytes(
-    key_specs: dict[str, KeySpec], token_specs: dict[str, TokenSpec], action_spec: ActionSpec
-) -> tuple[int, int]:
-    """Bytes of one environment step in replay: what is stored, and the tokens that are cached beside it."""
-    stored = RowFormat(key_specs, action_spec).bytes_per_row
-    return stored, sum(map(token_bytes, token_specs.values())) + STAMP_BYTES
+@dataclass(frozen=True)
+class ReplaySize:
+    """Replay at the end of a run."""
+
+    rows: int
+    """Rows, one an environment step."""
+    stored: int
+    """Bytes of a row."""
+    cached: int
+    """Bytes of the tokens of a row."""
+
+    @staticmethod
+    def of(config: Config, models: Models, steps: int) -> ReplaySize:
+        """Size after ``steps`` environment steps."""
+        stored = RowFormat(models.key_specs, models.action_spec).bytes_per_row
+        rows = min(steps, config.replay.max_steps, config.replay.max_bytes // stored)
+        return ReplaySize(rows, stored, cached_bytes_per_row(models.tokenizers.specs))
+
+    @property
+    def bytes_per_row(self) -> int:
+        """Bytes of a row and of its tokens."""
+        return self.stored + self.cached
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all rows and their tokens."""
+        return self.rows * self.bytes_per_row
 
 
-def token_bytes(spec: TokenSpec) -> int:
-    """Bytes of the cached tokens of one observation of a key."""
-    return spec.num_tokens * spec.num_channels * smallest_dtype(max(spec.vocabulary)).itemsize
-
-
-def replay_rows(config: Config, steps: int, row_bytes: int) -> int:
-    """Environment steps that replay holds at the end of a run of ``steps``."""
-    return min(steps, config.replay.max_steps, config.replay.max_bytes // row_bytes)
-
-
-def require_room(config: Config, models: Models, steps: int, output: Path) -> None:
+def require_capacity(config: Config, models: Models, steps: int, output: Path) -> None:
     """Raises ConfigError, with what to lower, when replay, weights or checkpoints of a run will not fit.
 
     Args:
@@ -50,27 +60,24 @@ def require_room(config: Config, models: Models, steps: int, output: Path) -> No
         steps: planned environment steps.
         output: run folder, which need not exist.
     """
-    stored, tokens = replay_row_bytes(models.key_specs, models.tokenizers.specs, models.action_spec)
-    rows = replay_rows(config, steps, stored)
-    in_memory = rows * (tokens if config.replay.memory_map else stored + tokens)
-    in_memory += 2 * stored * min(rows, config.checkpoint.every_steps or rows)  # copies, while a checkpoint is written
-    weights = num_parameters(models)
-    device = models.device
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        _require("the weights, gradients and optimisers", TRAINING_BYTES * weights, free, str(device),
-                 "Choose smaller models")  # fmt: skip
+    replay, weights = ReplaySize.of(config, models, steps), num_parameters(models)
+    needed = replay.rows * replay.cached if config.replay.memory_map else replay.num_bytes
+    # What is new in replay is copied while a checkpoint is written.
+    needed += 2 * replay.stored * min(replay.rows, config.checkpoint.every_steps or replay.rows)
+    if models.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(models.device)
+        trained = "the weights, gradients and optimisers"
+        _require(trained, TRAINING_BYTES * weights, free, str(models.device), "Choose smaller models")
     else:
-        in_memory += TRAINING_BYTES * weights
+        needed += TRAINING_BYTES * weights
     remedy = f"Lower replay.max_steps ({config.replay.max_steps}) or replay.max_bytes ({config.replay.max_bytes})"
-    free_memory = available_memory()
-    if free_memory is not None:
-        _require("replay, when full, and the models", in_memory, free_memory, "memory",
-                 f"{remedy}, or keep replay on disk with replay.memory_map")  # fmt: skip
-    kept = rows * stored + (config.checkpoint.keep + 2) * _KEPT_BYTES * weights
+    if (available := available_memory()) is not None:
+        on_disk = f"{remedy}, or keep replay on disk with replay.memory_map"
+        _require("replay, when full, and the models", needed, available, "memory", on_disk)
+    kept = replay.rows * replay.stored + (config.checkpoint.keep + 2) * _KEPT_BYTES * weights
     existing = next(path for path in (output.absolute(), *output.absolute().parents) if path.exists())
-    _require("checkpoints with replay", kept, shutil.disk_usage(existing).free, f"the disk of {existing}",
-             f"{remedy}, or choose another --output")  # fmt: skip
+    free, elsewhere = shutil.disk_usage(existing).free, f"{remedy}, or choose another --output"
+    _require("checkpoints with replay", kept, free, f"the disk of {existing}", elsewhere)
 
 
 def _require(what: str, needed: int, free: int, where: str, remedy: str) -> None:

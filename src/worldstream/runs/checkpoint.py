@@ -40,7 +40,7 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """Those of one run.
+    """The checkpoints of one run.
 
     Args:
         folder: of the run.

@@ -17,8 +17,7 @@ from worldstream.config import Config
 from worldstream.environments.factory import EnvironmentFactory
 from worldstream.errors import ConfigError
 from worldstream.models import Models, num_parameters
-from worldstream.runs.capacity import TRAINING_BYTES, replay_row_bytes, replay_rows, token_bytes
-from worldstream.specs import ActionSpec, KeySpec, TokenSpec
+from worldstream.runs.capacity import TRAINING_BYTES, ReplaySize
 from worldstream.training.learner import Learner
 from worldstream.training.synthetic import synthetic_batch, synthetic_observations
 from worldstream.training.updates import past_length, update_actor_critic, update_tokenizers, update_world_model
@@ -33,82 +32,27 @@ PROBE_SIZE = 4
 
 
 @dataclass(frozen=True)
-class KeyCost:
-    """One observation key."""
-
-    spec: KeySpec
-    tokens: TokenSpec
-    token_bytes: int
-
-
-@dataclass(frozen=True)
 class Estimate:
     """Cost of a run. Seconds are per 1000 environment steps in the steady phase, on this machine."""
 
-    keys: list[KeyCost]
-    action: ActionSpec
-    bytes_per_step: int
+    models: Models
+    replay: ReplaySize
     parameters: dict[str, int]
-    replay_bytes: int
-    model_bytes: int
+    """Number of parameters of each component that is trained."""
     peak_bytes: int
     seconds: dict[str, float]
     total_seconds: float
-    """Of the whole run, updates after the last environment step included."""
+    """Seconds of the whole run, updates after the last environment step included."""
     missing: str
     """What training would need beside the packages and could not find, with the remedy; empty when there is nothing."""
     extrapolated: bool
     """Whether an update would have taken so long that it was measured on a smaller batch; its time is scaled up, the
     peak memory is that of the smaller batch."""
 
-
-def _median_seconds(function: Callable[[], Any], device: torch.device, repetitions: int = 3) -> float:
-    """Median wall time of a call, the work it left on the device included, after one that is not counted."""
-
-    def run() -> None:
-        function()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
-    run()
-    times = []
-    for _ in range(repetitions):
-        began = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - began)
-    return float(np.median(times))
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Something that a run does over and over."""
-
-    per_step: float
-    """Times an environment step."""
-    batch_size: int
-    make: Callable[[int], Callable[[], Any]]
-    """What is done with a batch of so many."""
-
-    def seconds(self, probe_size: int, device: torch.device) -> tuple[float, bool]:
-        """Of one call, and whether that is scaled up from a batch of ``probe_size``."""
-        if self.batch_size > probe_size:
-            scale = self.batch_size / probe_size
-            probed = scale * _median_seconds(self.make(probe_size), device, repetitions=1)
-            if probed > SLOW_SECONDS:
-                return probed, True
-        return _median_seconds(self.make(self.batch_size), device), False
-
-
-def _environment_seconds(environment: Any) -> float:
-    environment.reset(seed=0)
-    rng = np.random.default_rng(0)
-    began = time.perf_counter()
-    for _ in range(ENVIRONMENT_STEPS):
-        action = rng.integers(0, environment.action_spec.sizes)
-        _, _, terminated, truncated, _ = environment.step(action)
-        if terminated or truncated:
-            environment.reset()
-    return (time.perf_counter() - began) / ENVIRONMENT_STEPS
+    @property
+    def model_bytes(self) -> int:
+        """Weights, gradients and optimisers."""
+        return TRAINING_BYTES * sum(self.parameters.values())
 
 
 def estimate(environment: EnvironmentFactory, config: Config, *, steps: int, device: torch.device) -> Estimate:
@@ -122,46 +66,43 @@ def estimate(environment: EnvironmentFactory, config: Config, *, steps: int, dev
     """
     torch.set_num_threads(config.num_threads)
     made = environment.make()
-    key_specs, action_spec = made.observation_specs, made.action_spec
+    models = Models(config, made.observation_specs, made.action_spec).to(device)
     environment_seconds = _environment_seconds(made)
     made.close()
-    models = Models(config, key_specs, action_spec).to(device)
-    token_specs = models.tokenizers.specs
-    keys = [
-        KeyCost(spec, token_specs[key], token_bytes(token_specs[key]))
-        for key, spec in key_specs.items()
-    ]
-    row_bytes, cached_bytes = replay_row_bytes(key_specs, token_specs, action_spec)
-    rows = replay_rows(config, steps, row_bytes)
     missing = _missing(models, config)
     models.tokenizers.prepare_training(pretrained=False)
-    learned = {"world model": models.world_model, "actor-critic": models.actor_critic}
+    trained = {"world model": models.world_model, "actor-critic": models.actor_critic}
     if models.tokenizers.trainable:
-        learned = {"tokenizers": models.tokenizers, **learned}
-    parameters = {part: num_parameters(module) for part, module in learned.items()}
+        trained = {"tokenizers": models.tokenizers, **trained}
     shares = config.world_model.batch_shares
     probe_size = shares * math.ceil(PROBE_SIZE / shares)
-    parts = _parts(models, config, steps, device)
-    measured = {name: part.seconds(probe_size, device) for name, part in parts.items()}
-    seconds = {name: 1000 * parts[name].per_step * duration for name, (duration, _) in measured.items()}
+    work = _repeated_work(models, config, steps)
+    measured = {name: part.seconds(probe_size, device) for name, part in work.items()}
+    seconds = {name: 1000 * work[name].per_step * duration for name, (duration, _) in measured.items()}
     seconds["environment"] = 1000 * environment_seconds
+    late = (config.last_step(steps) - steps) * sum(seconds[name] for name in trained)
     return Estimate(
-        keys=keys,
-        action=action_spec,
-        bytes_per_step=row_bytes + cached_bytes,
-        parameters=parameters,
-        replay_bytes=rows * (row_bytes + cached_bytes),
-        model_bytes=TRAINING_BYTES * sum(parameters.values()),
+        models=models,
+        replay=ReplaySize.of(config, models, steps),
+        parameters={name: num_parameters(module) for name, module in trained.items()},
         peak_bytes=peak_bytes(device),
         seconds=seconds,
-        total_seconds=(
-            steps * sum(seconds.values())
-            + (config.last_step(steps) - steps) * sum(seconds[part] for part in learned)
-        )
-        / 1000,
+        total_seconds=(steps * sum(seconds.values()) + late) / 1000,
         extrapolated=any(scaled for _, scaled in measured.values()),
         missing=missing,
     )
+
+
+def _environment_seconds(environment: Any) -> float:
+    """Mean wall time of a random step, resets included."""
+    environment.reset(seed=0)
+    rng = np.random.default_rng(0)
+    began = time.perf_counter()
+    for _ in range(ENVIRONMENT_STEPS):
+        _, _, terminated, truncated, _ = environment.step(rng.integers(0, environment.action_spec.sizes))
+        if terminated or truncated:
+            environment.reset()
+    return (time.perf_counter() - began) / ENVIRONMENT_STEPS
 
 
 def _missing(models: Models, config: Config) -> str:
@@ -175,16 +116,45 @@ def _missing(models: Models, config: Config) -> str:
     return ""
 
 
-def _parts(models: Models, config: Config, steps: int, device: torch.device) -> dict[str, _Part]:
+@dataclass(frozen=True)
+class _Work:
+    """Something that a run does over and over."""
+
+    per_step: float  # times an environment step
+    batch_size: int
+    prepare: Callable[[int], Callable[[], Any]]  # what is done with a batch of so many
+
+    def seconds(self, probe_size: int, device: torch.device) -> tuple[float, bool]:
+        """Wall time of one call, and whether it is scaled up from a batch of ``probe_size``."""
+        if self.batch_size > probe_size:
+            scale = self.batch_size / probe_size
+            probed = scale * _median_seconds(self.prepare(probe_size), device, repetitions=1)
+            if probed > SLOW_SECONDS:
+                return probed, True
+        return _median_seconds(self.prepare(self.batch_size), device, repetitions=3), False
+
+
+def _median_seconds(function: Callable[[], Any], device: torch.device, *, repetitions: int) -> float:
+    """Median wall time of a call, its work on the device included, after one that is not counted."""
+    times = []
+    for _ in range(repetitions + 1):
+        began = time.perf_counter()
+        function()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - began)
+    return float(np.median(times[1:]))
+
+
+def _repeated_work(models: Models, config: Config, steps: int) -> dict[str, _Work]:
     """Everything that a run does over and over, beside running the environment."""
     wm, ac, num = config.world_model_learner, config.actor_critic_learner, config.collection.num_environments
-    generator = torch.Generator(device).manual_seed(0)
+    generator = torch.Generator(models.device).manual_seed(0)
     world_model, actor_critic = Learner(models.world_model, wm), Learner(models.actor_critic, ac)
 
     def batch(size: int, length: int) -> Batch:
-        return synthetic_batch(
-            models.tokenizers.specs, models.action_spec, batch_size=size, length=length, device=device
-        )
+        specs, device = models.tokenizers.specs, models.device
+        return synthetic_batch(specs, models.action_spec, batch_size=size, length=length, device=device)
 
     def choose(size: int) -> Callable[[], Any]:
         seen, carry = synthetic_observations(models.key_specs, size), models.actor_critic.initial_carry(size)
@@ -197,15 +167,15 @@ def _parts(models: Models, config: Config, steps: int, device: torch.device) -> 
         starts = batch(size, past_length(config.imagination) + 1)
         return partial(update_actor_critic, models, actor_critic, starts, config, generator)
 
-    parts = {
-        "choosing actions": _Part(1 / num, num, choose),
-        "world model": _Part(wm.updates_per_step, wm.batch_size, learn_world),
-        "actor-critic": _Part(ac.updates_per_step, ac.batch_size, learn_to_act),
+    return {
+        **(_tokenizer_work(models, config, steps) if models.tokenizers.trainable else {}),
+        "choosing actions": _Work(1 / num, num, choose),
+        "world model": _Work(wm.updates_per_step, wm.batch_size, learn_world),
+        "actor-critic": _Work(ac.updates_per_step, ac.batch_size, learn_to_act),
     }
-    return {**_tokenizer_parts(models, config, steps), **parts} if models.tokenizers.trainable else parts
 
 
-def _tokenizer_parts(models: Models, config: Config, steps: int) -> dict[str, _Part]:
+def _tokenizer_work(models: Models, config: Config, steps: int) -> dict[str, _Work]:
     """What tokenizers cost that are trained, averaged over the run."""
     learner, wm, ac = config.tokenizer_learner, config.world_model_learner, config.actor_critic_learner
     share = min(1.0, learner.stop_steps / steps) if learner.stop_steps else 1.0
@@ -224,8 +194,8 @@ def _tokenizer_parts(models: Models, config: Config, steps: int) -> dict[str, _P
         return partial(models.tokenizers.encode, synthetic_observations(models.key_specs, size))
 
     return {
-        "tokenizers": _Part(share * learner.updates_per_step, learner.batch_size, learn),
-        "encoding anew": _Part(share * encoded / learner.batch_size, learner.batch_size, encode),
+        "tokenizers": _Work(share * learner.updates_per_step, learner.batch_size, learn),
+        "encoding anew": _Work(share * encoded / learner.batch_size, learner.batch_size, encode),
     }
 
 

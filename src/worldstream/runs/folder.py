@@ -11,7 +11,7 @@ from worldstream.runs.archive import text_digest
 from worldstream.runs.files import replace_file, writing
 
 FORMAT = 5
-"""Of everything in a run folder; run.json states it."""
+"""Version of the format of everything in a run folder; run.json states it."""
 _CHECKSUM = "sha256"
 
 
