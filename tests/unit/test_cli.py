@@ -272,7 +272,7 @@ def test_a_full_disk_ends_in_one_message(
     def full(source: object, target: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("worldstream.runs.folder.os.replace", full)
+    monkeypatch.setattr("worldstream.runs.files.os.replace", full)
     output = str(tmp_path / "run")
     status, message = fails(capsys, "train", "--env", "clock", "--steps", "50", "--output", output)
     assert status == 4
