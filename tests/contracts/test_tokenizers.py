@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from worldstream.cli import parse
+from worldstream.config import Config
+from worldstream.errors import ConfigError
 from worldstream.modalities import build
+from worldstream.options import at, put
 from worldstream.specs import KeySpec
 from worldstream.tokenizers import TOKENIZERS
 from worldstream.tokenizers.base import Tokenizer, TokenizerOptions
@@ -155,3 +160,61 @@ def test_weights_carry_everything_that_was_fitted(case: str) -> None:
     assert torch.equal(twin.encode(x), ids)
     assert torch.equal(twin.decode(ids), tokenizer.decode(ids))
     assert torch.equal(twin.features(ids), tokenizer.features(ids))
+
+
+SIGNS = '''
+"""Vectors as signs: one token for each number, and a margin around zero that counts as none."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from worldstream.options import Between
+from worldstream.specs import TokenSpec
+from worldstream.tokenizers.base import Tokenizer, TokenizerOptions
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SignsConfig(TokenizerOptions):
+    """Signs of numbers."""
+
+    margin: Annotated[float, Between(0, 1)] = 0.1
+    """Largest magnitude that counts as zero."""
+
+    def build(self, spec):
+        return Signs(spec, self)
+
+
+class Signs(Tokenizer):
+    def __init__(self, spec, config):
+        super().__init__()
+        self.margin = config.margin
+        self.spec = TokenSpec(num_tokens=spec.shape[0], vocabulary=(3,), ordered=True)
+
+    def encode(self, x):
+        return ((x.abs() > self.margin) * x.sign() + 1).long().unsqueeze(-1)
+
+    def decode(self, ids):
+        return (ids.squeeze(-1) - 1).float()
+
+    def features(self, ids):
+        return ids
+'''
+
+
+def test_a_tokenizer_is_one_file_and_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "signs.py").write_text(SIGNS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(TOKENIZERS, "_entries", {**TOKENIZERS._entries, "signs": "signs:SignsConfig"})
+    place = "tokenizers.by_modality.vector"
+    command = parse(["train", "--preset", "demo", f"--{place.replace('_', '-')}", "signs", f"--{place}.margin", "0.5"])
+    options = at(command.config, place)
+    assert options == TOKENIZERS["signs"](margin=0.5)
+    assert Config.from_json(command.config.to_json()) == command.config
+    with pytest.raises(ConfigError, match="vector.margin must be between 0 and 1"):
+        put(command.config, f"{place}.margin", 2.0)
+    monkeypatch.setitem(CASES, "signs", (VECTOR, options))
+    test_leading_axes_do_not_matter("signs")
+    test_fit_tells_whether_ids_changed_their_meaning("signs")
+    test_trainable_means_losses_with_gradient("signs")
+    test_weights_carry_everything_that_was_fitted("signs")
+    assert_valid(make("signs"), tensors(VECTOR, (7,), seed=0), (7,))
