@@ -11,27 +11,23 @@ from typing import Any
 from worldstream.importers.published import PublishedAgent
 from worldstream.importers.tensors import ForeignTensors
 
-_IMAGE, _ENCODER = "tokenizer.tokenizers.image.", "tokenizer.image.encoder.config"
-_POLICY, _ENDS = "actor_critic.obs_encoders.", "world_model.head_ends.0."
-AXES: dict[str, tuple[str, int, str]] = {
-    "world_model.SEQUENCE.embed_dim": (f"{_ENDS}weight", 1, f"{_ENDS}bias"),
-    "world_model.obs_emb_dim": ("world_model.obs_emb_map.weight", 1, ""),
-    "actor_critic.obs_mlp_layer_sizes": (
-        "actor_critic.obs_latent_fuser.{}.weight", 0, "actor_critic.obs_latent_fuser.{}.bias",
-    ),
-    "actor_critic.n_action_quant_levels": (
-        "world_model.action_encoder.embedding.weight", 0, "actor_critic.actor_linear.0.bias",
-    ),
-    "actor_critic.num_value_bins": (
-        "actor_critic.critic_v_head.linear.weight", 0, "actor_critic.critic_v_head.linear.bias",
-    ),
-    "actor_critic.tokens_embed_dim": (f"{_POLICY}token.embeddings.weight", 1, ""),
-    "policy_convolutions": (f"{_POLICY}image.model.{{}}.0.weight", 0, f"{_POLICY}image.model.{{}}.0.bias"),
-    "tokenizer.image.vocab_size": (f"{_IMAGE}embedding.weight", 0, "world_model.head_observations.image.3.bias"),
-    f"{_ENCODER}.out_channels": (f"{_IMAGE}encoder.cnn.2.2.weight", 0, f"{_IMAGE}encoder.cnn.2.2.bias"),
-    f"{_ENCODER}.out_channels_1st_layer": (f"{_IMAGE}encoder.cnn.0.weight", 0, f"{_IMAGE}encoder.cnn.0.bias"),
-}  # fmt: skip
-"""By setting: a tensor, one for each layer where there is a {}, the axis of that size, and a witness: another tensor
+_MODEL, _AGENT, _IMAGE = "world_model.", "actor_critic.", "tokenizer.tokenizers.image."
+_ENCODER, _POLICY = "tokenizer.image.encoder.config", f"{_AGENT}obs_encoders."
+_FUSER, _LEVELS = f"{_AGENT}obs_latent_fuser.{{}}.", f"{_AGENT}actor_linear.0.bias"
+AXES = (
+    ("world_model.SEQUENCE.embed_dim", f"{_MODEL}head_ends.0.weight", 1, f"{_MODEL}head_ends.0.bias"),
+    ("world_model.obs_emb_dim", f"{_MODEL}obs_emb_map.weight", 1, ""),
+    ("actor_critic.obs_mlp_layer_sizes", f"{_FUSER}weight", 0, f"{_FUSER}bias"),
+    ("actor_critic.n_action_quant_levels", f"{_MODEL}action_encoder.embedding.weight", 0, _LEVELS),
+    ("actor_critic.num_value_bins", f"{_AGENT}critic_v_head.linear.weight", 0, f"{_AGENT}critic_v_head.linear.bias"),
+    ("actor_critic.tokens_embed_dim", f"{_POLICY}token.embeddings.weight", 1, ""),
+    ("actor_critic.tokens_embed_dim", f"{_POLICY}token_2d.embeddings.embeddings.embeddings.0.weight", 1, ""),
+    ("policy_convolutions", f"{_POLICY}image.model.{{}}.0.weight", 0, f"{_POLICY}image.model.{{}}.0.bias"),
+    ("tokenizer.image.vocab_size", f"{_IMAGE}embedding.weight", 0, f"{_MODEL}head_observations.image.3.bias"),
+    (f"{_ENCODER}.out_channels", f"{_IMAGE}encoder.cnn.2.2.weight", 0, f"{_IMAGE}encoder.cnn.2.2.bias"),
+    (f"{_ENCODER}.out_channels_1st_layer", f"{_IMAGE}encoder.cnn.0.weight", 0, f"{_IMAGE}encoder.cnn.0.bias"),
+)  # fmt: skip
+"""Setting, a tensor (one for each layer where there is a {}), its axis of that size, and a witness: another tensor
 whose length is a multiple of it."""
 NUMBERED = {
     "world_model.SEQUENCE.num_layers": "world_model._model.layers.",
@@ -57,30 +53,26 @@ def advice(agent: PublishedAgent, tensors: ForeignTensors) -> str:
 
 def shown_sizes(agent: PublishedAgent, tensors: ForeignTensors) -> dict[str, Any]:
     """What tensors show, by the place of the setting; without what they contradict each other about."""
-    found: dict[str, Any] = {place: _axis(tensors, *row) for place, row in AXES.items()}
+    found: dict[str, Any] = {}
+    for place, name, axis, witness in AXES:
+        if size := _axis(tensors, name, axis, witness):
+            found[place] = size
     for place, prefix in NUMBERED.items():
         numbers = tensors.numbers(prefix)
-        found[place] = len(numbers) if numbers == list(range(len(numbers))) else None
-    model = "world_model."
+        found[place] = len(numbers) if numbers == list(range(len(numbers))) else 0
     if agent.parts.curious:
-        counts = [len(tensors.numbers(f"{model}curiosity_head.{kind}.ensemble.")) for kind in agent.parts.kinds]
-        found[f"{model}curiosity_ensemble_size"] = max(counts)
+        ensembles = (f"{_MODEL}curiosity_head.{kind}.ensemble." for kind in agent.parts.kinds)
+        found["world_model.curiosity_ensemble_size"] = max(len(tensors.numbers(prefix)) for prefix in ensembles)
     # There is a rotary frequency for each pair of features of a head, or for each feature.
-    pairs, each = tensors.look(f"{model}_model.rotary_emb.inv_freq"), f"{model}_model.layers.0.retention.thetas"
-    head = 2 * pairs.numel() if agent.parts.attention else tensors.look(each).numel()
-    width = found[f"{model}SEQUENCE.embed_dim"]
-    found[f"{model}SEQUENCE.num_heads"] = width // head if width and head and width % head == 0 else None
-    if "token_2d" in agent.parts.kinds:
-        found["actor_critic.tokens_embed_dim"] = _axis(
-            tensors, f"{_POLICY}token_2d.embeddings.embeddings.embeddings.0.weight", 1, ""
-        )
-    if bins := found["actor_critic.num_value_bins"]:
-        found["actor_critic.num_value_bins"] = bins - 1
+    pairs = tensors.look(f"{_MODEL}_model.rotary_emb.inv_freq")
+    each = tensors.look(f"{_MODEL}_model.layers.0.retention.thetas")
+    head, width = 2 * pairs.numel() or each.numel(), found.get("world_model.SEQUENCE.embed_dim", 0)
+    found["world_model.SEQUENCE.num_heads"] = width // head if head and width % head == 0 else 0
+    if "actor_critic.num_value_bins" in found:
+        found["actor_critic.num_value_bins"] -= 1
     levels = tuple(tensors.look(f"{_IMAGE}fsq._levels").flatten().tolist())
-    if levels and prod(levels) == tensors.look(f"{model}head_observations.image.3.bias").numel():
+    if prod(levels) == tensors.look(f"{_MODEL}head_observations.image.3.bias").numel():
         found["tokenizer.image.fsq_levels"] = levels
-    if not agent.parts.continuous:
-        del found["actor_critic.n_action_quant_levels"]
     return {place.replace("SEQUENCE", agent.sequence_part): value for place, value in found.items() if value}
 
 
@@ -93,7 +85,8 @@ def _axis(tensors: ForeignTensors, name: str, axis: int, witness: str) -> int | 
         if layered and tensor.ndim == 1 and len(tensor):  # of a norm between layers
             continue
         size = tensor.shape[axis] if tensor.ndim > 1 else 0
-        if not size or (witness and (tensors.look(witness.format(i)).numel() or 1) % size):
+        length = tensors.look(witness.format(i)).numel() if witness else size
+        if not size or not length or length % size:
             return None
         sizes.append(size)
     return tuple(sizes) if layered else sizes[0]
