@@ -91,8 +91,8 @@ class Clock:
     def observation(self) -> dict[str, np.ndarray]:
         return {"clock": self.clock.copy(), "pixel": (self.clock[:, 2:] % 256).astype(np.uint8)}
 
-    def run(self, num_steps: int, abandon: float = 0.05, idle: float = 0.2) -> Clock:
-        """Random episode ends, environments that pause, and episodes that are abandoned without an end."""
+    def run(self, num_steps: int, abandon: float = 0.2) -> Clock:
+        """Random episode ends, and episodes that are abandoned without an end."""
         num_environments = self.store.num_environments
         for _ in range(num_steps):
             begin = self.needs_start | (self.rng.random(num_environments) < abandon)
@@ -100,26 +100,21 @@ class Clock:
             self.clock[begin, 2] = 0
             self.store.start(self.observation(), begin)
             self._record(begin, np.zeros(num_environments, np.bool_))
-            self.needs_start[:] = False
-            self.step(self.rng.random(num_environments) >= idle)
+            self.step()
         return self
 
-    def step(self, where: np.ndarray) -> None:
+    def step(self) -> None:
         num_environments = self.store.num_environments
         ends = self.rng.random((2, num_environments)) < 0.5 / self.mean_length
         actions = self.rng.integers(1, 9, (num_environments, 2))
         rewards = self.rng.random(num_environments).astype(np.float32)
-        for environment in np.flatnonzero(where):
-            facts = {
-                "action": tuple(actions[environment]),
-                "reward": rewards[environment],
-                "ends": tuple(ends[:, environment]),
-            }
-            self.history[environment][-1].update(facts, acted=True)
-        self.clock[where, 2] += 1
-        self.store.append(actions, rewards, ends[0], ends[1], self.observation(), where)
-        self._record(where, ends[0])
-        self.needs_start = where & ends.any(0)
+        for environment, rows in enumerate(self.history):
+            facts = {"action": tuple(actions[environment]), "ends": tuple(ends[:, environment])}
+            rows[-1].update(facts, reward=rewards[environment], acted=True)
+        self.clock[:, 2] += 1
+        self.store.append(actions, rewards, *ends, self.observation())
+        self._record(np.ones(num_environments, np.bool_), ends[0])
+        self.needs_start = ends.any(0)
 
     def stored(self) -> Iterator[tuple[int, dict]]:
         """(serial number, row) of what the store must still keep."""

@@ -39,7 +39,7 @@ class CountingTokenizer:
 
 
 def extend(store: ReplayStore, num_steps: int, clock: int) -> int:
-    """Observations 0, 1, 2, ... over all streams and episodes, so that each occurs once."""
+    """Observations 0, 1, 2, ... over all environments and episodes, so that each occurs once."""
     num_environments = store.num_environments
     no = np.zeros(num_environments, np.bool_)
     for step in range(num_steps):
@@ -73,16 +73,16 @@ def test_fresh_and_encoded_once(seed: int, num_environments: int, rows: int) -> 
 def test_smallest_dtypes_and_growth() -> None:
     store = make_store(1, 10_000)
     cache, tokenizer = TokenCache(store, SPECS), CountingTokenizer()
-    assert cache.num_bytes == 0
+    assert cache._tokens.num_bytes == 0
     extend(store, 10, 0)
     tokens = cache.tokens(np.arange(10), 0, tokenizer)
     assert {key: array.dtype.name for key, array in tokens.items()} == {
         "small": "uint8", "large": "uint16", "huge": "int32",
     }  # fmt: skip
-    few = cache.num_bytes
+    few = cache._tokens.num_bytes
     extend(store, 5_000, 10)
     cache.tokens(np.array([5_000, 3]), 0, tokenizer)
-    assert cache.num_bytes > 2 * few
+    assert cache._tokens.num_bytes > 2 * few
     assert len(tokenizer.encoded) == 11  # row 3 was kept over the growth
 
 

@@ -182,21 +182,17 @@ class PrioritizedSampler(Sampler):
         return np.where(accepted, self._priorities[self._ring.rows_of(anchors)], np.nan)
 
     def state_dict(self) -> dict[str, Any]:
-        anchors = self._anchors.at(np.arange(self.num_anchors))
-        return {
-            "rng": self._rng.bit_generator.state,
-            "offset": self._offset,
-            "anchors": anchors,
-            "priorities": self._priorities[self._ring.rows_of(anchors)],
-        }
+        self._refresh()
+        priorities = self._priorities[self._all_rows()]
+        return {"rng": self._rng.bit_generator.state, "offset": self._offset, "priorities": priorities}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._rng.bit_generator.state = state["rng"]
         self._weights = SumTree(self._ring.capacity)
         self._anchors.reset()
-        self.update(state["anchors"], state["priorities"])
-        # The offset on the way here may be another one; with the saved one the weights are the same to the last bit.
-        self._recentre(float(state["offset"]))
+        self._anchors.refresh()  # in the same order as ever
+        self._priorities[self._all_rows()] = state["priorities"]
+        self._recentre(float(state["offset"]))  # with the same offset, weights are the same to the last bit
 
     def _refresh(self) -> None:
         """Give new anchors the initial priority and take the evicted ones out of the tree."""
@@ -228,11 +224,14 @@ class PrioritizedSampler(Sampler):
 
     def _recentre(self, offset: float | None = None) -> None:
         """Compute all weights anew, relative to ``offset``; None: the largest priority."""
-        rows = self._ring.rows_of(self._anchors.at(np.arange(self._anchors.count)))
+        rows = self._all_rows()
         if len(rows):
             priorities = self._priorities[rows]
             self._offset = float(priorities.max()) if offset is None else offset
             self._weights.set(rows, self._weights_of(priorities))
+
+    def _all_rows(self) -> np.ndarray:
+        return self._ring.rows_of(self._anchors.at(np.arange(self._anchors.count)))
 
 
 def _positive(count: int) -> int:

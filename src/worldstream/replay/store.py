@@ -85,7 +85,7 @@ class ReplayStore:
         Raises:
             ValueError: keys, shapes or dtypes differ from those of the store.
         """
-        environments = self._environments(where)
+        environments = np.arange(self.num_environments) if where is None else np.flatnonzero(where)
         self._check_observations(observations)
         self._num_episodes[environments] += 1
         self._open[environments] = True
@@ -98,33 +98,30 @@ class ReplayStore:
         terminated: np.ndarray,
         truncated: np.ndarray,
         next_observations: Observations,
-        where: np.ndarray | None = None,
     ) -> None:
         """Write one transition per environment: the action at its newest row, the next observation as a new row.
 
         Args:
             actions: (N, M) integers. rewards, terminated, truncated: (N,).
             next_observations: key -> (N, ...); the real next observation, also where the episode ends.
-            where: (N,) bool, environments that took a step; None: all.
 
         Raises:
             ValueError: an environment has no open episode, or an argument does not fit the store.
         """
-        environments = self._environments(where)
-        if not self._open[environments].all():
-            closed = environments[~self._open[environments]].tolist()
+        if not self._open.all():
+            closed = np.flatnonzero(~self._open).tolist()
             raise ValueError(f"no open episode in environments {closed}: call start() first")
         self._check_observations(next_observations)
         facts = {"actions": actions, "rewards": rewards, "terminated": terminated, "truncated": truncated}
         self._check_facts(facts)
-        rows = self.ring.rows_of(self.ring.newest_serials[environments])
+        rows = self.ring.rows_of(self.ring.newest_serials)
         for name, values in facts.items():
-            self.facts[name][rows] = values[environments]
+            self.facts[name][rows] = values
         self.facts["acted"][rows] = True
-        self.num_steps += len(environments)
-        self.total_steps += len(environments)
-        self._write_new_rows(environments, next_observations, terminal=terminated)
-        self._open[environments] = ~(terminated | truncated)[environments]
+        self.num_steps += self.num_environments
+        self.total_steps += self.num_environments
+        self._write_new_rows(np.arange(self.num_environments), next_observations, terminal=terminated)
+        self._open = ~(terminated | truncated)
 
     def _write_new_rows(self, environments: np.ndarray, observations: Observations, terminal: np.ndarray) -> None:
         rows = self.ring.rows_of(self.ring.advance(environments))
@@ -140,9 +137,6 @@ class ReplayStore:
     def _allocate(self) -> None:
         self._observations.ensure(self.ring.num_used_rows)
         self.facts.ensure(self.ring.num_used_rows)
-
-    def _environments(self, where: np.ndarray | None) -> np.ndarray:
-        return np.arange(self.num_environments) if where is None else np.flatnonzero(where)
 
     # NumPy would broadcast a wrong shape and wrap a wrong dtype without a word; hence the checks.
 

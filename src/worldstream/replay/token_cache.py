@@ -1,7 +1,7 @@
 """Tokens of stored observations, encoded once per version of the tokenizers.
 
-A row is fresh when it was encoded by the current version *and* for the observation that occupies it now; both are
-noted per row, so neither eviction nor a changed tokenizer needs to clear anything.
+A row is fresh when it was encoded by the current version for the observation that occupies it now. The serial number
+of that observation is noted beside the row, so eviction needs to clear nothing.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from worldstream.types import Observations
 Encode = Callable[[Observations], dict[str, np.ndarray]]
 """Observations (n, ...) by key -> integer tokens (n, K, C) by key."""
 
-# "stamp" is 1 + the serial number that was encoded, so that the zero of a new row means never.
-_STAMPS: Columns = {"stamp": ((), np.dtype(np.int64)), "version": ((), np.dtype(np.int64))}
+_STAMP = np.dtype(np.int64)
 
 
 def token_columns(specs: Mapping[str, TokenSpec]) -> Columns:
@@ -32,7 +31,7 @@ def token_columns(specs: Mapping[str, TokenSpec]) -> Columns:
 
 def cached_bytes_per_row(specs: Mapping[str, TokenSpec]) -> int:
     """Bytes that a cache keeps for one row of the store."""
-    return bytes_per_row(token_columns(specs)) + bytes_per_row(_STAMPS)
+    return bytes_per_row(token_columns(specs)) + _STAMP.itemsize
 
 
 class TokenCache:
@@ -47,20 +46,16 @@ class TokenCache:
         self._store = store
         self._specs = dict(specs)
         self._tokens = GrowingArrays(token_columns(specs), store.ring.capacity)
-        self._encoded = GrowingArrays(_STAMPS, store.ring.capacity)
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes allocated now."""
-        return self._tokens.num_bytes + self._encoded.num_bytes
+        self._version = 0
+        self.clear()
 
     def clear(self) -> None:
         """Forget all tokens. Needed only after the store was loaded from a checkpoint: serial numbers may repeat."""
-        self._encoded["stamp"][:] = 0
+        # By row: 1 + the serial number that was encoded, so that zero means never. Untouched pages cost nothing.
+        self._stamps = np.zeros(self._store.ring.capacity, _STAMP)
 
     def state_dict(self, version: int) -> dict[str, Any]:
         """Tokens of the stored observations that are encoded by ``version``, with the serial numbers of their rows."""
-        self._allocate()
         serials = self._store.ring.stored_serials()
         rows = self._store.ring.rows_of(serials)
         fresh = self._is_fresh(rows, version)
@@ -69,7 +64,6 @@ class TokenCache:
     def load_state_dict(self, state: dict[str, Any], version: int) -> None:
         """Continue from ``state_dict``; load the store first."""
         self.clear()
-        self._allocate()
         self._put(self._store.ring.rows_of(state["serials"]), state["tokens"], version)
 
     def tokens(self, rows: np.ndarray, version: int, encode: Encode) -> dict[str, np.ndarray]:
@@ -86,26 +80,23 @@ class TokenCache:
         Raises:
             ValueError: ``encode`` returned other keys or shapes, or tokens outside of the vocabulary.
         """
-        self._allocate()
         fresh = self._is_fresh(rows, version)
         if not fresh.all():
             self._encode(np.unique(rows[~fresh]), version, encode)
         return {key: self._tokens[key].take(rows, axis=0) for key in self._specs}
 
-    def _allocate(self) -> None:
-        self._tokens.ensure(self._store.ring.num_used_rows)
-        self._encoded.ensure(self._store.ring.num_used_rows)
-
     def _is_fresh(self, rows: np.ndarray, version: int) -> np.ndarray:
-        stamps = self._store.ring.serials_of(rows) + 1
-        fresh: np.ndarray = (self._encoded["stamp"][rows] == stamps) & (self._encoded["version"][rows] == version)
-        return fresh
+        fresh: np.ndarray = self._stamps[rows] == self._store.ring.serials_of(rows) + 1
+        return fresh & (version == self._version)
 
     def _put(self, rows: np.ndarray, tokens: dict[str, np.ndarray], version: int) -> None:
+        if version != self._version:
+            self._version = version
+            self.clear()
+        self._tokens.ensure(self._store.ring.num_used_rows)
         for key, values in tokens.items():
             self._tokens[key][rows] = values
-        self._encoded["stamp"][rows] = self._store.ring.serials_of(rows) + 1
-        self._encoded["version"][rows] = version
+        self._stamps[rows] = self._store.ring.serials_of(rows) + 1
 
     def _encode(self, rows: np.ndarray, version: int, encode: Encode) -> None:
         encoded = encode(self._store.observations(rows))
