@@ -13,6 +13,7 @@ from gymnasium import spaces
 from worldstream.actions import decode, encode, spec_from_space
 from worldstream.config import Config
 from worldstream.environments import EnvironmentConfig, FlatEnvironment, check, make_environment
+from worldstream.environments.suite.registered import GymSuite
 from worldstream.environments.suites import same_environment
 from worldstream.environments.toy.clock import Clock
 from worldstream.environments.toy.keys import NUM_COLORS, EveryKey
@@ -318,3 +319,10 @@ def test_every_key_is_deterministic_after_its_beginning() -> None:
         one, two = first.step(action), second.step(action)
         np.testing.assert_equal(one, two)
     assert one[3] and not one[2]
+
+
+def test_a_suite_whose_package_is_missing_says_how_to_install_it() -> None:
+    suite = GymSuite(prefixes=("Nowhere/",), package="no_such_package", example="Nowhere/Thing-v0")
+    assert suite.claims("Nowhere/Thing-v0") and not suite.claims("Thing-v0") and not suite.claims(Clock)
+    with pytest.raises(EnvironmentFault, match="which is not installed. Run: pip install no_such_package"):
+        suite.make("Nowhere/Thing-v0", EnvironmentConfig(), None)
