@@ -15,14 +15,17 @@ import resource
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from records import provenance
 
 from worldstream.cli import parse
+from worldstream.config import Config
 from worldstream.runs.folder import RunFolder
 from worldstream.runs.log import read_lines
+from worldstream.world_model.heads.novelty import NoveltyConfig
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -35,7 +38,24 @@ class Benchmark:
     preset: str
     steps: int
     metrics: tuple[str, ...] = ("return",)
-    variants: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    variants: dict[str, tuple[str, ...] | Callable[[Config], Config]] = field(default_factory=dict)
+    """Flags, or what becomes of the configuration."""
+
+
+NOVELTY_WEIGHT = 0.01
+"""With this weight novelty rewards the first imagined steps about as disagreement does: 0.01 a step."""
+
+
+def novelty(config: Config) -> Config:
+    """Random network distillation in the place of disagreement."""
+    model = config.world_model
+    heads = {name: head for name, head in model.heads.items() if name != "disagreement"} | {"novelty": NoveltyConfig()}
+    weights = {name: weight for name, weight in model.loss_weights.items() if name in heads}
+    return replace(
+        config,
+        world_model=replace(model, heads=heads, loss_weights={**dict.fromkeys(heads, 1.0), **weights}),
+        losses=replace(config.losses, reward_weights={"extrinsic": 20.0, "novelty": NOVELTY_WEIGHT}),
+    )
 
 
 ATTENTION = ("--world-model.sequence", "attention")
@@ -64,7 +84,11 @@ BENCHMARKS = {
         "grid",
         24_000,
         metrics=("success", "return", "training_return"),
-        variants={"no_intrinsic_reward": ("--losses.reward-weights.disagreement", "0"), "attention": ATTENTION},
+        variants={
+            "no_intrinsic_reward": ("--losses.reward-weights.disagreement", "0"),
+            "attention": ATTENTION,
+            "novelty": novelty,
+        },
     ),
     "keys": Benchmark("keys", "keys", 20_000),
     "cameras": Benchmark("cameras", "cameras", 20_000),
@@ -82,13 +106,15 @@ BENCHMARKS = {
 def run(name: str, variant: str, seed: int, output: Path) -> list[dict[str, object]]:
     """Train, or go on training, in this process; returns one record for each metric."""
     benchmark = BENCHMARKS[name]
-    options = () if variant == "default" else benchmark.variants[variant]
+    change = benchmark.variants.get(variant, ())
+    options = () if callable(change) else change
     arguments = ["train", "--env", benchmark.environment, "--preset", benchmark.preset]
     arguments += ["--steps", str(benchmark.steps), "--seed", str(seed), "--output", str(output), *options]
     began = time.monotonic()
     evaluations = RunFolder(output).evaluations
     if not any(record["final"] for record in read_lines(evaluations)):
-        parse(["train", "--resume", str(output)] if output.is_dir() else arguments).run()
+        command = parse(["train", "--resume", str(output)] if output.is_dir() else arguments)
+        (replace(command, config=change(command.config)) if callable(change) and not output.is_dir() else command).run()
     wall = time.monotonic() - began
     final = read_lines(evaluations)[-1]
     curve = learning_curve(RunFolder(output))
@@ -99,7 +125,9 @@ def run(name: str, variant: str, seed: int, output: Path) -> list[dict[str, obje
         "training_return": sum(value for _, value in curve) / len(curve),
     }
     details = {"training_return": {"curve": curve}}
-    shown = [*arguments[: -2 - len(options)], *options]
+    shown = " ".join(["worldstream", *arguments[: -2 - len(options)], *options])
+    if callable(change):
+        shown = f"python benchmarks/learning.py --benchmark {name} --variant {variant} --seeds {seed}"
     return [
         {
             "benchmark": name,
@@ -115,7 +143,7 @@ def run(name: str, variant: str, seed: int, output: Path) -> list[dict[str, obje
             "training_seconds": final["training_seconds"],
             "wall_seconds": max(wall, final["training_seconds"]),  # that of an interrupted run counts every sitting
             "peak_memory_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
-            "command": "worldstream " + " ".join(shown),
+            "command": shown,
             **provenance(),
             **details.get(metric, {}),
         }

@@ -45,7 +45,7 @@ class Models(nn.Module):
 
 def num_parameters(module: nn.Module) -> int:
     """Number of trained scalars."""
-    return sum(parameter.numel() for parameter in module.parameters())
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
 
 
 def choose_device(name: str) -> torch.device:

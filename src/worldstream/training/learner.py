@@ -14,7 +14,7 @@ DECAYED = (nn.Linear, nn.Conv2d, nn.LSTMCell)
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Decay the matrices of linear maps, convolutions and recurrent cells; nothing else, by type not name (C15)."""
+    """What is trained; matrices of linear maps, convolutions and recurrent cells decay, by type not name (C15)."""
     decayed = {
         id(parameter)
         for child in module.modules()
@@ -23,11 +23,11 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, o
         if parameter.ndim > 1
     }
     # Ensembles stack their matrices along a first axis; their biases are (P, 1, N).
-    stacked = {id(p) for p in module.parameters() if p.ndim == 3 and p.shape[1] > 1}
+    trained = [p for p in module.parameters() if p.requires_grad]
+    stacked = {id(p) for p in trained if p.ndim == 3 and p.shape[1] > 1}
     chosen = decayed | stacked
-    with_decay = [p for p in module.parameters() if id(p) in chosen]
-    without = [p for p in module.parameters() if id(p) not in chosen]
-    assert len(with_decay) + len(without) == len(list(module.parameters()))
+    with_decay = [p for p in trained if id(p) in chosen]
+    without = [p for p in trained if id(p) not in chosen]
     return [{"params": with_decay, "weight_decay": weight_decay}, {"params": without, "weight_decay": 0.0}]
 
 

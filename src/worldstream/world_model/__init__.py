@@ -19,6 +19,7 @@ HEADS = Registry(
         "reward": "worldstream.world_model.heads.reward:RewardConfig",
         "termination": "worldstream.world_model.heads.termination:TerminationConfig",
         "disagreement": "worldstream.world_model.heads.disagreement:DisagreementConfig",
+        "novelty": "worldstream.world_model.heads.novelty:NoveltyConfig",
     },
 )
 
