@@ -21,11 +21,11 @@ import torch
 from records import provenance, write
 
 import worldstream
-from worldstream.environments import resolve
 from worldstream.runs.estimate import peak_bytes
 from worldstream.runs.folder import RunFolder
 from worldstream.runs.log import read_lines
 from worldstream.runs.session import Session
+from worldstream.training.experiment import Experiment
 
 EVERY = 10_000
 
@@ -59,9 +59,7 @@ def written_bytes(checkpoint: Path) -> int:
 def measure(steps: int, folder: RunFolder) -> list[tuple[int, str, float]]:
     """Train; returns (steps, metric, value)."""
     chosen = config(steps)
-    session = Session(
-        folder, resolve("CartPole-v1", chosen.environment), chosen, seed=0, steps=steps, device=torch.device("cpu")
-    )
+    session = Session(folder, Experiment.of("CartPole-v1", chosen, steps=steps))
     folder.path.mkdir(exist_ok=True)
     found: dict[tuple[int, str], float] = {}
 

@@ -1,12 +1,14 @@
-"""A configuration small enough to train in a second."""
+"""A configuration small enough to train in a second, and a notebook for what a trainer tells."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import worldstream
 from worldstream.tokenizers.bundle import TokenizerConfig
 from worldstream.tokenizers.image import ImageVQConfig
+from worldstream.training.events import Events
 
 
 def tiny_config() -> worldstream.Config:
@@ -25,3 +27,17 @@ def tiny_config() -> worldstream.Config:
         actor_critic_learner=replace(config.actor_critic_learner, start_steps=50, batch_size=4),
         evaluation=replace(config.evaluation, final_episodes=2, every_steps=40, episodes=1),
     )
+
+
+class Recorded(Events):
+    """What a trainer told: its records of metrics, and the steps at which an evaluation was due."""
+
+    def __init__(self) -> None:
+        self.records: list[dict[str, Any]] = []
+        self.evaluations: list[int] = []
+
+    def metrics(self, record: dict[str, Any]) -> None:
+        self.records.append(record)
+
+    def evaluate(self, steps: int) -> None:
+        self.evaluations.append(steps)

@@ -39,6 +39,7 @@ from worldstream.runs.log import read_lines
 from worldstream.runs.progress import ProgressDisplay, console, evaluation_progress
 from worldstream.runs.session import Session
 from worldstream.runs.weights import load_run, save_weights
+from worldstream.training.experiment import Experiment
 
 
 class Agent:
@@ -170,16 +171,13 @@ def train(
     _check_time_limit(time_limit)
     preset = preset or (resolve(environment).suited_preset if config is None else "custom")
     config = PRESETS[preset]() if config is None else config
-    resolved = resolve(environment, config.environment)
-    config = replace(config, environment=resolved.config)
-    chosen = choose_device(device)
-    folder = RunFolder(Path(output) if output is not None else default_output(resolved, preset, f"seed{seed}"))
-    folder.require_unused()
-    out = console(quiet=quiet)
-    session = Session(
-        folder, resolved, config, seed=seed, steps=steps, device=chosen, time_limit=time_limit
+    experiment = Experiment.of(environment, config, seed=seed, steps=steps, device=choose_device(device))
+    folder = RunFolder(
+        default_output(experiment.environment, preset, f"seed{seed}") if output is None else Path(output)
     )
-    return _run(session, lambda: _begin(session, preset, force), out)
+    folder.require_unused()
+    session = Session(folder, experiment, time_limit)
+    return _run(session, lambda: _begin(session, preset, force), console(quiet=quiet))
 
 
 @_keep_thread_count()
@@ -211,33 +209,30 @@ def resume(
     folder = RunFolder(Path(path))
     description = read_run(folder)
     _check_time_limit(time_limit)
-    name = recorded_environment(folder, description) if environment is None else environment
+    chosen = recorded_environment(folder, description) if environment is None else environment
     if is_imported(folder, description):
         raise RunFolderError(f"{folder.path} was imported, not trained: there is no training to continue.")
     steps, config = int(description["steps"]), Config.from_json(description["config"])
     if any(record["final"] for record in read_lines(folder.evaluations)):
         raise RunFolderError(f"{folder.path} is finished: it has been trained for {steps} steps and evaluated.")
-    out = console(quiet=quiet)
-    chosen = resolve(name, config.environment)
-    session = Session(
-        folder,
+    experiment = Experiment.of(
         chosen,
         config,
         seed=int(description["seed"]),
         steps=steps,
         device=choose_device(str(description["device"]) if device is None else device),
-        time_limit=time_limit,
     )
+    session = Session(folder, experiment, time_limit)
 
     def begin() -> str:
         models = session.trainer.models
         # In order: the weights of keys and their positions in a block have no names but that.
-        require_specs(chosen.label, models.specs, specs_from_json(description["specs"]), in_order=True)
+        require_specs(experiment.environment.label, models.specs, specs_from_json(description["specs"]), in_order=True)
         if not force:
             require_capacity(config, models, steps, folder.path)
         return f"resuming {folder.path} at {session.restore()} of {steps} steps"
 
-    return _run(session, begin, out)
+    return _run(session, begin, console(quiet=quiet))
 
 
 def _run(session: Session, begin: Callable[[], str], out: Console) -> TrainingResult:
@@ -249,7 +244,7 @@ def _run(session: Session, begin: Callable[[], str], out: Console) -> TrainingRe
     except BaseException:
         session.trainer.close()
         raise
-    display = ProgressDisplay(session.last_step, out)
+    display = ProgressDisplay(session.experiment.last_step, out)
     try:
         result = session.run(display.update, out.print)
     finally:
@@ -259,7 +254,7 @@ def _run(session: Session, begin: Callable[[], str], out: Console) -> TrainingRe
         f"mean return {summary['return_mean']:.4g} over {summary['episodes']:.0f} episodes "
         f"after {session.seconds:.0f} s. Next: worldstream report {session.folder.path}"
     )
-    agent = Agent(session.trainer.models, temperature=session.config.evaluation.temperature)
+    agent = Agent(session.trainer.models, temperature=session.experiment.config.evaluation.temperature)
     return TrainingResult(session.folder.path, agent, result)
 
 
@@ -298,23 +293,24 @@ def evaluate(
         raise ConfigError(f"episodes must be at least 1, not {episodes}.")
     check_seed(seed)
     run = load_run(path, device, best=best)
-    name = recorded_environment(run.folder, run.description) if environment is None else environment
-    config = run.config
-    chosen = resolve(name, config.environment)
+    config, source = run.config, environment
+    if source is None:
+        source = recorded_environment(run.folder, run.description)
     if temperature is not None:
         config = replace(config, evaluation=replace(config.evaluation, temperature=temperature))
+    experiment = Experiment.of(source, config, seed=seed, device=run.models.device)
     on_progress = evaluation_progress(episodes, console(quiet=quiet).print)
-    result = measure(run.models, chosen, config, episodes=episodes, seed=seed, on_progress=on_progress)
+    result = measure(run.models, experiment, episodes, on_progress=on_progress)
     note = ""
     if run.imported:
-        note = why_not_kept(run, chosen.recorded_name, config)
+        note = why_not_kept(run, experiment)
         if not note:
             note = f"noted, with episodes. Next: worldstream report {path}"
             try:
-                keep_evaluation(run, chosen, result, seed=seed)
+                keep_evaluation(run, experiment, result)
             except RunFolderError as error:  # what came out is more important
                 note = f"not noted in the run: {error}"
-    return EvaluationResult(chosen.recorded_name, result, note)
+    return EvaluationResult(experiment.environment.recorded_name, result, note)
 
 
 def import_checkpoint(
@@ -356,9 +352,9 @@ def import_checkpoint(
         modality=modality,
         settings=None if settings is None else read_settings(Path(settings)),
     )
-    resolved = resolve(environment, agent.config.environment)
-    description = describe(agent.models.specs, agent.config, resolved, preset=name, origin="imported")
-    folder.create({**description, "protocol": protocol_card(resolved, agent.config, agent.protocol)})
+    experiment = Experiment.of(environment, agent.config)
+    description = describe(experiment, agent.models.specs, preset=name, origin="imported")
+    folder.create({**description, "protocol": protocol_card(experiment, agent.protocol)})
     save_weights(folder.weights, agent.models)
     for line in (*agent.notes, f"imported into {folder.path}. Next: worldstream evaluate {folder.path}"):
         console(quiet=quiet).print(line)
@@ -367,32 +363,23 @@ def import_checkpoint(
 
 def _notes(session: Session) -> list[str]:
     """What a user should know before a run."""
-    config, models, steps = session.config, session.trainer.models, session.steps
-    replay = ReplaySize.of(config, models, steps)
+    experiment, models = session.experiment, session.trainer.models
+    config = experiment.config
+    replay = ReplaySize.of(config, models, experiment.steps)
     notes = [f"replay will hold {replay.rows} steps, {replay.num_bytes / 1e6:.1f} MB"]
     late = {"world model": config.world_model_learner, "actor-critic": config.actor_critic_learner}
     for part, learner in late.items():
-        if learner.start_steps >= session.last_step:
+        if learner.start_steps >= experiment.last_step:
             notes.append(f"note: the {part} begins to learn at step {learner.start_steps}, after the end of this run")
     return notes
 
 
 def _begin(session: Session, preset: str, force: bool) -> str:
     """Write run.json, unless the run does not fit; says what happens."""
-    folder, config, models = session.folder, session.config, session.trainer.models
+    folder, experiment, trainer = session.folder, session.experiment, session.trainer
     if not force:
-        require_capacity(config, models, session.steps, folder.path)
-    description = describe(
-        models.specs,
-        config,
-        session.environment,
-        preset=preset,
-        origin="trained",
-        seed=session.seed,
-        steps=session.steps,
-        device=str(models.device),
-    )
-    protocol = protocol_card(session.environment, config, session.trainer.environments.protocol)
-    folder.create({**description, "protocol": protocol})
-    name = session.environment.recorded_name
-    return f"training on '{name}' for {session.steps} steps on {models.device}, preset {preset}, into {folder.path}"
+        require_capacity(experiment.config, trainer.models, experiment.steps, folder.path)
+    description = describe(experiment, trainer.models.specs, preset=preset, origin="trained")
+    folder.create({**description, "protocol": protocol_card(experiment, trainer.environments.protocol)})
+    name, device = experiment.environment.recorded_name, trainer.models.device
+    return f"training on '{name}' for {experiment.steps} steps on {device}, preset {preset}, into {folder.path}"

@@ -172,12 +172,13 @@ class Info:
         """Measure and print."""
         from worldstream.models import choose_device
         from worldstream.runs.estimate import estimate
+        from worldstream.training.experiment import Experiment
 
         if self.steps < 1:
             raise ConfigError(f"--steps must be at least 1, not {self.steps}.")
         config = with_modalities(self.config, self.modality)
         device = choose_device(self.device)
-        result = estimate(resolve(self.env, config.environment), config, steps=self.steps, device=device)
+        result = estimate(Experiment.of(self.env, config, steps=self.steps, device=device))
         print_estimate(result, replace(self, device=str(device)))
 
 

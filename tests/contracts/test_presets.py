@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Any
 
 import pytest
-import torch
 
+from tiny import Recorded
 from worldstream.config import Config
-from worldstream.environments import resolve
 from worldstream.presets import PRESETS
+from worldstream.training.experiment import Experiment
 from worldstream.training.trainer import Trainer
 
 
@@ -28,19 +27,12 @@ def test_a_preset_survives_json_and_learns(name: str) -> None:
         tail_share=0.0,
         log_every_steps=1,
     )
-    records: list[dict[str, Any]] = []
-    trainer = Trainer(
-        config,
-        resolve("clock", config.environment),
-        seed=0,
-        device=torch.device("cpu"),
-        on_metrics=records.append,
-        on_evaluation=lambda steps: None,
-    )
+    events = Recorded()
+    trainer = Trainer(Experiment.of("clock", config, steps=31), events)
     before = {key: value.clone() for key, value in trainer.models.named_parameters()}
-    trainer.run(31)
+    trainer.run()
     trainer.close()
-    assert records[-1]["world_model/observation"] > 0
-    assert records[-1]["actor_critic/critic_loss"] > 0
+    assert events.records[-1]["world_model/observation"] > 0
+    assert events.records[-1]["actor_critic/critic_loss"] > 0
     changed = {key.split(".")[0] for key, value in trainer.models.named_parameters() if not value.equal(before[key])}
     assert changed == {"world_model", "actor_critic"}

@@ -14,6 +14,7 @@ from tiny import tiny_config
 from worldstream.cli import main
 from worldstream.environments.toy.clock import Clock
 from worldstream.errors import ConfigError, EnvironmentFault
+from worldstream.training.phases import Phase
 from worldstream.training.trainer import Trainer
 
 
@@ -117,9 +118,7 @@ def test_an_environment_object_is_refused_with_the_remedy(tmp_path: Path) -> Non
         worldstream.train(Clock(), steps=10, output=tmp_path / "run")  # type: ignore[arg-type]
 
 
-def test_a_run_on_a_nameless_function_says_what_it_needs(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_on_a_nameless_function_says_what_it_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     worldstream.train(lambda: Clock(), steps=60, config=tiny_config(), output=tmp_path / "run", quiet=True)
     with pytest.raises(SystemExit):
         main(["evaluate", str(tmp_path / "run"), "--episodes", "1"])
@@ -129,10 +128,10 @@ def test_a_run_on_a_nameless_function_says_what_it_needs(
 
 
 def test_a_run_whose_environment_gives_out_keeps_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(trainer: Trainer) -> None:
+    def fail(trainer: Trainer, phase: Phase, turn: float) -> None:
         raise EnvironmentFault("gone")
 
-    monkeypatch.setattr(Trainer, "update_actor_critic", fail)
+    monkeypatch.setattr(Trainer, "update", fail)
     with pytest.raises(EnvironmentFault, match="gone"):
         worldstream.train(Clock, steps=100, config=tiny_config(), output=tmp_path / "run", quiet=True)
     worldstream.Agent.load(tmp_path / "run")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import worldstream
-from worldstream.environments import EnvironmentConfig, make_environment, resolve
+from worldstream.environments import EnvironmentConfig, make_environment
 from worldstream.environments.suites import ENVIRONMENTS
 from worldstream.errors import ConfigError, EnvironmentFault
 from worldstream.evaluation.evaluate import evaluate
@@ -22,6 +22,7 @@ from worldstream.runs.weights import load_run
 from worldstream.tokenizers.bundle import TokenizerConfig
 from worldstream.tokenizers.lpips import LpipsConfig
 from worldstream.tokenizers.perceptual import NoPerceptualConfig
+from worldstream.training.experiment import Experiment
 
 pytest.importorskip("ale_py")
 
@@ -323,7 +324,7 @@ def test_presets_run_from_end_to_end(preset: str, steps: int, tmp_path: Path) ->
     assert card["training"]["full_action_space"] == (preset == "atari-sticky")
     assert len(result.evaluation.returns) == 1
     loaded = load_run(output)  # nothing that only training needs is asked for
-    again = evaluate(loaded.models, resolve("Breakout", config.environment), config, episodes=1, seed=0)
+    again = evaluate(loaded.models, Experiment.of("Breakout", config), 1)
     assert again.returns == result.evaluation.returns
 
 

@@ -22,6 +22,7 @@ from worldstream.evaluation.episodes import record_episodes
 from worldstream.evaluation.evaluate import evaluate
 from worldstream.models import Models
 from worldstream.specs import Specs
+from worldstream.training.experiment import Experiment
 
 OBSERVATION: dict[str, gym.Space[Any]] = {
     "body": spaces.Box(-1, 1, (3,), np.float32),
@@ -70,7 +71,7 @@ def test_an_environment_with_other_spaces_is_refused_with_the_difference(
 ) -> None:
     for play in (evaluate, record_episodes):
         with pytest.raises(ConfigError) as error:
-            play(models, resolve(lambda: world(observation, action)), tiny_config(), episodes=1, seed=0)
+            play(models, Experiment.of(lambda: world(observation, action), tiny_config()), 1)
         assert difference in str(error.value) and "--env" in str(error.value)
 
 
@@ -78,7 +79,7 @@ def test_what_leads_to_the_same_ids_is_taken(models: Models) -> None:
     """Keys in another order; a column instead of a row of levels, which the environment decodes for itself."""
     keys = spaces.Dict([(key, OBSERVATION[key]) for key in ("map", "body")])
     turned = Sampled(keys, spaces.Dict({**ACTION, "turn": spaces.Box(-2, 2, (2, 1), np.float32)}))
-    assert evaluate(models, resolve(lambda: turned), tiny_config(), episodes=1, seed=0).returns == [10.0]
+    assert evaluate(models, Experiment.of(lambda: turned, tiny_config()), 1).returns == [10.0]
 
 
 def test_pictures_that_are_resized_where_they_enter_may_have_any_size() -> None:
@@ -131,4 +132,4 @@ def test_other_keyword_arguments_of_evaluation_are_refused_too(models: Models) -
     options = {"action": {"mode": spaces.Discrete(4)}}
     config = replace(config, environment=replace(config.environment, evaluation_kwargs=options))
     with pytest.raises(ConfigError, match="action 'mode' has numbers of values"):
-        evaluate(models, resolve(world, config.environment), config, episodes=1, seed=0)
+        evaluate(models, Experiment.of(world, config), 1)

@@ -18,8 +18,10 @@ from worldstream.runs.archive import read_state, write_state
 from worldstream.runs.episodes import load_episodes, save_episodes
 from worldstream.runs.folder import RunFolder
 from worldstream.runs.progress import evaluation_progress
+from worldstream.training.experiment import Experiment
 
 CONFIG = Config(evaluation=EvaluationConfig(num_environments=3))
+EXPERIMENT = Experiment.of("clock", CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -30,18 +32,18 @@ def models() -> Models:
 
 @pytest.fixture(scope="module")
 def episodes(models: Models) -> list[RecordedEpisode]:
-    return record_episodes(models, resolve("clock", CONFIG.environment), CONFIG, episodes=7, seed=0)
+    return record_episodes(models, EXPERIMENT, 7)
 
 
 def test_every_environment_plays_its_share(models: Models) -> None:
-    steps = list(play(models, resolve("clock", CONFIG.environment), CONFIG, episodes=7, seed=0))
+    steps = list(play(models, EXPERIMENT, 7))
     counted = sum((step.ended & step.counted).astype(int) for step in steps)
     assert counted.tolist() == [3, 2, 2]
     assert len(steps) == 30, "it ends with the last episode asked for"
 
 
 def test_evaluation_counts_whole_episodes(models: Models) -> None:
-    result = evaluate(models, resolve("clock", CONFIG.environment), CONFIG, episodes=7, seed=0)
+    result = evaluate(models, EXPERIMENT, 7)
     assert result.lengths == [10] * 7
     assert all(45.0 <= value <= 47.01 for value in result.returns)
     assert result.summary["episodes"] == 7 and result.summary["positive_share"] == 1.0
@@ -51,10 +53,8 @@ def test_progress_counts_episodes_and_steps(models: Models) -> None:
     seen: list[tuple[int, int]] = []
     evaluate(
         models,
-        resolve("clock", CONFIG.environment),
-        CONFIG,
-        episodes=7,
-        seed=0,
+        EXPERIMENT,
+        7,
         on_progress=lambda *counts: seen.append(counts),
     )
     assert [steps for _, steps in seen] == list(range(3, 93, 3))
@@ -74,14 +74,12 @@ def test_progress_is_said_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_same_seed_gives_the_same_evaluation(models: Models) -> None:
-    first, again, other = (
-        evaluate(models, resolve("clock", CONFIG.environment), CONFIG, episodes=4, seed=seed) for seed in (1, 1, 2)
-    )
+    first, again, other = (evaluate(models, Experiment.of("clock", CONFIG, seed=seed), 4) for seed in (1, 1, 2))
     assert first == again != other
 
 
 def test_a_recording_is_what_the_evaluation_counts(models: Models, episodes: list[RecordedEpisode]) -> None:
-    result = evaluate(models, resolve("clock", CONFIG.environment), CONFIG, episodes=7, seed=0)
+    result = evaluate(models, EXPERIMENT, 7)
     assert [episode.length for episode in episodes] == result.lengths
     assert np.allclose([episode.rewards.sum() for episode in episodes], result.returns)
 
@@ -97,7 +95,7 @@ def test_a_recording_counts_like_the_clock(episodes: list[RecordedEpisode]) -> N
 
 
 def test_a_cut_recording_neither_terminated_nor_was_truncated(models: Models) -> None:
-    recorded = record_episodes(models, resolve("clock", CONFIG.environment), CONFIG, episodes=4, seed=0, max_steps=6)
+    recorded = record_episodes(models, EXPERIMENT, 4, max_steps=6)
     assert [(e.length, e.terminated, e.truncated) for e in recorded] == [(6, False, False)] * 4
     assert all(len(e.observations["step"]) == 7 for e in recorded)
 

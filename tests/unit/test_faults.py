@@ -31,8 +31,9 @@ from worldstream.runs.folder import RunFolder
 from worldstream.runs.log import read_lines
 from worldstream.runs.skipped import reproduce
 from worldstream.runs.weights import load_weights
-from worldstream.training import trainer as trainer_module
-from worldstream.training import updates
+from worldstream.training import phases, updates
+from worldstream.training.experiment import Experiment
+from worldstream.training.phases import Phase
 from worldstream.training.trainer import Trainer
 
 STEPS = 300
@@ -78,34 +79,29 @@ def test_a_run_survives_faults_and_counts_them_all(
 def test_replay_shows_the_clock_counting_through_faults(tmp_path: Path) -> None:
     """No transition leads from one episode into another; where the environment failed, the last observation repeats."""
     chosen = config(tmp_path / "faults", IN_PROCESS, num_environments=2)
-    run = Trainer(
-        chosen,
-        resolve("faulty:make", chosen.environment),
-        seed=3,
-        device=torch.device("cpu"),
-        on_metrics=lambda record: None,
-        on_evaluation=lambda steps: None,
-    )
-    run.run(200)
-    segments = gather(run.store, run.store.ring.stored_serials(), 2, "first")
-    counters = run.store.observations(segments.rows)["step"][..., 0]
+    run = Trainer(Experiment.of("faulty:make", chosen, seed=3, steps=200))
+    run.run()
+    store = run.experience.store
+    segments = gather(store, store.ring.stored_serials(), 2, "first")
+    counters = store.observations(segments.rows)["step"][..., 0]
     both = segments.observed[:, 1]
     repeats = both & (counters[:, 1] == counters[:, 0])
     assert repeats.sum() == run.environments.num_restarts > 5
     assert (segments.truncated & ~segments.terminated)[repeats, 0].all()
     assert not segments.rewards[repeats, 0].any()
     np.testing.assert_array_equal(counters[both & ~repeats, 1], counters[both & ~repeats, 0] + 1)
-    assert run.store.num_steps == run.collector.steps == 200
+    assert store.num_steps == run.collector.steps == 200
     run.close()
 
 
 def test_an_evaluation_counts_incidents_and_whole_episodes(tmp_path: Path) -> None:
     chosen = config(tmp_path / "faults", {"raise": 0.05})
+    experiment = Experiment.of("faulty:make", chosen)
     with VectorEnvironment(resolve("clock")) as clock:
         models = Models(chosen, clock.observation_specs, clock.action_spec).eval()
     with pytest.warns(WorldstreamWarning, match=r"is stuck. It is made anew; its episode counts as truncated"):
-        result = evaluate(models, resolve("faulty:make", chosen.environment), chosen, episodes=20, seed=0)
-    recorded = record_episodes(models, resolve("faulty:make", chosen.environment), chosen, episodes=20, seed=0)
+        result = evaluate(models, experiment, 20)
+    recorded = record_episodes(models, experiment, 20)
     assert result.incidents > 3 and len(result.returns) == 20
     assert [episode.length for episode in recorded] == result.lengths
     assert all(episode.truncated for episode in recorded if episode.length < 10)
@@ -233,27 +229,28 @@ def test_a_run_survives_a_first_reset_that_fails(tmp_path: Path) -> None:
 
 def poison(monkeypatch: pytest.MonkeyPatch, *numbers: int) -> None:
     """The rewards of the world-model batches with these numbers contain a NaN."""
-    original, count = Trainer.update_world_model, [0]
+    original, count = Trainer.update, [0]
 
-    def update(self: Trainer) -> None:
-        tokenized, count[0] = self.tokenized, count[0] + 1
+    def update(self: Trainer, phase: Phase, turn: float) -> dict[str, torch.Tensor]:
+        count[0] += phase.name == "world_model"
+        if phase.name != "world_model" or count[0] not in numbers:
+            return original(self, phase, turn)
+        batch_of = self.experience.batch
 
         def poisoned(segments: Any) -> Any:
-            batch = tokenized(segments)
+            batch = batch_of(segments)
             batch.rewards[:, 1] = torch.nan
             return batch
 
-        if count[0] in numbers:
-            before = {name: tensor.clone() for name, tensor in self.models.state_dict().items()}
-            with monkeypatch.context() as patch:
-                patch.setattr(self, "tokenized", poisoned)
-                original(self)
-            after = self.models.state_dict()
-            assert all(torch.equal(before[name], after[name]) for name in before)
-        else:
-            original(self)
+        before = {name: tensor.clone() for name, tensor in self.models.state_dict().items()}
+        with monkeypatch.context() as patch:
+            patch.setattr(self.experience, "batch", poisoned)
+            metrics = original(self, phase, turn)
+        after = self.models.state_dict()
+        assert all(torch.equal(before[name], after[name]) for name in before)
+        return metrics
 
-    monkeypatch.setattr(Trainer, "update_world_model", update)
+    monkeypatch.setattr(Trainer, "update", update)
 
 
 def test_an_update_that_is_not_finite_is_skipped_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,6 +306,6 @@ def test_exhausted_memory_names_the_setting(error: Exception, tmp_path: Path, mo
     def fails(*_: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(trainer_module, "update_actor_critic", fails)
+    monkeypatch.setattr(phases, "update_actor_critic", fails)
     with pytest.raises(OutOfMemoryError, match=r"actor_critic_learner.batch_size or imagination.horizon"):
         worldstream.train("clock", steps=160, config=tiny_config(), output=tmp_path / "run", quiet=True)

@@ -15,7 +15,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-import torch
 from gymnasium import spaces
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -23,10 +22,10 @@ from hypothesis import strategies as st
 from tiny import tiny_config
 from worldstream.cli import main
 from worldstream.config import Config
-from worldstream.environments import resolve
 from worldstream.environments.config import EnvironmentConfig
 from worldstream.environments.flat import FlatEnvironment, check
 from worldstream.errors import WorldstreamError
+from worldstream.training.experiment import Experiment
 from worldstream.training.trainer import Trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore::worldstream.errors.WorldstreamWarning", "ignore:.*precision lowered")
@@ -92,16 +91,9 @@ def test_spaces(observation: spaces.Space[Any], action: spaces.Space[Any], level
 
 
 def trained(environment: Any, config: Config) -> None:
-    trainer = Trainer(
-        config,
-        resolve(environment, config.environment),
-        seed=0,
-        device=torch.device("cpu"),
-        on_metrics=lambda record: None,
-        on_evaluation=lambda steps: None,
-    )
+    trainer = Trainer(Experiment.of(environment, config, steps=70))
     try:
-        trainer.run(70)
+        trainer.run()
     finally:
         trainer.close()
 

@@ -19,6 +19,7 @@ from worldstream.evaluation.openloop import cut_windows, dream, follow, open_loo
 from worldstream.evaluation.returns import ReturnComparison, compare_returns, returns_to_go
 from worldstream.modalities.observation import ObservationAdapter
 from worldstream.models import Models
+from worldstream.training.experiment import Experiment
 from worldstream.types import EXTRINSIC
 from worldstream.world_model.model import Imagined
 
@@ -36,9 +37,7 @@ def models() -> Models:
 @pytest.fixture(scope="module")
 def episodes(models: Models) -> list[RecordedEpisode]:
     config = replace(CONFIG, evaluation=replace(CONFIG.evaluation, num_environments=2))
-    return record_episodes(
-        models, resolve("clock", config.environment), config, episodes=4, seed=0
-    )  # of each, one terminates
+    return record_episodes(models, Experiment.of("clock", config), 4)  # of each, one terminates
 
 
 def episode(length: int, *, constant: bool = False, terminated: bool = True) -> RecordedEpisode:

@@ -24,6 +24,7 @@ from worldstream.runs.episodes import save_episodes
 from worldstream.runs.folder import RunFolder
 from worldstream.runs.log import LineLog
 from worldstream.runs.weights import save_weights
+from worldstream.training.experiment import Experiment
 
 SECTIONS = (
     "Protocol",
@@ -35,6 +36,7 @@ SECTIONS = (
 )
 HOSTILE = "<script>alert('x')</script> $\\frac{$ \"quoted\" & _"
 CONFIG = Config(imagination=ImaginationConfig(horizon=3, context_length=2, burn_in=3))
+EXPERIMENT = Experiment.of("clock", CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,7 @@ def finish_run(folder: RunFolder, models: Models) -> None:
         record = {"return_mean": 46.0, "return_std": 0.1, "return_quartile_low": 45.9, "return_quartile_high": 46.1}
         LineLog(folder.evaluations).append({"steps": steps, "episodes": 4, **record})
     save_weights(folder.weights, models)
-    save_episodes(folder, record_episodes(models, resolve("clock", CONFIG.environment), CONFIG, episodes=4, seed=0))
+    save_episodes(folder, record_episodes(models, EXPERIMENT, 4))
 
 
 class Checked(HTMLParser):
@@ -134,12 +136,10 @@ def test_missing_or_foreign_episodes_are_told(tmp_path: Path, models: Models) ->
     finish_run(folder, models)
     folder.episodes.unlink()
     assert "has no episodes.safetensors" in Checked(write_report([folder.path]).read_text()).text
-    recorded = record_episodes(models, resolve("clock", CONFIG.environment), CONFIG, episodes=1, seed=0)
+    recorded = record_episodes(models, EXPERIMENT, 1)
     save_episodes(folder, [replace(recorded[0], observations={"other": recorded[0].observations["step"]})])
     assert "holds other observations" in Checked(write_report([folder.path]).read_text()).text
-    save_episodes(
-        folder, record_episodes(models, resolve("clock", CONFIG.environment), CONFIG, episodes=2, seed=0, max_steps=2)
-    )
+    save_episodes(folder, record_episodes(models, EXPERIMENT, 2, max_steps=2))
     text = Checked(write_report([folder.path]).read_text()).text
     assert "ends within the steps that the world model reads first" in text
     assert "No recorded episode was followed far enough" in text

@@ -20,6 +20,7 @@ import worldstream
 from tiny import tiny_config
 from worldstream.cli import main
 from worldstream.environments.suite.gym import require_harmless
+from worldstream.environments.toy.clock import Clock
 from worldstream.errors import ConfigError, EnvironmentFault, Interrupted, RunFolderError
 from worldstream.report.report import write_report
 from worldstream.runs import session as session_module
@@ -47,7 +48,7 @@ def tiny(**collection: Any) -> worldstream.Config:
 def stop_after(monkeypatch: pytest.MonkeyPatch, *at: int) -> None:
     """The process receives SIGTERM when the clock shows one of these steps, once each."""
     waiting = list(at)
-    original = Session._after_step
+    original = Session.after_step
 
     def after_step(session: Session, steps: int) -> bool:
         if waiting and steps >= waiting[0]:
@@ -55,7 +56,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, *at: int) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
         return original(session, steps)
 
-    monkeypatch.setattr(Session, "_after_step", after_step)
+    monkeypatch.setattr(Session, "after_step", after_step)
 
 
 def facts(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -345,13 +346,15 @@ def test_the_time_limit_ends_an_evaluation(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(Interrupted):
         worldstream.train("clock", steps=STEPS, config=config, output=path, quiet=True)
 
-    def endless(*arguments: Any, **options: Any) -> Any:
-        for _ in range(6000):  # a minute, unless the limit ends it
-            time.sleep(0.01)
+    step = Clock.step
+
+    def slow(clock: Clock, action: Any) -> Any:
+        time.sleep(0.5)
+        return step(clock, action)
 
     said = "limit of 2 s .* Only the evaluation is left"
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match=said):
-        patch.setattr(session_module, "evaluate", endless)
+        patch.setattr(Clock, "step", slow)
         worldstream.resume(path, time_limit=2, quiet=True)
     assert len(worldstream.resume(path, quiet=True).evaluation.returns) == config.evaluation.final_episodes
 

@@ -8,16 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from tiny import tiny_config
+from tiny import Recorded, tiny_config
 from worldstream.config import Config
-from worldstream.environments import make_environment, resolve
+from worldstream.environments import make_environment
 from worldstream.errors import DivergedError
 from worldstream.models import Models
 from worldstream.runs.estimate import estimate
+from worldstream.training.experiment import Experiment
 from worldstream.training.synthetic import synthetic_observations
 from worldstream.training.trainer import Trainer
-
-CPU = torch.device("cpu")
 
 
 def with_learner(**changes: Any) -> Config:
@@ -26,18 +25,11 @@ def with_learner(**changes: Any) -> Config:
 
 
 def trained(config: Config, steps: int) -> tuple[Trainer, list[dict[str, Any]]]:
-    records: list[dict[str, Any]] = []
-    trainer = Trainer(
-        config,
-        resolve("cameras", config.environment),
-        seed=0,
-        device=CPU,
-        on_metrics=records.append,
-        on_evaluation=lambda steps: None,
-    )
-    trainer.run(steps)
+    events = Recorded()
+    trainer = Trainer(Experiment.of("cameras", config, steps=steps), events)
+    trainer.run()
     trainer.close()
-    return trainer, records
+    return trainer, events.records
 
 
 def models(**world_model: Any) -> Models:
@@ -59,14 +51,7 @@ def test_after_the_last_update_every_observation_is_encoded_once(monkeypatch: py
     config = with_learner(updates_per_step=0.5, start_steps=20, every_steps=10, stop_steps=60)
     config = replace(config, fit_until_steps=60)
     counted: list[int] = []
-    trainer = Trainer(
-        config,
-        resolve("cameras", config.environment),
-        seed=0,
-        device=CPU,
-        on_metrics=lambda record: None,
-        on_evaluation=lambda steps: None,
-    )
+    trainer = Trainer(Experiment.of("cameras", config, steps=200))
     tokenizers = trainer.models.tokenizers
     encode = type(tokenizers).encode_arrays
 
@@ -76,22 +61,22 @@ def test_after_the_last_update_every_observation_is_encoded_once(monkeypatch: py
         return encode(tokenizers, observations)
 
     monkeypatch.setattr(tokenizers, "encode_arrays", counting)
-    trainer.run(200)
+    trainer.run()
     trainer.close()
     assert int(tokenizers.version) == 20 + 1
-    assert 0 < sum(counted) <= trainer.store.ring.num_used_rows
+    assert 0 < sum(counted) <= trainer.experience.store.ring.num_used_rows
 
 
 def test_tokens_of_a_burst_are_those_of_its_weights() -> None:
     """What the cache gives equals encoding again."""
     trainer, _ = trained(with_learner(), 60)
     tokenizers = trainer.models.tokenizers
-    rows = trainer.store.ring.rows_of(trainer.store.ring.stored_serials())
+    rows = trainer.experience.store.ring.rows_of(trainer.experience.store.ring.stored_serials())
     for _ in range(2):
-        cached = trainer.cache.tokens(rows, int(tokenizers.version), tokenizers.encode_arrays)
-        fresh = tokenizers.encode_arrays(trainer.store.observations(rows))
+        cached = trainer.experience.cache.tokens(rows, int(tokenizers.version), tokenizers.encode_arrays)
+        fresh = tokenizers.encode_arrays(trainer.experience.store.observations(rows))
         assert all((cached[key] == fresh[key]).all() for key in fresh)
-        trainer.update_tokenizers()
+        trainer.update(trainer.phases[0], 60)
 
 
 def test_a_tokenizer_that_diverges_is_named() -> None:
@@ -120,8 +105,8 @@ def test_the_world_model_embeds_codes_and_sends_no_gradient_to_them() -> None:
 
 
 def test_cost_includes_the_tokenizers() -> None:
-    result = estimate(resolve("cameras", tiny_config().environment), tiny_config(), steps=1000, device=CPU)
+    result = estimate(Experiment.of("cameras", tiny_config(), steps=1000))
     assert result.parameters["tokenizers"] > 0
     assert result.seconds["tokenizers"] > 0 and result.seconds["encoding anew"] > 0
-    without = estimate(resolve("clock"), tiny_config(), steps=1000, device=CPU)
+    without = estimate(Experiment.of("clock", tiny_config(), steps=1000))
     assert "tokenizers" not in without.parameters and "encoding anew" not in without.seconds

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tiny import Recorded
 from worldstream.agent.actor_critic import ActorCriticConfig, Carry
 from worldstream.config import (
     CollectionConfig,
@@ -20,7 +21,6 @@ from worldstream.config import (
     ImaginationConfig,
     LearnerConfig,
 )
-from worldstream.environments import resolve
 from worldstream.environments.config import EnvironmentConfig
 from worldstream.environments.toy.clock import NUM_PHASES, Clock
 from worldstream.environments.vector import VectorEnvironment
@@ -29,7 +29,8 @@ from worldstream.nn.numerics import symexp
 from worldstream.replay import ReplayConfig
 from worldstream.replay.samplers import PrioritizedConfig, PrioritizedSampler, UniformConfig
 from worldstream.replay.segments import gather
-from worldstream.training.learner import Learner
+from worldstream.training.experiment import Experiment
+from worldstream.training.phases import Phase
 from worldstream.training.trainer import Trainer
 from worldstream.types import Batch, Features
 from worldstream.world_model.model import WorldModelConfig
@@ -51,20 +52,14 @@ CONFIG = Config(
 )
 
 
-class Run:
-    """A trainer and what it reported."""
+class Run(Recorded):
+    """A trainer and what it told."""
 
-    def __init__(self, config: Config = CONFIG, seed: int = 0) -> None:
-        self.records: list[dict[str, Any]] = []
-        self.evaluations: list[int] = []
-        self.trainer = Trainer(
-            config,
-            resolve("clock", config.environment),
-            seed=seed,
-            device=torch.device("cpu"),
-            on_metrics=self.records.append,
-            on_evaluation=self.evaluations.append,
-        )
+    def __init__(self, config: Config = CONFIG, *, seed: int = 0, steps: int = STEPS) -> None:
+        super().__init__()
+        self.trainer = Trainer(Experiment.of("clock", config, seed=seed, steps=steps), self)
+        self.world_model, self.actor_critic = self.trainer.phases
+        self.store = self.trainer.experience.store
 
     def weights(self) -> dict[str, Tensor]:
         return {name: x.clone() for name, x in self.trainer.models.state_dict().items()}
@@ -88,7 +83,7 @@ def make() -> Iterator[Callable[..., Run]]:
 def trained() -> Iterator[Run]:
     """One run of 300 steps, shared by the tests that only look."""
     run = Run()
-    run.trainer.run(STEPS)
+    run.trainer.run()
     yield run
     run.trainer.close()
 
@@ -97,8 +92,8 @@ def with_two_environments() -> Config:
     return dataclasses.replace(CONFIG, collection=dataclasses.replace(CONFIG.collection, num_environments=2))
 
 
-def num_updates(learner: Learner) -> int:
-    counts = {int(state["step"]) for state in learner.optimizer.state.values()}
+def num_updates(phase: Phase) -> int:
+    counts = {int(state["step"]) for state in phase.learner.optimizer.state.values()}
     assert len(counts) <= 1
     return counts.pop() if counts else 0
 
@@ -107,9 +102,9 @@ def num_updates(learner: Learner) -> int:
 
 
 def test_updates_follow_their_ratios(trained: Run) -> None:
-    assert trained.trainer.collector.steps == trained.trainer.store.total_steps == STEPS
-    assert num_updates(trained.trainer.world_model_learner) == math.floor((STEPS - 60) * 0.2)
-    assert num_updates(trained.trainer.actor_critic_learner) == math.floor((STEPS - 100) * 0.1)
+    assert trained.trainer.collector.steps == trained.store.total_steps == STEPS
+    assert num_updates(trained.world_model) == math.floor((STEPS - 60) * 0.2)
+    assert num_updates(trained.actor_critic) == math.floor((STEPS - 100) * 0.1)
 
 
 def test_logging_and_evaluation_follow_the_clock(trained: Run) -> None:
@@ -136,9 +131,9 @@ def test_tokenizers_are_fitted_at_each_doubling(trained: Run) -> None:
 
 def test_two_environments_share_the_clock(make: Callable[..., Run]) -> None:
     run = make(with_two_environments())
-    run.trainer.run(STEPS)
-    assert run.trainer.collector.steps == run.trainer.store.total_steps == STEPS
-    assert num_updates(run.trainer.world_model_learner) == 48
+    run.trainer.run()
+    assert run.trainer.collector.steps == run.store.total_steps == STEPS
+    assert num_updates(run.world_model) == 48
     assert [record["steps"] for record in run.records] == [50, 100, 150, 200, 250, 300]
 
 
@@ -152,7 +147,7 @@ def check_clock(run: Run, batch: Batch, rows: np.ndarray) -> int:
     step = symexp(decoded["step"]).squeeze(-1)
     phase = decoded["phase"][..., 0, 0]
     seen, acted = batch.observed, batch.acted
-    stored = trainer.store.observations(rows)
+    stored = run.store.observations(rows)
     torch.testing.assert_close(step, torch.from_numpy(stored["step"][..., 0]), atol=1e-3, rtol=0)
     assert np.array_equal(phase.numpy(), stored["phase"][..., 0])
     torch.testing.assert_close(step[seen], step[seen].round(), atol=1e-3, rtol=0)
@@ -163,7 +158,7 @@ def check_clock(run: Run, batch: Batch, rows: np.ndarray) -> int:
     expected = [Clock.reward(s, a) for s, a in zip(step[acted].tolist(), batch.actions[acted].squeeze(-1).tolist())]
     assert batch.rewards[acted].tolist() == pytest.approx(expected)
     assert (step[batch.terminated] == EPISODE_LENGTH - 1).all()
-    newest = torch.from_numpy(np.isin(rows, trainer.store.ring.rows_of(trainer.store.ring.newest_serials)))
+    newest = torch.from_numpy(np.isin(rows, run.store.ring.rows_of(run.store.ring.newest_serials)))
     assert (step[seen & ~acted & ~newest] == EPISODE_LENGTH).all()  # final observations
     return int(both.sum())
 
@@ -173,38 +168,37 @@ def check_clock(run: Run, batch: Batch, rows: np.ndarray) -> int:
 def test_replayed_batches_are_what_happened(
     make: Callable[..., Run], trained: Run, anchor: str, environments: int
 ) -> None:
-    run = trained if environments == 1 else make(with_two_environments())
+    run = trained if environments == 1 else make(with_two_environments(), steps=150)
     if run is not trained:
-        run.trainer.run(150)
-    trainer = run.trainer
-    sampler = trainer.segment_starts if anchor == "first" else trainer.segment_ends
+        run.trainer.run()
+    sampler = (run.world_model if anchor == "first" else run.actor_critic).draws.sampler  # type: ignore[attr-defined]
     looked_at = 0
     for _ in range(10):
-        segments = gather(trainer.store, sampler.sample(16), 5, anchor)  # type: ignore[arg-type]
-        batch = trainer.tokenized(segments)
+        segments = gather(run.store, sampler.sample(16), 5, anchor)  # type: ignore[arg-type]
+        batch = run.trainer.experience.batch(segments)
         assert batch.padded != bool(batch.acted[:, :-1].all())
         looked_at += check_clock(run, batch, segments.rows)
     assert looked_at > 100
 
 
 def test_tokens_are_fresh_after_a_fit(make: Callable[..., Run]) -> None:
-    run = make()
-    run.trainer.run(30)  # before learning starts: levels are evenly spread, and coarse
-    anchors = run.trainer.store.ring.stored_serials()
-    segments = gather(run.trainer.store, anchors, 1, "first")
-    before = run.trainer.tokenized(segments).tokens["step"]
-    run.trainer.fit_tokenizers()
-    after = run.trainer.tokenized(segments)
+    run = make(steps=30)
+    run.trainer.run()  # before learning starts: levels are evenly spread, and coarse
+    anchors = run.store.ring.stored_serials()
+    segments = gather(run.store, anchors, 1, "first")
+    before = run.trainer.experience.batch(segments).tokens["step"]
+    run.trainer.experience.fit_tokenizers()
+    after = run.trainer.experience.batch(segments)
     assert not torch.equal(after.tokens["step"], before)
     check_clock(run, after, segments.rows)
 
 
 def test_agents_begin_only_where_an_episode_goes_on(trained: Run) -> None:
-    trainer = trained.trainer
-    ends = np.unique(np.concatenate([trainer.segment_ends.sample(32) for _ in range(20)]))
-    assert not trainer.store.facts["terminal"][trainer.store.ring.rows_of(ends)].any()
-    starts = np.unique(np.concatenate([trainer.segment_starts.sample(32) for _ in range(20)]))
-    batch = trainer.tokenized(gather(trainer.store, starts, 2, "first"))
+    store, first, last = trained.store, trained.world_model.draws.sampler, trained.actor_critic.draws.sampler
+    ends = np.unique(np.concatenate([last.sample(32) for _ in range(20)]))
+    assert not store.facts["terminal"][store.ring.rows_of(ends)].any()
+    starts = np.unique(np.concatenate([first.sample(32) for _ in range(20)]))
+    batch = trained.trainer.experience.batch(gather(store, starts, 2, "first"))
     assert batch.observed.all()  # there is something to predict
 
 
@@ -224,7 +218,8 @@ def test_the_memory_of_the_collecting_policy_holds_executed_actions(
     monkeypatch.setattr(agent, "remember", recording)
     for _ in range(20):
         trainer.collector.step()
-    ring, facts = trainer.store.ring, trainer.store.facts
+    store = trainer.experience.store
+    ring, facts = store.ring, store.facts
     stored = ring.stored_serials()
     for environment in range(2):
         rows = ring.rows_of(stored[stored % 2 == environment])
@@ -259,11 +254,10 @@ def test_learning_goes_on_after_the_last_environment_step(make: Callable[..., Ru
     """As many updates as that many more steps would have brought, and no step."""
     updates = {}
     for tail in (0, 80):
-        run = make(dataclasses.replace(CONFIG, tail_share=tail / 200))
-        run.trainer.run(200)
-        run.trainer.log(run.trainer.clock)
-        updates[tail] = [cadence.state_dict() for cadence in run.trainer._cadences[1:3]]
-        assert (run.trainer.clock, run.trainer.collector.steps, run.trainer.store.num_steps) == (200 + tail, 200, 200)
+        run = make(dataclasses.replace(CONFIG, tail_share=tail / 200), steps=200)
+        run.trainer.run()
+        updates[tail] = [phase.cadence.state_dict() for phase in run.trainer.phases]
+        assert (run.trainer.clock, run.trainer.collector.steps, run.store.num_steps) == (200 + tail, 200, 200)
         assert run.records[-1]["steps"] == 200 + tail and run.records[-1]["frames"] == 200
     # 0.2 updates of the world model a step, 0.1 of the actor-critic
     assert [more - fewer for more, fewer in zip(updates[80], updates[0], strict=True)] == [16, 8]
@@ -276,7 +270,7 @@ def test_learning_goes_on_after_the_last_environment_step(make: Callable[..., Ru
 def test_same_seed_same_weights(trained: Run, make: Callable[..., Run]) -> None:
     torch.manual_seed(12345)  # whatever the global state was before
     again, other = make(), make(seed=1)
-    again.trainer.run(STEPS)
+    again.trainer.run()
     expected = trained.weights()
     for name, weight in again.weights().items():
         assert torch.equal(weight, expected[name]), name
@@ -297,50 +291,51 @@ def test_same_seed_same_weights(trained: Run, make: Callable[..., Run]) -> None:
     ],
 )
 def test_losses_that_stay_not_finite_end_the_run(make: Callable[..., Run], part: str, component: str) -> None:
-    run = make(dataclasses.replace(CONFIG, max_skipped_updates=3))
+    run = make(dataclasses.replace(CONFIG, max_skipped_updates=3), steps=150)
     with torch.no_grad():
         run.trainer.models.get_parameter(part)[0, 0] = torch.nan
     message = rf"of the {component} is not finite after \d+ steps, and 4 updates were skipped.*Lower {component}"
     with pytest.raises(DivergedError, match=message):
-        run.trainer.run(150)
+        run.trainer.run()
     assert DivergedError.exit_code == 5
 
 
 def test_small_replay_keeps_the_newest_steps(make: Callable[..., Run]) -> None:
     run = make(dataclasses.replace(CONFIG, replay=ReplayConfig(max_steps=64)))
-    run.trainer.run(STEPS)
-    assert run.trainer.store.num_steps < 64 and run.trainer.store.total_steps == STEPS
-    segments = gather(run.trainer.store, run.trainer.segment_starts.sample(16), 5, "first")
-    check_clock(run, run.trainer.tokenized(segments), segments.rows)
+    run.trainer.run()
+    assert run.store.num_steps < 64 and run.store.total_steps == STEPS
+    segments = gather(run.store, run.world_model.draws.sampler.sample(16), 5, "first")
+    check_clock(run, run.trainer.experience.batch(segments), segments.rows)
 
 
 def test_uniform_replay_can_be_chosen(make: Callable[..., Run]) -> None:
-    run = make(dataclasses.replace(CONFIG, replay=ReplayConfig(sampler=UniformConfig())))
-    run.trainer.run(120)
-    assert num_updates(run.trainer.world_model_learner) == 12
+    run = make(dataclasses.replace(CONFIG, replay=ReplayConfig(sampler=UniformConfig())), steps=120)
+    run.trainer.run()
+    assert num_updates(run.world_model) == 12
 
 
 def test_priorities_are_the_losses_of_the_batch(make: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
     """C3: they come back under the anchors that travelled with the batch."""
-    trainer = make().trainer
+    run = make()
+    trainer, store = run.trainer, run.store
     for _ in range(60):
         trainer.collector.step()
-    sampler, expected = trainer.segment_starts, {}
+    sampler, expected = run.world_model.draws.sampler, {}
     sample = sampler.sample
 
     def recording(batch_size: int) -> np.ndarray:
         anchors = sample(batch_size)
-        batch = trainer.tokenized(gather(trainer.store, anchors, CONFIG.segment_length, "first"))
+        batch = trainer.experience.batch(gather(store, anchors, CONFIG.segment_length, "first"))
         expected.update(zip(anchors.tolist(), trainer.models.world_model.losses(batch).priorities.tolist()))
         return anchors
 
     monkeypatch.setattr(sampler, "sample", recording)
     for _ in range(5):
-        trainer.update_world_model()
+        trainer.update(run.world_model, 60)
     anchors = np.array(list(expected))
     assert 4 < len(anchors) <= 20
     assert sampler.priorities(anchors).tolist() == pytest.approx(list(expected.values()), rel=1e-5)
-    others = np.setdiff1d(trainer.store.ring.stored_serials(), anchors)
+    others = np.setdiff1d(store.ring.stored_serials(), anchors)
     priorities = sampler.priorities(others)
     assert (priorities[~np.isnan(priorities)] == 10.0).all()  # never trained on
 
@@ -348,10 +343,10 @@ def test_priorities_are_the_losses_of_the_batch(make: Callable[..., Run], monkey
 def test_prioritised_starts_come_back_where_the_critic_was_wrong(make: Callable[..., Run]) -> None:
     replay = dataclasses.replace(CONFIG.replay, start_sampler=PrioritizedConfig(initial_priority=50.0))
     run = make(dataclasses.replace(CONFIG, replay=replay))
-    run.trainer.run(STEPS)
-    sampler = run.trainer.segment_ends
+    run.trainer.run()
+    sampler = run.actor_critic.draws.sampler
     assert isinstance(sampler, PrioritizedSampler)
-    priorities = sampler.priorities(run.trainer.store.ring.stored_serials())
+    priorities = sampler.priorities(run.store.ring.stored_serials())
     known = priorities[np.isfinite(priorities) & (priorities != 50.0)]
     assert len(known) > 20  # trajectories reported what they found
     assert (known >= 0).all() and len(np.unique(known)) > len(known) / 2

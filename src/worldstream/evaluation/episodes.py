@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from worldstream.config import Config
-from worldstream.environments.factory import EnvironmentFactory
 from worldstream.environments.pool import OnFault
-from worldstream.evaluation.evaluate import Played, play, warn_of_fault
+from worldstream.evaluation.evaluate import Played, never, play, warn_of_fault
 from worldstream.models import Models
+from worldstream.training.experiment import Experiment
 from worldstream.types import Observations
 
 RECORDED_EPISODES = 5
@@ -37,29 +37,25 @@ class RecordedEpisode:
 
 def record_episodes(
     models: Models,
-    environment: EnvironmentFactory,
-    config: Config,
-    *,
+    experiment: Experiment,
     episodes: int,
-    seed: int,
+    *,
     max_steps: int = 500,
     on_fault: OnFault = warn_of_fault,
+    stop: Callable[[], bool] = never,
 ) -> list[RecordedEpisode]:
     """Play episodes as ``evaluate`` does and keep everything, in the order in which they ended.
 
     Args:
         models: in any mode; nothing is changed.
-        environment: makes what is played.
-        config: environment and evaluation settings.
+        experiment: environment, seed, and how it is evaluated.
         episodes: how many.
-        seed: of environments and policy.
         max_steps: steps after which a recording is cut.
-        on_fault: as for ``play``.
+        on_fault, stop: as for ``play``.
     """
     running: dict[int, list[tuple[Played, int]]] = {}
     recorded = []
-    steps = play(models, environment, config, episodes=episodes, seed=seed, max_steps=max_steps, on_fault=on_fault)
-    for step in steps:
+    for step in play(models, experiment, episodes, max_steps=max_steps, on_fault=on_fault, stop=stop):
         for i in np.flatnonzero(step.counted):
             running.setdefault(int(i), []).append((step, int(i)))
             if step.ended[i]:

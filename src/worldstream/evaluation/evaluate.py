@@ -10,17 +10,20 @@ import numpy as np
 import torch
 
 from worldstream.acting import act
-from worldstream.config import Config
 from worldstream.environments.compatibility import require_specs
-from worldstream.environments.factory import EnvironmentFactory
 from worldstream.environments.pool import OnFault
 from worldstream.environments.vector import StepResult, VectorEnvironment
 from worldstream.errors import WorldstreamError, warn
 from worldstream.models import Models
+from worldstream.training.experiment import Experiment
 from worldstream.types import Observations
 
 SEED_STREAM = 1_000_003
 """Keeps the seeds of evaluation apart from those of training (C20)."""
+
+
+class Stopped(Exception):
+    """Raised in an evaluation when the run was asked to stop."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,11 @@ class Played:
     ended: np.ndarray  # (N,) bool: the episode terminated, was truncated or was cut at max_steps
 
 
+def never() -> bool:
+    """Nobody asks an evaluation to stop."""
+    return False
+
+
 def warn_of_fault(index: int, error: WorldstreamError) -> None:
     """Say that an environment failed and is made anew."""
     warn(f"{error} It is made anew; its episode counts as truncated.")
@@ -80,13 +88,12 @@ def warn_of_fault(index: int, error: WorldstreamError) -> None:
 @torch.no_grad()
 def play(
     models: Models,
-    environment: EnvironmentFactory,
-    config: Config,
-    *,
+    experiment: Experiment,
     episodes: int,
-    seed: int,
+    *,
     max_steps: int | None = None,
     on_fault: OnFault = warn_of_fault,
+    stop: Callable[[], bool] = never,
 ) -> Iterator[Played]:
     """Play whole episodes without exploration, and yield every step. The one loop of evaluation and recording.
 
@@ -96,28 +103,31 @@ def play(
 
     Args:
         models: in any mode; nothing is changed.
-        environment: makes what is played.
-        config: environment and evaluation settings.
+        experiment: environment, seed, and how it is evaluated.
         episodes: number of whole episodes, at least 1.
-        seed: of environments and policy.
         max_steps: steps after which an episode is cut. None: ``config.evaluation.max_episode_steps``.
         on_fault: called when an environment has failed, before it is made anew.
+        stop: whether to stop; asked before each step.
 
     Raises:
+        Stopped: asked to stop.
         ConfigError: the observations or actions of the environment are not those of the models.
         EnvironmentFault: environments fail more often than ``config.collection.max_restarts``.
     """
+    config, seed = experiment.config, experiment.seed + SEED_STREAM
     num = min(config.evaluation.num_environments, episodes)
     limit = min(filter(None, (max_steps, config.evaluation.max_episode_steps)))
-    generator = torch.Generator(models.device).manual_seed(seed + SEED_STREAM)
+    generator = torch.Generator(models.device).manual_seed(seed)
     policy = models.actor_critic.policy(config.evaluation.temperature)
     quota = np.array([episodes // num + (i < episodes % num) for i in range(num)])
     steps = np.zeros(num, dtype=np.int64)
-    evaluated = environment.for_evaluation()
-    with VectorEnvironment(evaluated, num, seed + SEED_STREAM, config.collection, on_fault=on_fault) as vector:
-        require_specs(environment.label, vector.specs, models.specs)
+    evaluated = experiment.environment.for_evaluation()
+    with VectorEnvironment(evaluated, num, seed, config.collection, on_fault=on_fault) as vector:
+        require_specs(experiment.environment.label, vector.specs, models.specs)
         observations, carry = vector.reset(), models.actor_critic.initial_carry(num)
         while quota.any():
+            if stop():
+                raise Stopped
             actions, carry = act(models.tokenizers, policy, observations, carry, generator)
             result = vector.step(actions)
             steps += 1
@@ -134,18 +144,16 @@ def play(
                 carry = models.actor_critic.initial_carry(num).where(mask, carry)
 
 
-def protocol_card(environment: EnvironmentFactory, config: Config, training: dict[str, Any]) -> dict[str, Any]:
+def protocol_card(experiment: Experiment, training: dict[str, Any]) -> dict[str, Any]:
     """How an environment is played in training and in evaluation; empty for one that says nothing about it.
 
     Args:
-        environment: makes what is played.
-        config: of the run.
+        experiment: the run.
         training: what the training environment says.
     """
     if not training:
         return {}
-    evaluated = environment.for_evaluation().make()
-    evaluation = config.evaluation
+    evaluated, evaluation = experiment.environment.for_evaluation().make(), experiment.config.evaluation
     card = {
         "training": training,
         "evaluation": {
@@ -162,13 +170,12 @@ def protocol_card(environment: EnvironmentFactory, config: Config, training: dic
 
 def evaluate(
     models: Models,
-    environment: EnvironmentFactory,
-    config: Config,
-    *,
+    experiment: Experiment,
     episodes: int,
-    seed: int,
+    *,
     on_fault: OnFault = warn_of_fault,
     on_progress: Callable[[int, int], Any] | None = None,
+    stop: Callable[[], bool] = never,
 ) -> Evaluation:
     """Returns and lengths of whole episodes without exploration; the other arguments are those of ``play``.
 
@@ -186,7 +193,7 @@ def evaluate(
     steps: np.ndarray = np.zeros(0, dtype=np.int64)
     returns: list[float] = []
     lengths: list[int] = []
-    for step in play(models, environment, config, episodes=episodes, seed=seed, on_fault=count):
+    for step in play(models, experiment, episodes, on_fault=count, stop=stop):
         if not len(totals):
             totals, steps = np.zeros(len(step.ended)), np.zeros(len(step.ended), dtype=np.int64)
         totals += step.result.rewards

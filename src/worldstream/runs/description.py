@@ -9,13 +9,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from worldstream.config import Config
 from worldstream.environments.factory import UNNAMED, EnvironmentFactory
 from worldstream.environments.suite.gym import require_harmless
 from worldstream.errors import ConfigError, RunFolderError
 from worldstream.options import from_plain, to_plain
 from worldstream.runs.folder import RunFolder
 from worldstream.specs import ActionSpec, KeySpec, Specs
+from worldstream.training.experiment import Experiment
 from worldstream.version import __version__
 
 Origin = Literal["trained", "imported"]
@@ -37,18 +37,9 @@ def default_output(environment: EnvironmentFactory, *parts: str) -> Path:
     return next(path for path in candidates if not path.exists())
 
 
-def describe(
-    specs: Specs,
-    config: Config,
-    environment: EnvironmentFactory,
-    *,
-    preset: str,
-    origin: Origin,
-    seed: int | None = None,
-    steps: int | None = None,
-    device: str | None = None,
-) -> dict[str, Any]:
-    """What run.json says, beside the protocol of the environment. Seed, steps and device are those of the training."""
+def describe(experiment: Experiment, specs: Specs, *, preset: str, origin: Origin) -> dict[str, Any]:
+    """What run.json says, beside the protocol of the environment."""
+    trained = origin == "trained"
     return {
         "worldstream": __version__,
         "versions": {
@@ -56,13 +47,13 @@ def describe(
             **{name: metadata.version(name) for name in VERSIONED},
         },
         "machine": f"{platform.machine()} {platform.system()}",
-        "environment": environment.recorded_name,
+        "environment": experiment.environment.recorded_name,
         "preset": preset,
         "origin": origin,
-        "seed": seed,
-        "steps": steps,
-        "device": device,
-        "config": json.loads(json.dumps(config.to_json())),
+        "seed": experiment.seed if trained else None,
+        "steps": experiment.steps if trained else None,
+        "device": str(experiment.device) if trained else None,
+        "config": json.loads(json.dumps(experiment.config.to_json())),
         "specs": specs_to_json(*specs),
     }
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from worldstream.config import Config
-from worldstream.environments.factory import UNNAMED, EnvironmentFactory
+from worldstream.environments.factory import UNNAMED
 from worldstream.environments.suites import same_environment
 from worldstream.errors import RunFolderError
 from worldstream.evaluation.episodes import RECORDED_EPISODES, RecordedEpisode, record_episodes
@@ -14,6 +13,7 @@ from worldstream.runs.archive import read_state, write_state
 from worldstream.runs.folder import RunFolder
 from worldstream.runs.log import LineLog
 from worldstream.runs.weights import LoadedRun
+from worldstream.training.experiment import Experiment
 
 
 def save_episodes(folder: RunFolder, episodes: list[RecordedEpisode]) -> None:
@@ -41,34 +41,32 @@ def load_episodes(folder: RunFolder) -> list[RecordedEpisode]:
     return episodes
 
 
-def keep_evaluation(run: LoadedRun, environment: EnvironmentFactory, result: Evaluation, *, seed: int) -> None:
+def keep_evaluation(run: LoadedRun, experiment: Experiment, result: Evaluation) -> None:
     """Note an evaluation in the folder of an imported run, and record episodes for its report: no training does.
 
     Args:
         run: imported, with the weights that were evaluated.
-        environment: that it was evaluated in.
+        experiment: how it was evaluated.
         result: what came out.
-        seed: of environments and policy.
 
     Raises RunFolderError when the folder cannot be written.
     """
-    episodes = record_episodes(run.models, environment, run.config, episodes=RECORDED_EPISODES, seed=seed)
+    episodes = record_episodes(run.models, experiment, RECORDED_EPISODES)
     save_episodes(run.folder, episodes)
     log = LineLog(run.folder.evaluations)
     log.append(result.record(steps=0, environment_steps=0, final=True, training_seconds=0.0))
     log.flush()
 
 
-def why_not_kept(run: LoadedRun, environment: str, config: Config) -> str:
+def why_not_kept(run: LoadedRun, experiment: Experiment) -> str:
     """Why an evaluation is not that of an imported run, whose report would show it as such; empty where it is.
 
     Args:
         run: imported.
-        environment: name of where it was evaluated.
-        config: with which it was evaluated.
+        experiment: how it was evaluated.
     """
-    recorded = str(run.description["environment"])
-    temperature, configured = config.evaluation.temperature, run.config.evaluation.temperature
+    recorded, environment = str(run.description["environment"]), experiment.environment.recorded_name
+    temperature, configured = experiment.config.evaluation.temperature, run.config.evaluation.temperature
     others = []
     if not (recorded.startswith(UNNAMED) or same_environment(environment, recorded)):
         others.append(f"the environment is '{environment}', not '{recorded}'")

@@ -12,10 +12,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
-from worldstream.config import Config
-from worldstream.environments.factory import EnvironmentFactory
 from worldstream.errors import (
     DivergedError,
     EnvironmentFault,
@@ -26,7 +22,7 @@ from worldstream.errors import (
     warn,
 )
 from worldstream.evaluation.episodes import RECORDED_EPISODES, record_episodes
-from worldstream.evaluation.evaluate import Evaluation, evaluate
+from worldstream.evaluation.evaluate import Evaluation, Stopped, evaluate
 from worldstream.runs.checkpoint import Checkpoints
 from worldstream.runs.episodes import save_episodes
 from worldstream.runs.folder import RunFolder
@@ -34,43 +30,28 @@ from worldstream.runs.log import LineLog
 from worldstream.runs.metric_log import MetricLog
 from worldstream.runs.progress import evaluation_progress
 from worldstream.runs.skipped import save_skipped
-from worldstream.runs.stopping import Left, StopRequest
+from worldstream.runs.stopping import StopRequest
 from worldstream.runs.weights import save_weights
 from worldstream.training.cadence import Every
+from worldstream.training.events import Events, SkippedUpdate
+from worldstream.training.experiment import Experiment
 from worldstream.training.memory import enough_memory
 from worldstream.training.trainer import Trainer
-from worldstream.training.updates import SkippedUpdate
 
 
-class Session:
-    """A trainer and the files of its run.
+class Session(Events):
+    """A trainer and the files of its run; it keeps what the trainer tells.
 
     Args:
-        folder: of the run; run.json has been written.
-        environment: what the agent lives in.
-        config: of the run.
-        seed: of the run.
-        steps: environment steps of the run.
-        device: where networks live.
+        folder: of the run; it is written when the session runs, after run.json.
+        experiment: everything that decides the run.
         time_limit: seconds of wall time after which this sitting ends; None: no limit.
     """
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        environment: EnvironmentFactory,
-        config: Config,
-        *,
-        seed: int,
-        steps: int,
-        device: torch.device,
-        time_limit: float | None = None,
-    ) -> None:
-        self.folder, self.environment, self.config = folder, environment, config
-        self.seed, self.steps = seed, steps
+    def __init__(self, folder: RunFolder, experiment: Experiment, time_limit: float | None = None) -> None:
+        self.folder, self.experiment = folder, experiment
         self._request = StopRequest(time_limit)
-        self._began = time.monotonic()
-        self._earlier_seconds = 0.0
+        self._began, self._earlier_seconds = time.monotonic(), 0.0
         self._best = float("-inf")
         self._say: Callable[[str], Any] = str
         self._pending_evaluation = False  # it was left because of a request to stop
@@ -78,26 +59,12 @@ class Session:
         self._metrics, self._evaluations = LineLog(folder.metrics), LineLog(folder.evaluations)
         self._sittings = LineLog(folder.sittings)
         self._metric_log: MetricLog | None = None
-        self._checkpoints = Checkpoints(folder, config.checkpoint.keep)
-        self._checkpoint_due = Every(config.checkpoint.every_steps)
+        checkpoint = experiment.config.checkpoint
+        self._checkpoints = Checkpoints(folder, checkpoint.keep)
+        self._checkpoint_due = Every(checkpoint.every_steps)
         self._saved_steps = -1  # of the newest checkpoint, and what replay counted then
         self._saved_serials: Any = None
-        self.trainer = Trainer(
-            config,
-            environment,
-            seed=seed,
-            device=device,
-            on_metrics=self._on_metrics,
-            on_evaluation=self._on_evaluation,
-            on_fault=functools.partial(self._on_fault, "training"),
-            on_skipped=self._on_skipped,
-            after_step=self._after_step,
-        )
-
-    @property
-    def last_step(self) -> int:
-        """What the clock shows at the end of training."""
-        return self.config.last_step(self.steps)
+        self.trainer = Trainer(experiment, self)
 
     @property
     def seconds(self) -> float:
@@ -131,7 +98,7 @@ class Session:
         self._pending_evaluation = state["pending_evaluation"]
         self._earlier_seconds, self._best = state["seconds"], state["best"]
         self._checkpoint_due.load_state_dict(state["checkpoint_due"])
-        self._saved_steps, self._saved_serials = checkpoint.steps, state["trainer"]["replay"]["next_serials"]
+        self._saved_steps, self._saved_serials = checkpoint.steps, _counted(state["trainer"])
         self._record("resumed", truncated=closed)
         if closed:
             warn(f"{closed} episodes were under way whose environment cannot give its state; they count as truncated.")
@@ -165,10 +132,10 @@ class Session:
                     self._metric_log.close()
             if self._request.reason is not None:
                 raise self._interrupted()
-            say(f"evaluating {self.config.evaluation.final_episodes} episodes")
+            say(f"evaluating {self.experiment.config.evaluation.final_episodes} episodes")
             try:
                 return self._finish()
-            except Left:
+            except Stopped:
                 raise self._interrupted() from None
 
     def _train(self) -> None:
@@ -176,9 +143,9 @@ class Session:
         trainer = self.trainer
         try:
             if self._pending_evaluation:
-                self._on_evaluation(trainer.clock)
+                self.evaluate(trainer.clock)
             if self._request.reason is None:
-                trainer.run(self.steps)
+                trainer.run()
         except (EnvironmentFault, DivergedError, OutOfMemoryError):
             with contextlib.suppress(RunFolderError):  # what went wrong first is more important
                 save_weights(self.folder.weights, trainer.models)
@@ -188,108 +155,60 @@ class Session:
     def _finish(self) -> Evaluation:
         """Evaluate and record episodes. The evaluation is noted last: then the run is finished."""
         seconds = self.seconds
-        result = self._evaluate(episodes=self.config.evaluation.final_episodes)
-        recorded = self._request.leaving(
-            lambda: record_episodes(
-                self.trainer.models,
-                self.environment,
-                self.config,
-                episodes=RECORDED_EPISODES,
-                seed=self.seed,
-                on_fault=functools.partial(self._on_fault, "recording"),
-            )
+        result = self._evaluate(self.experiment.config.evaluation.final_episodes)
+        recorded = record_episodes(
+            self.trainer.models,
+            self.experiment,
+            RECORDED_EPISODES,
+            on_fault=functools.partial(self._incident, "recording"),
+            stop=self._request.is_due,
         )
         save_episodes(self.folder, recorded)
-        self._note_evaluation(self.last_step, result, seconds, final=True)
+        self._note_evaluation(self.experiment.last_step, result, seconds, final=True)
         for log in (self._metrics, self._evaluations, self._sittings):
             log.flush()
         return result
 
+    def _evaluate(self, episodes: int) -> Evaluation:
+        """Evaluate the models as they are. Raises Stopped when told to stop meanwhile."""
+        with enough_memory("evaluation"):
+            return evaluate(
+                self.trainer.models,
+                self.experiment,
+                episodes,
+                on_fault=functools.partial(self._incident, "evaluation"),
+                on_progress=evaluation_progress(episodes, self._say),
+                stop=self._request.is_due,
+            )
+
+    def _note_evaluation(self, steps: int, result: Evaluation, seconds: float, *, final: bool) -> None:
+        taken = self.trainer.collector.steps
+        record = result.record(steps=steps, environment_steps=taken, final=final, training_seconds=seconds)
+        self._evaluations.append(record)
+
     def _interrupted(self) -> Interrupted:
-        steps, reason = self.trainer.clock, self._request.reason
+        steps, last, reason = self.trainer.clock, self.experiment.last_step, self._request.reason
         self._record("stopped", reason=reason)
-        rest = " Only the evaluation is left, which will begin anew." if steps >= self.last_step else ""
+        rest = " Only the evaluation is left, which will begin anew." if steps >= last else ""
         return Interrupted(
-            f"stopped by {reason} after {steps} of {self.last_step} steps, and saved.{rest} "
+            f"stopped by {reason} after {steps} of {last} steps, and saved.{rest} "
             f"Go on with: worldstream train --resume {self.folder.path}"
         )
 
-    def _after_step(self, steps: int) -> bool:
-        """Whether to stop here. Writes a checkpoint when one is due, and before stopping."""
-        if self._request.is_due():
-            self._save(steps)
-            return True
-        if self._checkpoint_due.due(steps):
-            try:
-                self._save(steps)
-            except RunFolderError as error:
-                warn(f"no checkpoint at {steps} steps: {error} Training goes on.")
-        return False
+    # What the trainer tells.
 
-    def _save(self, steps: int) -> None:
-        """Write a checkpoint, once at a step, and the weights. Raises RunFolderError."""
-        began = time.perf_counter()
-        # A second one would replace its part of replay by one without the rows that are saved already.
-        if steps != self._saved_steps:
-            self._save_checkpoint(steps)
-        save_weights(self.folder.weights, self.trainer.models)
-        self.trainer.note_seconds("checkpoint", time.perf_counter() - began)
-
-    def _save_checkpoint(self, steps: int) -> None:
-        trainer = self.trainer
-        for log in (self._metrics, self._evaluations, self._sittings):
-            log.flush()
-            log.sync()
-        trained = trainer.state_dict()
-        state = {
-            "trainer": trained,
-            "metrics": self._metrics.size,
-            "evaluations": self._evaluations.size,
-            "seconds": self.seconds,
-            "best": self._best,
-            "checkpoint_due": self._checkpoint_due.state_dict(),
-            "pending_evaluation": self._pending_evaluation,
-        }
-        rows = trainer.store.rows_since(self._saved_serials)
-        self._checkpoints.save(steps, state, rows, trainer.store.ring.oldest_serials)
-        self._saved_steps, self._saved_serials = steps, trained["replay"]["next_serials"]
-
-    def _on_metrics(self, record: dict[str, Any]) -> None:
+    def metrics(self, record: dict[str, Any]) -> None:
+        """Log it, with the time that the run has taken."""
         assert self._metric_log is not None
         self._metric_log.write({**record, "wall_seconds": self.seconds})
 
-    def _on_fault(self, during: str, index: int, error: WorldstreamError) -> None:
-        """An environment failed and is about to be made anew."""
-        self._record("environment restarted", during=during, environment=index, problem=str(error))
-        warn(f"{error} It is made anew; its episode counts as truncated.")
-
-    def _on_skipped(self, update: SkippedUpdate) -> None:
-        try:
-            kept = str(save_skipped(self.folder, update, self.trainer.models))
-        except RunFolderError as error:
-            kept = f"nowhere: {error}"
-        self._record("update skipped", component=update.component, kept=kept)
-        warn(
-            f"an update of the {update.component} was skipped at {update.steps} steps, because its loss or gradient is "
-            f"not finite. What led there is kept in {kept}"
-        )
-
-    def _record(self, event: str, **details: Any) -> None:
-        """Note something out of the ordinary. Environments may fail before the trainer is complete."""
-        steps = self.trainer.clock if hasattr(self, "trainer") else 0
-        record = {"event": event, "steps": steps, **details}
-        if self._early is None:
-            self._sittings.append(record)
-        else:
-            self._early.append(record)
-
-    def _on_evaluation(self, steps: int) -> None:
+    def evaluate(self, steps: int) -> None:
         """Evaluate, and keep the best weights. When told to stop meanwhile, leave that to the next sitting."""
         seconds = self.seconds
+        self._pending_evaluation = True
         try:
-            result = self._evaluate(episodes=self.config.evaluation.episodes)
-        except Left:
-            self._pending_evaluation = True
+            result = self._evaluate(self.experiment.config.evaluation.episodes)
+        except Stopped:
             return
         self._pending_evaluation = False
         self._note_evaluation(steps, result, seconds, final=False)
@@ -302,25 +221,76 @@ class Session:
             else:
                 self._best = mean
 
-    def _evaluate(self, *, episodes: int) -> Evaluation:
-        """Evaluate the models as they are. Raises Left when told to stop meanwhile."""
-        on_fault = functools.partial(self._on_fault, "evaluation")
+    def incident(self, index: int, error: WorldstreamError) -> None:
+        """Note that an environment of the training failed."""
+        self._incident("training", index, error)
 
-        def work() -> Evaluation:
-            with enough_memory("evaluation"):
-                return evaluate(
-                    self.trainer.models,
-                    self.environment,
-                    self.config,
-                    episodes=episodes,
-                    seed=self.seed,
-                    on_fault=on_fault,
-                    on_progress=evaluation_progress(episodes, self._say),
-                )
+    def skipped(self, update: SkippedUpdate) -> None:
+        """Keep what led there, to be looked at."""
+        try:
+            kept = str(save_skipped(self.folder, update, self.trainer.models))
+        except RunFolderError as error:
+            kept = f"nowhere: {error}"
+        self._record("update skipped", component=update.component, kept=kept)
+        warn(
+            f"an update of the {update.component} was skipped at {update.steps} steps, because its loss or gradient is "
+            f"not finite. What led there is kept in {kept}"
+        )
 
-        return self._request.leaving(work)
+    def after_step(self, steps: int) -> bool:
+        """Whether to stop here. Writes a checkpoint when one is due, and before stopping."""
+        if self._request.is_due():
+            self._save(steps)
+            return True
+        if self._checkpoint_due.due(steps):
+            try:
+                self._save(steps)
+            except RunFolderError as error:
+                warn(f"no checkpoint at {steps} steps: {error} Training goes on.")
+        return False
 
-    def _note_evaluation(self, steps: int, result: Evaluation, seconds: float, *, final: bool) -> None:
-        taken = self.trainer.collector.steps
-        record = result.record(steps=steps, environment_steps=taken, final=final, training_seconds=seconds)
-        self._evaluations.append(record)
+    def _incident(self, during: str, index: int, error: WorldstreamError) -> None:
+        self._record("environment restarted", during=during, environment=index, problem=str(error))
+        warn(f"{error} It is made anew; its episode counts as truncated.")
+
+    def _record(self, event: str, **details: Any) -> None:
+        """Note something out of the ordinary. Environments may fail before the trainer is complete."""
+        steps = self.trainer.clock if hasattr(self, "trainer") else 0
+        record = {"event": event, "steps": steps, **details}
+        if self._early is None:
+            self._sittings.append(record)
+        else:
+            self._early.append(record)
+
+    # Checkpoints.
+
+    def _save(self, steps: int) -> None:
+        """Write a checkpoint, once at a step, and the weights. Raises RunFolderError."""
+        began = time.perf_counter()
+        # A second one would replace its part of replay by one without the rows that are saved already.
+        if steps != self._saved_steps:
+            self._save_checkpoint(steps)
+        save_weights(self.folder.weights, self.trainer.models)
+        self.trainer.metrics.add("seconds", {"checkpoint": time.perf_counter() - began})
+
+    def _save_checkpoint(self, steps: int) -> None:
+        for log in (self._metrics, self._evaluations, self._sittings):
+            log.flush()
+            log.sync()
+        trained, store = self.trainer.state_dict(), self.trainer.experience.store
+        state = {
+            "trainer": trained,
+            "metrics": self._metrics.size,
+            "evaluations": self._evaluations.size,
+            "seconds": self.seconds,
+            "best": self._best,
+            "checkpoint_due": self._checkpoint_due.state_dict(),
+            "pending_evaluation": self._pending_evaluation,
+        }
+        self._checkpoints.save(steps, state, store.rows_since(self._saved_serials), store.ring.oldest_serials)
+        self._saved_steps, self._saved_serials = steps, _counted(trained)
+
+
+def _counted(trained: dict[str, Any]) -> Any:
+    """How many rows of each stream replay had counted in a trainer's state."""
+    return trained["experience"]["replay"]["next_serials"]

@@ -17,9 +17,10 @@ from worldstream.runs.archive import read_state, write_state
 from worldstream.runs.description import specs_from_json
 from worldstream.runs.files import writing
 from worldstream.runs.folder import RunFolder
-from worldstream.training import randomness
+from worldstream.training.events import SkippedUpdate
 from worldstream.training.learner import Learner
-from worldstream.training.updates import SkippedUpdate, update_actor_critic, update_tokenizers, update_world_model
+from worldstream.training.randomness import RandomState
+from worldstream.training.updates import update_actor_critic, update_tokenizers, update_world_model
 from worldstream.types import Batch
 
 
@@ -56,7 +57,7 @@ def reproduce(path: Path) -> dict[str, float]:
     models = Models(config, *specs_from_json(description["specs"]))
     models.load_state_dict(state["models"])
     generator = torch.Generator()
-    randomness.restore(state["random"], generator)
+    RandomState(generator).load_networks(state["random"])
     if state["component"] == "tokenizers":
         models.tokenizers.prepare_training()
         learner = Learner(models.tokenizers, config.tokenizer_learner)

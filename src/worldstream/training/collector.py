@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from worldstream.acting import act
-from worldstream.agent.actor_critic import ActorCritic, Carry
+from worldstream.agent.actor_critic import Carry
 from worldstream.config import CollectionConfig
 from worldstream.environments.vector import VectorEnvironment
+from worldstream.models import Models
 from worldstream.replay.store import ReplayStore
-from worldstream.tokenizers.bundle import TokenizerBundle
 
 
 class Collector:
@@ -21,7 +21,7 @@ class Collector:
     Args:
         environments: N of them, freshly made.
         store: receives every observation and transition; stream i is environment i.
-        tokenizers, actor_critic: choose the actions.
+        models: choose the actions.
         config: exploration.
         rng: decides random actions.
         generator: samples from the policy.
@@ -31,26 +31,20 @@ class Collector:
         self,
         environments: VectorEnvironment,
         store: ReplayStore,
-        tokenizers: TokenizerBundle,
-        actor_critic: ActorCritic,
+        models: Models,
         config: CollectionConfig,
         *,
         rng: np.random.Generator,
         generator: torch.Generator,
     ) -> None:
-        self._environments = environments
-        self._store = store
-        self._tokenizers = tokenizers
-        self._actor_critic = actor_critic
-        self._policy = actor_critic.policy()
-        self._config = config
-        self._rng = rng
-        self._generator = generator
+        self._environments, self._store, self._models, self._config = environments, store, models, config
+        self._policy = models.actor_critic.policy()
+        self._rng, self._generator = rng, generator
         self.steps = 0
         num = environments.num_envs
         self._returns = np.zeros(num)
         self._lengths = np.zeros(num, dtype=np.int64)
-        self._carry = actor_critic.initial_carry(num)
+        self._carry = models.actor_critic.initial_carry(num)
         self._held = np.zeros((num, len(environments.action_spec.sizes)), dtype=np.int64)
         self._hold = np.zeros(num, dtype=np.int64)  # steps for which the held random action goes on
         self._observations = environments.reset()
@@ -71,7 +65,7 @@ class Collector:
     def _choose(self) -> np.ndarray:
         """(N, M) actions to execute; the carry is told about those that exploration replaced (C8)."""
         actions, self._carry = act(
-            self._tokenizers, self._policy, self._observations, self._carry, self._generator
+            self._models.tokenizers, self._policy, self._observations, self._carry, self._generator
         )
         explore = self._explore()
         if explore.any():
@@ -144,4 +138,4 @@ class Collector:
         self._returns[where], self._lengths[where], self._hold[where] = 0.0, 0, 0
         self._store.start(self._observations, where)
         mask = torch.as_tensor(where).to(self._carry.acted.device)
-        self._carry = self._actor_critic.initial_carry(len(where)).where(mask, self._carry)
+        self._carry = self._models.actor_critic.initial_carry(len(where)).where(mask, self._carry)

@@ -9,33 +9,43 @@ import numpy as np
 import torch
 
 
-def capture(generator: torch.Generator) -> dict[str, Any]:
-    """State of everything that the networks of a run draw from; ``generator`` tells the device."""
-    return {
-        "device": generator.device.type,
-        "generator": generator.get_state(),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state(generator.device) if generator.device.type == "cuda" else None,
-    }
+class RandomState:
+    """Everything that a run draws from and that no part of it owns.
 
+    Args:
+        generator: samples from the policies; it tells the device.
+    """
 
-def restore(state: dict[str, Any], generator: torch.Generator) -> None:
-    """Inverse of ``capture``. A generator of another kind of device than the saved one keeps its own state."""
-    torch.set_rng_state(state["torch"])
-    if state["device"] == generator.device.type:
-        generator.set_state(state["generator"])
-        if state["cuda"] is not None:
-            torch.cuda.set_rng_state(state["cuda"], generator.device)
+    def __init__(self, generator: torch.Generator) -> None:
+        self._generator = generator
 
+    def networks(self) -> dict[str, Any]:
+        """State of everything that the networks of a run draw from."""
+        device = self._generator.device
+        return {
+            "device": device.type,
+            "generator": self._generator.get_state(),
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+        }
 
-def capture_process() -> dict[str, Any]:
-    """State of Python's and NumPy's global generators. We draw from neither, but an environment may."""
-    version, numbers, gauss = random.getstate()
-    return {"python": [version, list(numbers), gauss], "numpy": np.random.get_state(legacy=False)}
+    def load_networks(self, state: dict[str, Any]) -> None:
+        """Inverse of ``networks``. A generator of another kind of device than the saved one keeps its own state."""
+        torch.set_rng_state(state["torch"])
+        if state["device"] == self._generator.device.type:
+            self._generator.set_state(state["generator"])
+            if state["cuda"] is not None:
+                torch.cuda.set_rng_state(state["cuda"], self._generator.device)
 
+    def state_dict(self) -> dict[str, Any]:
+        """The state, with Python's and NumPy's global generators: we draw from neither, but an environment may."""
+        version, numbers, gauss = random.getstate()
+        process = {"python": [version, list(numbers), gauss], "numpy": np.random.get_state(legacy=False)}
+        return {"networks": self.networks(), **process}
 
-def restore_process(state: dict[str, Any]) -> None:
-    """Inverse of ``capture_process``."""
-    version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    np.random.set_state(state["numpy"])
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from ``state_dict``."""
+        self.load_networks(state["networks"])
+        version, numbers, gauss = state["python"]
+        random.setstate((version, tuple(numbers), gauss))
+        np.random.set_state(state["numpy"])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,23 +14,6 @@ from worldstream.models import Models
 from worldstream.tokenizers.bundle import TokenizerBundle
 from worldstream.training.learner import Learner
 from worldstream.types import Batch, Observations, Trajectories
-
-
-@dataclass(frozen=True)
-class SkippedUpdate:
-    """One update that changed nothing."""
-
-    component: str
-    """"tokenizers", "world_model" or "actor_critic"."""
-    steps: int
-    """Environment steps taken."""
-    count: int
-    """Updates of the run that were skipped so far, this one included."""
-    batch: Batch | Observations
-    """Of the tokenizers: stored observations (B, T, *shape) by key."""
-    random: dict[str, Any]
-    """``randomness.capture`` before the update."""
-    metrics: dict[str, float]
 
 
 def update_tokenizers(tokenizers: TokenizerBundle, learner: Learner, observations: Observations) -> dict[str, Tensor]:
