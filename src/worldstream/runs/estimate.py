@@ -16,13 +16,8 @@ from worldstream.acting import act
 from worldstream.config import Config
 from worldstream.errors import ConfigError
 from worldstream.models import Models, num_parameters
-<<<<<<< HEAD
 from worldstream.runs.capacity import TRAINING_BYTES, ReplaySize
-=======
-from worldstream.runs.capacity import TRAINING_BYTES, replay_row_bytes, replay_rows, token_bytes
-from worldstream.specs import ActionSpec, KeySpec, TokenSpec
 from worldstream.training.experiment import Experiment
->>>>>>> d3feeab (Trainer as the algorithm box: Experiment, three phases, one events object)
 from worldstream.training.learner import Learner
 from worldstream.training.synthetic import synthetic_batch, synthetic_observations
 from worldstream.training.updates import past_length, update_actor_critic, update_tokenizers, update_world_model
@@ -64,13 +59,8 @@ def estimate(experiment: Experiment) -> Estimate:
     """Build everything for a run, time one update of each part, and add up."""
     config, steps, device = experiment.config, experiment.steps, experiment.device
     torch.set_num_threads(config.num_threads)
-<<<<<<< HEAD
-    made = environment.make()
-    models = Models(config, made.observation_specs, made.action_spec).to(device)
-=======
     made = experiment.environment.make()
-    key_specs, action_spec = made.observation_specs, made.action_spec
->>>>>>> d3feeab (Trainer as the algorithm box: Experiment, three phases, one events object)
+    models = Models(config, made.observation_specs, made.action_spec).to(device)
     environment_seconds = _environment_seconds(made)
     made.close()
     missing = _missing(models, config)
@@ -91,15 +81,7 @@ def estimate(experiment: Experiment) -> Estimate:
         parameters={name: num_parameters(module) for name, module in trained.items()},
         peak_bytes=peak_bytes(device),
         seconds=seconds,
-<<<<<<< HEAD
         total_seconds=(steps * sum(seconds.values()) + late) / 1000,
-=======
-        total_seconds=(
-            steps * sum(seconds.values())
-            + (experiment.last_step - steps) * sum(seconds[part] for part in learned)
-        )
-        / 1000,
->>>>>>> d3feeab (Trainer as the algorithm box: Experiment, three phases, one events object)
         extrapolated=any(scaled for _, scaled in measured.values()),
         missing=missing,
     )
