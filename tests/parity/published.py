@@ -222,8 +222,9 @@ class _Recomputation:
     def imagined(self) -> dict[str, Tensor]:
         """Predictions of the model that is stepped block by block."""
         sequence = self.model.sequence
-        state = sequence.parallel(self.blocks[:, :GIVEN_BLOCKS], sequence.init_state(len(self.blocks)))[2]
-        predictions = [sequence.predict(state)]
+        state = sequence.remember(self.blocks[:, : GIVEN_BLOCKS - 1], sequence.init_state(len(self.blocks)))
+        latents, state = sequence.step(self.blocks[:, GIVEN_BLOCKS - 1], state)
+        predictions = [latents]
         for t in range(GIVEN_BLOCKS, self.blocks.shape[1] - 1):
             latents, state = sequence.step(self.blocks[:, t], state)
             predictions.append(latents)

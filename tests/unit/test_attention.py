@@ -87,9 +87,9 @@ def test_parallel_equals_dense_attention(
     context, predictions, state = model.parallel(blocks, model.init_state(BATCH))
     torch.testing.assert_close(context, expected[0], rtol=0, atol=1e-5)
     torch.testing.assert_close(predictions, expected[1], rtol=0, atol=1e-5)
-    following = torch.cat((blocks, torch.zeros_like(blocks[:, :1])), 1)
+    following = torch.cat((blocks, blocks[:, :1], torch.zeros_like(blocks[:, :1])), 1)
     last = dense(model, following, post=norm == "post", full=slots == "full")[1][:, -1]
-    torch.testing.assert_close(model.predict(state), last, rtol=0, atol=1e-5)
+    torch.testing.assert_close(model.step(blocks[:, 0], state)[0], last, rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
@@ -123,7 +123,7 @@ def test_masks_and_phases_are_views_of_constants() -> None:
     model = make()
     constants = {"chunk": model.masks.chunk.data_ptr(), "step": model.masks.step.data_ptr()}
     (chunk,) = model.masks.chunks(2 * LENGTH, 3, None, None)
-    step = model.masks.one(2 * LENGTH, None, slice(0, LENGTH + PREDICTIONS))
+    step = model.masks.one(2 * LENGTH, None)
     for name, visible in (("chunk", chunk.visible), ("step", step)):
         assert constants[name] <= visible.data_ptr() < constants[name] + getattr(model.masks, name).numel()
 
@@ -144,8 +144,9 @@ def test_gradients_flow_through_steps() -> None:
 @torch.no_grad()
 def test_more_blocks_than_configured_are_refused() -> None:
     model = make(max_blocks=3)
-    state = model.parallel(random_blocks(3), model.init_state(BATCH))[2]
-    assert model.predict(state).isfinite().all()
+    state = model.parallel(random_blocks(2), model.init_state(BATCH))[2]
+    last, state = model.step(random_blocks()[:, 2], state)
+    assert last.isfinite().all()
     with pytest.raises(ConfigError, match=r"remember 4 blocks; it has room for 3 .*imagination\.horizon.*retention"):
         model.step(random_blocks()[:, 0], state)
     with pytest.raises(ConfigError, match="remember 4 blocks"):

@@ -175,10 +175,10 @@ def test_imagination_begins_at_the_last_real_observation_for_both(models: Models
     state = world_model.init_state(BATCH)
     for t in range(past_length(LENGTHS) - 2, past_length(LENGTHS)):
         block = world_model.embed({key: ids[:, t] for key, ids in batch.tokens.items()}, batch.actions[:, t])
-        _, state = world_model.sequence.observe(block, state)
-    _, state = world_model.sequence.observe(world_model.embed(last, result.actions[:, 0]), state)
+        _, state = world_model.sequence.step(block, state)
+    latents, _ = world_model.sequence.step(world_model.embed(last, result.actions[:, 0]), state)
     (head,) = world_model.heads_of("reward")
-    reward = head.predict(world_model.sequence.predict(state)[:, -1:], None)[EXTRINSIC]
+    reward = head.predict(latents[:, -1:], None)[EXTRINSIC]
     torch.testing.assert_close(result.rewards[EXTRINSIC][:, 0], reward, rtol=1e-4, atol=1e-6)
 
 

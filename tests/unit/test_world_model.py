@@ -372,13 +372,13 @@ def test_an_ensemble_is_independent_heads(generator: torch.Generator) -> None:
 def test_step_draws_valid_tokens_and_sums_disagreement_over_keys(generator: torch.Generator) -> None:
     model, batch = make_model(), random_batch()
     tokens, actions = {key: ids[:, 0] for key, ids in batch.tokens.items()}, batch.actions[:, 0]
-    step, state = model.step(tokens, actions, model.init_state(BATCH), generator)
+    step, _ = model.step(tokens, actions, model.init_state(BATCH), generator)
     for key, spec in TOKEN_SPECS.items():
         assert step.tokens[key].shape == (BATCH, spec.num_tokens, spec.num_channels)
         assert (step.tokens[key] < torch.tensor(spec.vocabulary)).all() and (step.tokens[key] >= 0).all()
     assert {x.shape for x in (*step.rewards.values(), step.terminated)} == {(BATCH,)}
     assert step.terminated.dtype == torch.bool
-    latents = model.sequence.predict(state)
+    latents, _ = model.sequence.step(model.embed(tokens, actions), model.init_state(BATCH))
     expected = {
         name: sum(head.predict(latents[:, model.layout.positions(head.positions)], None)[name] for head in heads)
         for name, heads in ((EXTRINSIC, model.heads_of("reward")), ("disagreement", model.heads_of("disagreement")))

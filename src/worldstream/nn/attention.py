@@ -90,18 +90,13 @@ class PredictionMasks(nn.Module):
             found.append(QueryChunk(first, last, visible))
         return found
 
-    def one(self, past: int, past_real: Tensor | None, tokens: slice) -> Tensor:
-        """Of one block that follows ``past`` context tokens and the prediction of the next: (q, past + q), or with a
-        batch axis (B, 1, q, past + q) where ``past_real`` (B, past) is given.
-
-        Args:
-            tokens: which of the block's L + n tokens there are.
-        """
-        start = self.past - past + tokens.start
-        visible = self.step[tokens, start : self.past + tokens.stop]
+    def one(self, past: int, past_real: Tensor | None) -> Tensor:
+        """The L + n tokens of a block that follows ``past`` context tokens and of the prediction of the next block:
+        (q, past + q), or with a batch axis (B, 1, q, past + q) where ``past_real`` (B, past) is given."""
+        visible = self.step[:, self.past - past :]
         if past_real is None:
             return visible
-        new = past_real.new_ones(len(past_real), tokens.stop - tokens.start)
+        new = past_real.new_ones(len(past_real), self.tokens)
         return visible & torch.cat((past_real, new), 1)[:, None, None]
 
 

@@ -151,10 +151,3 @@ class BlockRetention(nn.Module):
         length = self.block_length
         past = torch.cat((queries[..., :length, :] @ memory, queries[..., length:, :] @ after), -2)
         return self._merge(within @ v + past, gate), after
-
-    def read(self, x: Tensor, phases: Phases, memory: Tensor) -> Tensor:
-        """Prediction tokens alone: x (B, n, E), phases of (1, n, d/2), memory unchanged -> (B, n, E)."""
-        q, k, v, gate = self._heads(x, phases)
-        length = self.block_length
-        within = (q @ k.transpose(-1, -2)) * self.mask[:, length:, length:]
-        return self._merge(within @ v + (q * self.incoming[:, length:]) @ memory, gate)

@@ -189,36 +189,23 @@ class AttentionModel(SequenceModel[AttentionState]):
         after = AttentionState(KeyValueCache(layers, layers[0].shape[3]), first + num_blocks, past_real)
         return x[:, :, : self.block_length], x[:, :, self.block_length :], after
 
-    def observe(self, block: Tensor, state: AttentionState) -> tuple[Tensor, AttentionState]:
-        return self._append(block, state, slice(0, self.block_length))
-
-    def predict(self, state: AttentionState) -> Tensor:
-        tokens = self.prediction_tokens.expand(state.cache.layers[0].shape[1], -1, -1)
-        return self._append(tokens, state, slice(self.block_length, self.masks.tokens))[0]
-
     def step(self, block: Tensor, state: AttentionState) -> tuple[Tensor, AttentionState]:
-        x = torch.cat((block, self.prediction_tokens.expand(len(block), -1, -1)), 1)
-        x, state = self._append(x, state, slice(0, self.masks.tokens))
-        return x[:, self.block_length :], state
-
-    def _append(self, x: Tensor, state: AttentionState, tokens: slice) -> tuple[Tensor, AttentionState]:
-        """Run some of the L + n tokens of a block behind a state; its L context tokens, if among them, are kept."""
-        kept = max(self.block_length - tokens.start, 0)
-        num_blocks, past = state.num_blocks + bool(kept), state.num_blocks * self.block_length
+        num_blocks, past = state.num_blocks + 1, state.num_blocks * self.block_length
         self._check_room(num_blocks)
         # Behind the context tokens there is always room for one more set of prediction tokens.
         capacity = self.max_blocks * self.block_length + self.num_predictions
         cache = state.cache.writable(past, capacity=capacity, dtype=self._precision)
-        visible = self.masks.one(past, state.real, tokens)
-        of_block, of_next = self.phases[:, state.num_blocks], self.phases[:, num_blocks]
-        cos, sin = torch.cat((of_block[:, :kept], of_next[:, : x.shape[1] - kept]), 1)
+        visible = self.masks.one(past, state.real)
+        of_block, of_next = self.phases[:, state.num_blocks], self.phases[:, num_blocks, : self.num_predictions]
+        cos, sin = torch.cat((of_block, of_next), 1)
+        x = torch.cat((block, self.prediction_tokens.expand(len(block), -1, -1)), 1)
         for layer, buffer in zip(self._layers, cache.layers, strict=True):
             x = layer.append(x, (cos, sin), buffer, past, visible)
-        cache.filled = past + kept
+        cache.filled = past + self.block_length  # the next step overwrites the prediction tokens
         real = state.real
         if real is not None:
-            real = torch.cat((real, real.new_ones(len(real), kept)), 1)
-        return x, AttentionState(cache, num_blocks, real)
+            real = torch.cat((real, real.new_ones(len(real), self.block_length)), 1)
+        return x[:, self.block_length :], AttentionState(cache, num_blocks, real)
 
     def _check_room(self, num_blocks: int) -> None:
         if num_blocks > self.max_blocks:

@@ -50,16 +50,12 @@ class SequenceModel(nn.Module, ABC, Generic[State]):
         return self.parallel(blocks, state, mask)[2]
 
     @abstractmethod
-    def observe(self, block: Tensor, state: State) -> tuple[Tensor, State]:
-        """Append one block (B, L, E); returns its context (B, L, E) and the new state."""
-
-    @abstractmethod
-    def predict(self, state: State) -> Tensor:
-        """(B, n, E): latents of every token of the next observation, at once; the state is not changed."""
-
-    @abstractmethod
     def step(self, block: Tensor, state: State) -> tuple[Tensor, State]:
-        """``observe`` and ``predict`` in one pass, the hot path of imagination: (B, n, E) and the new state."""
+        """The hot path of imagination: append one block (B, L, E), predict the observation of the next.
+
+        Returns:
+            (B, n, E) latents of every observation token, at once; and the new state.
+        """
 
 
 AnySequenceModel = SequenceModel[Any]

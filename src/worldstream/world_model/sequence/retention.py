@@ -76,10 +76,6 @@ class RetentionLayer(nn.Module):
         retained, memory = self.retention.step(self.retention_norm(x), phases, memory)
         return self.feed_forward(x, retained), memory
 
-    def read(self, x: Tensor, phases: Phases, memory: Tensor) -> Tensor:
-        """See ``BlockRetention.read``."""
-        return self.feed_forward(x, self.retention.read(self.retention_norm(x), phases, memory))
-
 
 @final
 class RetentionModel(SequenceModel[RetentionState]):
@@ -89,7 +85,6 @@ class RetentionModel(SequenceModel[RetentionState]):
     """
 
     frequencies: Tensor
-    prediction_age: Tensor
     parallel_age: Tensor
     step_age: Tensor
 
@@ -109,7 +104,6 @@ class RetentionModel(SequenceModel[RetentionState]):
         context, prediction = torch.arange(block_length), torch.arange(num_predictions)
         # A prediction token has the age of the observation token that it predicts: of its own block in training,
         # of the block after the one just observed in a fused step.
-        self.register_buffer("prediction_age", prediction, persistent=False)
         self.register_buffer("parallel_age", torch.cat((context, prediction)), persistent=False)
         self.register_buffer("step_age", torch.cat((context, prediction + block_length)), persistent=False)
 
@@ -131,12 +125,6 @@ class RetentionModel(SequenceModel[RetentionState]):
         context, predictions = x.split((self.block_length, x.shape[-2] - self.block_length), -2)
         return context, predictions, state
 
-    def _context(
-        self, blocks: Tensor, state: RetentionState, mask: Tensor | None
-    ) -> tuple[Tensor, RetentionState]:
-        """``parallel`` without the prediction tokens, which nothing else reads."""
-        return self._run(blocks, self.parallel_age[: self.block_length], state, mask)
-
     def _run(
         self, x: Tensor, age: Tensor, state: RetentionState, mask: Tensor | None
     ) -> tuple[Tensor, RetentionState]:
@@ -151,18 +139,8 @@ class RetentionModel(SequenceModel[RetentionState]):
         return x, RetentionState(tuple(memories), state.position + num_blocks * self.block_length)
 
     def remember(self, blocks: Tensor, state: RetentionState, mask: Tensor | None = None) -> RetentionState:
-        return self._context(blocks, state, mask)[1]
-
-    def observe(self, block: Tensor, state: RetentionState) -> tuple[Tensor, RetentionState]:
-        context, state = self._context(block.unsqueeze(1), state, None)
-        return context.squeeze(1), state
-
-    def predict(self, state: RetentionState) -> Tensor:
-        x = self.prediction_tokens.expand(state.memory[0].shape[0], -1, -1)
-        phases = rotary_phases((state.position + self.prediction_age)[None], self.frequencies)
-        for layer, memory in zip(self._layers, state.memory, strict=True):
-            x = layer.read(x, phases, memory)
-        return x
+        """Without the prediction tokens, which nothing else reads."""
+        return self._run(blocks, self.parallel_age[: self.block_length], state, mask)[1]
 
     def step(self, block: Tensor, state: RetentionState) -> tuple[Tensor, RetentionState]:
         phases = rotary_phases((state.position + self.step_age)[None], self.frequencies)
