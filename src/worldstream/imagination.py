@@ -9,23 +9,30 @@ it, the policy's memory the observations and actions before it. Each imagined st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from worldstream.types import Features, Policy, Tokens, Trajectories
+from worldstream.types import Policy, Tokens, Trajectories
 from worldstream.world_model.model import WorldModel
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where B trajectories begin."""
+
+    tokens: Tokens  # (B, K, C) by key: the observation
+    state: Any  # of the sequence model, after the blocks before that observation
+    carry: Any  # of the policy, after the steps before that observation
 
 
 def imagine(
     world_model: WorldModel,
-    features_of: Callable[[Tokens], Features],
     policy: Policy,
+    start: Start,
     *,
-    tokens: Tokens,
-    state: Any,
-    carry: Any,
     horizon: int,
     generator: torch.Generator | None = None,
     rewards: Collection[str] | None = None,
@@ -34,18 +41,16 @@ def imagine(
 
     Args:
         world_model: in evaluation mode.
-        features_of: tokens (B, K, C) by key -> features by key.
-        policy: chooses actions; its info must hold tensors (B, ...).
-        tokens: (B, K, C) by key, the observation to start from.
-        state: sequence-model state after the blocks before that observation.
-        carry: policy memory after the steps before that observation.
+        policy: chooses actions from tokens by key; its info must hold tensors (B, ...).
+        start: where to begin.
         horizon: H, imagined transitions. The policy is called H + 1 times, the world model H times (P6).
-        generator: of the device that the tensors are on.
+        generator: on the device of the tensors.
         rewards: names of those to predict; None: all that there are.
     """
+    tokens, state, carry = start.tokens, start.state, start.carry
     seen, infos, actions, steps = [tokens], [], [], []
     for _ in range(horizon):
-        action, carry, info = policy(features_of(tokens), carry, generator)
+        action, carry, info = policy(tokens, carry, generator)
         with torch.no_grad():
             step, state = world_model.step(tokens, action, state, generator, rewards=rewards)
         tokens = step.tokens
@@ -53,7 +58,7 @@ def imagine(
         infos.append(info)
         actions.append(action)
         steps.append(step)
-    infos.append(policy(features_of(tokens), carry, generator)[2])
+    infos.append(policy(tokens, carry, generator)[2])
     return Trajectories(
         tokens={key: torch.stack([x[key] for x in seen], 1) for key in tokens},
         actions=torch.stack(actions, 1),

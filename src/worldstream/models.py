@@ -11,6 +11,7 @@ from worldstream.config import Config
 from worldstream.errors import ConfigError
 from worldstream.specs import ActionSpec, KeySpec, Specs
 from worldstream.tokenizers.bundle import TokenizerBundle
+from worldstream.types import Policy
 from worldstream.world_model.model import WorldModel
 
 
@@ -31,6 +32,11 @@ class Models(nn.Module):
         )
         self.actor_critic = ActorCritic(config.actor_critic, self.tokenizers.specs, action_spec)
         self.return_scale = ReturnScale()
+
+    def policy_of_tokens(self) -> Policy:
+        """The policy of the agent, asked with tokens by key instead of their features."""
+        policy = self.actor_critic.policy()
+        return lambda tokens, carry, generator: policy(self.tokenizers.features(tokens), carry, generator)
 
     @property
     def specs(self) -> Specs:

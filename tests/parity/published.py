@@ -31,6 +31,7 @@ from worldstream.world_model.block import SUMMARY
 from worldstream.world_model.heads.disagreement import DisagreementHead
 from worldstream.world_model.heads.observation import ObservationHead
 from worldstream.world_model.heads.termination import TerminationHead
+from worldstream.world_model.model import WorldModelLosses
 from worldstream.world_model.sequence.attention import AttentionModel
 
 GIVEN_BLOCKS = 2
@@ -203,11 +204,16 @@ class _Recomputation:
             observed=mask,
             acted=mask,
         )
-        of_observations = ("observation", "disagreement") if shared else ("observation",)
-        behind = self.model.losses(batch, names=of_observations, priority_weights={"observation": 1.0})
-        anywhere = self.model.losses(
-            batch, names=("reward", "termination"), context_length=1, priority_weights={"reward": 1.0}
-        )
+        config = self.model.config
+        heads = {name: head for name, head in config.heads.items() if shared or name != "disagreement"}
+        config = replace(config, heads=heads, loss_weights=dict.fromkeys(heads, 1.0))
+
+        def losses(**changes: Any) -> WorldModelLosses:
+            self.model.config = replace(config, **changes)
+            return self.model.losses(batch)
+
+        behind = losses(priority_weights={"observation": 1.0})
+        anywhere = losses(context_length=1, priority_weights={"reward": 1.0})
         found = {
             "loss_obs": behind.means["observation"],
             "loss_rewards": anywhere.means["reward"],

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from worldstream.config import Config, ImaginationConfig
-from worldstream.imagination import imagine
+from worldstream.imagination import Start, imagine
 from worldstream.models import Models
 from worldstream.specs import ActionComponent, ActionSpec, KeySpec
 from worldstream.training.updates import imagine_from, past_length
@@ -69,11 +69,8 @@ def rolled_out() -> tuple[CountingWorldModel, CountingPolicy, Trajectories]:
     start = torch.tensor([10, 20, 30, 40]).reshape(BATCH, 1, 1)
     result = imagine(
         world_model,  # type: ignore[arg-type]
-        lambda tokens: {key: ids.float() for key, ids in tokens.items()},
         policy,
-        tokens={"x": start},
-        state=70,
-        carry=90,
+        Start(tokens={"x": start}, state=70, carry=90),
         horizon=HORIZON,
     )
     return world_model, policy, result
@@ -91,7 +88,7 @@ def test_both_see_the_same_observation_at_every_step() -> None:
     world_model, policy, _ = rolled_out()
     for t, (tokens, action, _) in enumerate(world_model.calls):
         seen, _ = policy.calls[t]
-        assert torch.equal(seen, tokens.float())
+        assert torch.equal(seen, tokens)
         assert tokens.flatten().tolist() == [10 + t, 20 + t, 30 + t, 40 + t]
         assert torch.equal(action, tokens[:, 0] % 7)
 
@@ -269,13 +266,11 @@ def test_rewards_are_predicted_when_asked(models: Models) -> None:
     batch = segments(models)
     carry, state = models.actor_critic.initial_carry(BATCH), models.world_model.init_state(BATCH)
     tokens = {key: ids[:, -1] for key, ids in batch.tokens.items()}
+    start, policy = Start(tokens, state, carry), models.policy_of_tokens()
     measured, skipped = (
-        imagine(
-            models.world_model, models.tokenizers.features, models.actor_critic.policy(), tokens=tokens, state=state,
-            carry=carry, horizon=HORIZON, generator=seeded(), rewards=rewards,
-        )
+        imagine(models.world_model, policy, start, horizon=HORIZON, generator=seeded(), rewards=rewards)
         for rewards in (None, (EXTRINSIC,))
-    )  # fmt: skip
+    )
     assert (measured.rewards["disagreement"] > 0).all() and set(skipped.rewards) == {EXTRINSIC}
     assert torch.equal(measured.rewards[EXTRINSIC], skipped.rewards[EXTRINSIC])
     assert torch.equal(measured.actions, skipped.actions)

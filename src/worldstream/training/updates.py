@@ -9,7 +9,7 @@ from torch import Tensor
 
 from worldstream.agent.losses import actor_critic_losses
 from worldstream.config import Config, ImaginationConfig
-from worldstream.imagination import imagine
+from worldstream.imagination import Start, imagine
 from worldstream.models import Models
 from worldstream.tokenizers.bundle import TokenizerBundle
 from worldstream.training.learner import Learner
@@ -84,17 +84,9 @@ def imagine_from(
             batch.actions[:, recent],
             batch.acted[:, recent] if batch.padded else None,
         )
-    return imagine(
-        models.world_model,
-        models.tokenizers.features,
-        models.actor_critic.policy(),
-        tokens={key: ids[:, -1] for key, ids in batch.tokens.items()},
-        state=state,
-        carry=carry,
-        horizon=config.horizon,
-        generator=generator,
-        rewards=rewards,
-    )
+    start = Start({key: ids[:, -1] for key, ids in batch.tokens.items()}, state, carry)
+    policy = models.policy_of_tokens()
+    return imagine(models.world_model, policy, start, horizon=config.horizon, generator=generator, rewards=rewards)
 
 
 def update_actor_critic(

@@ -7,7 +7,7 @@ the heads'.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple, cast
 
@@ -147,38 +147,23 @@ class WorldModel(nn.Module):
         enabled = self.config.precision == "bfloat16" and positions != SUMMARY
         return torch.autocast(device, torch.bfloat16, enabled=enabled)
 
-    def losses(
-        self,
-        batch: Batch,
-        *,
-        names: Collection[str] | None = None,
-        context_length: int | None = None,
-        priority_weights: Mapping[str, float] | None = None,
-    ) -> WorldModelLosses:
+    def losses(self, batch: Batch) -> WorldModelLosses:
         """Losses of tokenized segments by head, each (B, T) before masking, masked here and nowhere else.
 
         A target counts when the prediction it is read from has at least ``context_length`` real blocks before it:
         the same rule for observations, rewards and ends (C17).
-
-        Args:
-            batch: the segments.
-            names: of the heads whose losses to compute; None: all.
-            context_length: None: as configured.
-            priority_weights: None: as configured.
         """
-        context_length = self.config.context_length if context_length is None else context_length
-        priority_weights = self.config.priority_weights if priority_weights is None else priority_weights
         blocks = self.embed(batch.tokens, batch.actions)
         state = self.sequence.init_state(len(blocks))
         with self._mixed_precision():
             _, predictions, _ = self.sequence.parallel(blocks, state)
         predictions = predictions.float()
         trained = batch.observed.clone()
-        trained[:, :context_length] = False
+        trained[:, : self.config.context_length] = False
         arrived, before = trained[:, 1:] & batch.acted[:, :-1], batch.without_last()
         means: dict[str, Tensor] = {}
         per_segment = torch.zeros(len(blocks), device=blocks.device)
-        for name in self.config.heads if names is None else names:
+        for name in self.config.heads:
             heads = self.heads_of(name)
             latents_of = [predictions[..., self.layout.positions(head.positions), :] for head in heads]
             num_positions = sum(latents.shape[2] for latents in latents_of)
@@ -188,7 +173,7 @@ class WorldModel(nn.Module):
                     loss = head.loss(latents[:, 1:], before) if head.arrives_with_next else head.loss(latents, batch)
                 mask = arrived if head.arrives_with_next else trained
                 means[name] = means.get(name, 0.0) + share * masked_mean(loss, mask)
-                if weight := priority_weights.get(name, 0.0):
+                if weight := self.config.priority_weights.get(name, 0.0):
                     of_segments = torch.where(mask, loss.detach(), 0.0).sum(1) / mask.sum(1).clamp(min=1)
                     per_segment = per_segment + weight * share * of_segments
         total = torch.stack([self.config.loss_weights[name] * mean for name, mean in means.items()]).sum()
