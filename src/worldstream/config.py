@@ -120,7 +120,7 @@ class Config:
             batch_size=32, learning_rate=1e-3, clip_norm=10.0, updates_per_step=0.25, start_steps=250, every_steps=250
         )
     )
-    """Of the tokenizers that are trained, where there are any; its batches are of single observations."""
+    """Learner of the tokenizers, where any are trained; its batches are of single observations."""
     world_model_learner: LearnerConfig = field(
         default_factory=lambda: LearnerConfig(
             batch_size=16, learning_rate=1e-3, cooldown=0.4, weight_decay=0.05, updates_per_step=0.25, start_steps=500

@@ -44,9 +44,7 @@ class CountingWorldModel:
     def __init__(self) -> None:
         self.calls: list[tuple[Tensor, Tensor, int]] = []
 
-    def step(
-        self, tokens: Tokens, action: Tensor, state: int, generator: Any, **options: Any
-    ) -> tuple[Imagined, int]:
+    def step(self, tokens: Tokens, action: Tensor, state: int, generator: Any, **options: Any) -> tuple[Imagined, int]:
         assert not torch.is_grad_enabled()
         self.calls.append((tokens["x"], action, state))
         number = tokens["x"][:, 0, 0]

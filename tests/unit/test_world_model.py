@@ -426,6 +426,8 @@ def test_positions_of_a_block() -> None:
     assert layout.positions(SUMMARY) == slice(4, 5)
     with pytest.raises(KeyError):
         layout.positions("action")
+    named = BlockLayout({"summary": TOKEN_SPECS["cells"], "levels": TOKEN_SPECS["levels"]}, ACTION_SPEC)
+    assert (named.positions("summary"), named.positions(SUMMARY)) == (slice(0, 3), slice(4, 5))
 
 
 @torch.no_grad()

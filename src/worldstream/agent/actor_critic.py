@@ -15,7 +15,7 @@ from typing import Annotated, Any, cast
 import torch
 from torch import Tensor, nn
 
-from worldstream.agent.encoder import Encoder
+from worldstream.agent.encoder import Encoder, EncoderConfig
 from worldstream.nn import SCALAR_OUTPUTS
 from worldstream.nn.layers import ChannelTables
 from worldstream.nn.outputs import FactoredCategorical, Output
@@ -29,15 +29,9 @@ VALUE_LIMIT = 15.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ActorCriticConfig:
+class ActorCriticConfig(EncoderConfig):
     """Architecture of the actor-critic."""
 
-    hidden: Annotated[tuple[Annotated[int, Between(1)], ...], Between(1)] = (128,)
-    """Sizes of the fusing layers; the last is also the width of the LSTM."""
-    embedding_width: Annotated[int, Between(1)] = 32
-    """Width of the embedding of tokens that have no features."""
-    grid_channels: tuple[int, ...] = ()
-    """Channels of 3x3 convolutions over keys whose tokens are learned codes on a grid; empty: flatten."""
     separate_networks: bool = False
     """Give the critic an encoder and LSTM of its own."""
     value_output: str = "hl_gauss"
@@ -74,12 +68,7 @@ class Trunk(nn.Module):
 
     def __init__(self, config: ActorCriticConfig, token_specs: dict[str, TokenSpec], action_spec: ActionSpec) -> None:
         super().__init__()
-        self.encoder = Encoder(
-            token_specs,
-            hidden=config.hidden,
-            embedding_width=config.embedding_width,
-            grid_channels=config.grid_channels,
-        )
+        self.encoder = Encoder(token_specs, config)
         width = config.hidden[-1]
         self.action_embed = ActionEmbedding(action_spec, width)
         self.cell = nn.LSTMCell(width, width)
@@ -94,7 +83,7 @@ class Trunk(nn.Module):
 
 
 class ActionEmbedding(nn.Module):
-    """Action ids (B, M) -> (B, width): lookups for categories, a linear map of the values for ordered levels."""
+    """Actions (B, M) -> (B, width): lookups for categories, a linear map of the values for ordered levels."""
 
     ordinal: Tensor
     half_range: Tensor
@@ -132,9 +121,7 @@ class ActorCritic(nn.Module):
         num_trunks = 2 if config.separate_networks else 1
         self.trunks = nn.ModuleList(Trunk(config, token_specs, action_spec) for _ in range(num_trunks))
         self.actor = nn.Linear(self.width, sum(self.sizes))
-        self.critic = SCALAR_OUTPUTS[config.value_output](
-            self.width, limit=VALUE_LIMIT, num_bins=config.num_value_bins
-        )
+        self.critic = SCALAR_OUTPUTS[config.value_output](self.width, limit=VALUE_LIMIT, num_bins=config.num_value_bins)
 
     def initial_carry(self, batch_size: int) -> Carry:
         """Carry at the beginning of an episode."""

@@ -7,25 +7,41 @@ are joined cells, or few enough to be read by their places, as the published age
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 
 from worldstream.nn.layers import FactoredEmbedding, mlp
+from worldstream.options import Between
 from worldstream.specs import TokenSpec
 from worldstream.types import Features
 
 
-class KeyEncoder(nn.Module):
-    """One key: (B, K, F) features or (B, K, C) ids -> (B, out_features)."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncoderConfig:
+    """Sizes of the encoder."""
 
-    def __init__(self, spec: TokenSpec, *, embedding_width: int, grid_channels: tuple[int, ...]) -> None:
+    hidden: Annotated[tuple[Annotated[int, Between(1)], ...], Between(1)] = (128,)
+    """Sizes of the fusing layers; the last is also the width of the LSTM."""
+    embedding_width: Annotated[int, Between(1)] = 32
+    """Width of the embedding of tokens that have no features."""
+    grid_channels: tuple[Annotated[int, Between(1)], ...] = ()
+    """Channels of 3x3 convolutions over keys whose tokens are learned codes on a grid; empty: flatten."""
+
+
+class KeyEncoder(nn.Module):
+    """One key: (B, K, F) features or tokens (B, K, C) -> (B, out_features)."""
+
+    def __init__(self, spec: TokenSpec, config: EncoderConfig) -> None:
         super().__init__()
-        self.embed = None if spec.feature_size else FactoredEmbedding(spec, embedding_width)
-        self.grid = spec.grid if spec.coded and grid_channels else None
-        width = spec.feature_size or embedding_width
+        self.embed = None if spec.feature_size else FactoredEmbedding(spec, config.embedding_width)
+        self.grid = spec.grid if spec.coded and config.grid_channels else None
+        width = spec.feature_size or config.embedding_width
         convolutions: list[nn.Module] = []
         if self.grid is not None:
-            for channels in grid_channels:
+            for channels in config.grid_channels:
                 convolutions += [nn.Conv2d(width, channels, 3, padding=1), nn.SiLU()]
                 width = channels
         self.convolutions = nn.Sequential(*convolutions)
@@ -42,22 +58,13 @@ class KeyEncoder(nn.Module):
 class Encoder(nn.Module):
     """All keys, concatenated and fused (docs/method.md, "fused observation"): Linear -> LayerNorm -> SiLU, repeated."""
 
-    def __init__(
-        self,
-        specs: dict[str, TokenSpec],
-        *,
-        hidden: tuple[int, ...],
-        embedding_width: int,
-        grid_channels: tuple[int, ...],
-    ) -> None:
+    def __init__(self, specs: dict[str, TokenSpec], config: EncoderConfig) -> None:
         super().__init__()
         self.keys = list(specs)
-        self.encoders = nn.ModuleList(
-            KeyEncoder(spec, embedding_width=embedding_width, grid_channels=grid_channels) for spec in specs.values()
-        )
-        self.fuse = mlp((sum(encoder.out_features for encoder in self.encoders), *hidden))  # type: ignore[misc]
+        self.encoders = nn.ModuleList(KeyEncoder(spec, config) for spec in specs.values())
+        self.fuse = mlp((sum(encoder.out_features for encoder in self.encoders), *config.hidden))  # type: ignore[misc]
 
     def forward(self, features: Features) -> Tensor:
-        """Features by key, (B, K, F) or ids (B, K, C) -> (B, hidden[-1])."""
+        """Features by key, (B, K, F) or tokens (B, K, C) -> (B, hidden[-1])."""
         parts = [encode(features[key]) for key, encode in zip(self.keys, self.encoders, strict=True)]
         return self.fuse(torch.cat(parts, -1))

@@ -23,7 +23,7 @@ class ActorCriticLossConfig:
     """Per environment step."""
     lambda_: Annotated[float, Between(0, 1)] = 0.95
     """Weight of longer returns."""
-    entropy_weight: float = 0.001
+    entropy_weight: Annotated[float, Between(0)] = 0.001
     """Bonus for the entropy of the policy, summed over action tokens, in nats."""
     reward_weights: dict[str, float] = field(default_factory=lambda: {EXTRINSIC: 1.0, "disagreement": 1.0})
     """Factor of each reward that the heads of the world model predict; 0: it is not computed."""

@@ -103,9 +103,7 @@ class BlockRetention(nn.Module):
         length = self.block_length
         return (k[..., :length, :] * self.outgoing).transpose(-1, -2) @ v[..., :length, :]
 
-    def parallel(
-        self, x: Tensor, phases: Phases, memory: Tensor, mask: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def parallel(self, x: Tensor, phases: Phases, memory: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """All blocks at once; the prediction tokens of block t see the memory *before* block t.
 
         Args:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from worldstream.specs import ActionSpec, TokenSpec
 
-SUMMARY = "summary"
-"""Name of the last prediction position, which has seen every other one: rewards and ends are read there."""
+SUMMARY = "<summary>"
+"""Name, other than that of any key, of the last prediction position: it has seen every other one."""
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,17 @@ class BlockLayout:
 
     @property
     def num_observation_tokens(self) -> int:
-        """n."""
+        """n, tokens of all observation keys."""
         return sum(spec.num_tokens for spec in self.token_specs.values())
 
     @property
     def num_action_tokens(self) -> int:
-        """m."""
+        """m, tokens of the action."""
         return self.action_spec.num_tokens
 
     @property
     def length(self) -> int:
-        """L = n + m."""
+        """L = n + m, tokens of a block."""
         return self.num_observation_tokens + self.num_action_tokens
 
     def positions(self, name: str) -> slice:

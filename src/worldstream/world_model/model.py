@@ -45,9 +45,9 @@ class WorldModelConfig:
     )
     """What is read from predictions, by the name of its loss."""
     precision: Literal["single", "bfloat16"] = "single"
-    """Of the matrix products inside of the sequence model and of the heads of tokens, and of the keys and values of
-    attention; weights, the memory of retention, rewards, ends and losses are single in any case. bfloat16 is several
-    times faster on GPUs and on processors with units for it, and slower on others."""
+    """Precision of matrix products in the sequence model and in heads of observation keys, and of the keys and values
+    of attention; weights, the memory of retention, rewards, ends and losses are single in any case. bfloat16 is
+    several times faster on GPUs and on processors with units for it, and slower on others."""
     context_length: Annotated[int, Between(1)] = 1
     """Blocks that must precede a prediction before it is trained."""
     slot_embedding: bool = True
@@ -67,9 +67,7 @@ class WorldModelConfig:
                 "give exactly one weight for each."
             )
         if unknown := set(self.priority_weights) - set(names):
-            raise ConfigError(
-                f"world_model.priority_weights names {sorted(unknown)}, but there are the heads {names}."
-            )
+            raise ConfigError(f"world_model.priority_weights names {sorted(unknown)}, but there are the heads {names}.")
         if missing := {*ALWAYS, EXTRINSIC} - yields:
             raise ConfigError(f"no head of world_model.heads {names} predicts {sorted(missing)}: imagination needs it.")
 
@@ -125,12 +123,8 @@ class WorldModel(nn.Module):
         self.layout = BlockLayout(token_specs, action_spec)
         _check_size(self.layout)
         width = config.sequence.width
-        self.embed = BlockEmbedder(
-            self.layout,
-            width,
-            slot_embedding=config.slot_embedding,
-            codes_of=codes_of if config.shared_embeddings else None,
-        )
+        codes_of = codes_of if config.shared_embeddings else None
+        self.embed = BlockEmbedder(self.layout, width, slot_embedding=config.slot_embedding, codes_of=codes_of)
         self.sequence = config.sequence.build(self.layout, max_blocks=max_blocks)
         self.heads = nn.ModuleDict(
             {name: nn.ModuleList(options.build(self.layout, width)) for name, options in config.heads.items()}

@@ -82,11 +82,7 @@ class AttentionLayer(nn.Module):
         super().__init__()
         width = config.width
         self.attention = BlockAttention(
-            width,
-            config.num_heads,
-            block_length=block_length,
-            pairing=config.pairing,
-            dropout=config.dropout,
+            width, config.num_heads, block_length=block_length, pairing=config.pairing, dropout=config.dropout
         )
         self.pre_norm = config.norm == "pre"
         self.attention_norm = nn.LayerNorm(width)
@@ -142,10 +138,7 @@ class AttentionModel(SequenceModel[AttentionState]):
             AttentionLayer(config, block_length=self.block_length) for _ in range(config.num_layers)
         )
         self.masks = PredictionMasks(
-            self.block_length,
-            self.num_predictions,
-            max_blocks=max_blocks,
-            full_slots=config.slots == "full",
+            self.block_length, self.num_predictions, max_blocks=max_blocks, full_slots=config.slots == "full"
         )
         # One block more than can be held: the prediction of the block after the last.
         table = rotary_table(config, layout, num_blocks=max_blocks + 1)
@@ -153,7 +146,7 @@ class AttentionModel(SequenceModel[AttentionState]):
 
     @property
     def _precision(self) -> torch.dtype:
-        """Of keys and values: that of the products which make them."""
+        """Type of keys and values: that of the products which make them."""
         device = self.prediction_tokens.device.type
         mixed = torch.is_autocast_enabled(device)
         return torch.get_autocast_dtype(device) if mixed else self.prediction_tokens.dtype
@@ -171,7 +164,7 @@ class AttentionModel(SequenceModel[AttentionState]):
         self, blocks: Tensor, state: AttentionState, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor, AttentionState]:
         num_blocks, first = blocks.shape[1], state.num_blocks
-        self._check_room(first + num_blocks)
+        self._check_capacity(first + num_blocks)
         cos, sin = self.phases[:, first : first + num_blocks]
         phases = tuple(torch.cat((part, part[:, : self.num_predictions]), 1) for part in (cos, sin))
         past, past_real, real = first * self.block_length, state.real, None
@@ -191,7 +184,7 @@ class AttentionModel(SequenceModel[AttentionState]):
 
     def step(self, block: Tensor, state: AttentionState) -> tuple[Tensor, AttentionState]:
         num_blocks, past = state.num_blocks + 1, state.num_blocks * self.block_length
-        self._check_room(num_blocks)
+        self._check_capacity(num_blocks)
         # Behind the context tokens there is always room for one more set of prediction tokens.
         capacity = self.max_blocks * self.block_length + self.num_predictions
         cache = state.cache.writable(past, capacity=capacity, dtype=self._precision)
@@ -207,7 +200,7 @@ class AttentionModel(SequenceModel[AttentionState]):
             real = torch.cat((real, real.new_ones(len(real), self.block_length)), 1)
         return x[:, self.block_length :], AttentionState(cache, num_blocks, real)
 
-    def _check_room(self, num_blocks: int) -> None:
+    def _check_capacity(self, num_blocks: int) -> None:
         if num_blocks > self.max_blocks:
             raise ConfigError(
                 f"the attention model would have to remember {num_blocks} blocks; it has room for {self.max_blocks} "

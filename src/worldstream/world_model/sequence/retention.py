@@ -7,13 +7,14 @@ Every layer runs context and prediction tokens through the same weights, side by
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast, final
+from typing import Annotated, cast, final
 
 import torch
 from torch import Tensor, nn
 
 from worldstream.nn.retention import BlockRetention
 from worldstream.nn.rotary import Phases, rotary_frequencies, rotary_phases
+from worldstream.options import Between
 from worldstream.world_model.block import BlockLayout
 from worldstream.world_model.sequence.base import SequenceConfig, SequenceModel
 
@@ -22,7 +23,7 @@ from worldstream.world_model.sequence.base import SequenceConfig, SequenceModel
 class RetentionConfig(SequenceConfig):
     """Retention: a memory of constant size that fades."""
 
-    decay_blocks: tuple[float, float] = (2.0, 16.0)
+    decay_blocks: tuple[Annotated[float, Between(1)], Annotated[float, Between(1)]] = (2.0, 16.0)
     """Memory spans of the first and the last head, in blocks; the others lie geometrically between."""
 
     def build(self, layout: BlockLayout, *, max_blocks: int) -> RetentionModel:
@@ -125,9 +126,7 @@ class RetentionModel(SequenceModel[RetentionState]):
         context, predictions = x.split((self.block_length, x.shape[-2] - self.block_length), -2)
         return context, predictions, state
 
-    def _run(
-        self, x: Tensor, age: Tensor, state: RetentionState, mask: Tensor | None
-    ) -> tuple[Tensor, RetentionState]:
+    def _run(self, x: Tensor, age: Tensor, state: RetentionState, mask: Tensor | None) -> tuple[Tensor, RetentionState]:
         """All layers over (B, T, N, E), the first N tokens of context and predictions; ages (N,) within a block."""
         num_blocks = x.shape[1]
         starts = state.position + self.block_length * torch.arange(num_blocks, device=x.device)
