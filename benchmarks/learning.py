@@ -114,7 +114,9 @@ def run(name: str, variant: str, seed: int, output: Path) -> list[dict[str, obje
     evaluations = RunFolder(output).evaluations
     if not any(record["final"] for record in read_lines(evaluations)):
         command = parse(["train", "--resume", str(output)] if output.is_dir() else arguments)
-        (replace(command, config=change(command.config)) if callable(change) and not output.is_dir() else command).run()
+        if callable(change) and not output.is_dir():
+            command.options["config"] = change(command.options["config"])
+        command.run()
     wall = time.monotonic() - began
     final = read_lines(evaluations)[-1]
     curve = learning_curve(RunFolder(output))

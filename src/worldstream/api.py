@@ -147,15 +147,17 @@ def train(
     """Train an agent and leave everything about it in a run folder.
 
     Args:
-        environment: Gymnasium id, "module:factory", or a function that returns a ``gymnasium.Env``.
+        environment: Gymnasium id (CartPole-v1), "module:factory", or from Python a function that returns a Gymnasium
+            environment.
         steps: environment steps (decisions of the agent).
-        preset: name of a configuration; recorded, and used when ``config`` is None. None: the one that suits the
-            environment, or "custom" beside a ``config``.
-        config: complete configuration.
-        seed: of environments, networks, replay and policy.
+        preset: name of the complete configuration to start from. None: the one that suits the environment, or from
+            Python "custom" beside a ``config``.
+        config: complete configuration, instead of that of the preset.
+        seed: seed of environments, networks, replay and policy.
         device: "auto", "cpu", "cuda", ...
         output: run folder; must not exist or be empty. None: below ``runs/``.
-        time_limit: seconds of wall time after which the run is saved and interrupted. None: no limit.
+        time_limit: seconds of wall time after which the run is saved and interrupted (exit status 75), for clusters.
+            None: no limit.
         force: start although replay, models or checkpoints do not fit into the memory or onto the disk that is free.
         quiet: print nothing.
 
@@ -276,9 +278,9 @@ def evaluate(
 
     Args:
         path: run folder.
-        environment: see ``train``. None: as recorded; needed when that was a function without a name.
-        episodes: how many.
-        seed: of environments and policy.
+        environment: where to evaluate. None: as recorded; needed when that was a function without a name.
+        episodes: whole episodes.
+        seed: seed of environments and policy.
         temperature: divides the policy's logits; 0 takes the most likely action. None: as configured for the run.
         device: "auto", "cpu", "cuda", ...
         best: take the weights of the best evaluation during training instead of the newest.
@@ -328,7 +330,7 @@ def import_checkpoint(
     Args:
         file: PyTorch state dict with the published names of parameters.
         published: configuration it was trained with: "atari", "dmc" or "craftax".
-        environment: what it was trained on; see ``train``.
+        environment: what it was trained on: Gymnasium id or "module:factory".
         modality: KIND by KEY, where the observation space does not say what a key is.
         settings: JSON file of what differs from that configuration and no tensor shows, in the published words
             (``docs/run_folder.md``).

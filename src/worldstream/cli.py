@@ -1,4 +1,4 @@
-"""The command line: ``worldstream train | evaluate | ...``. Thin: every command calls one function.
+"""The command line: ``worldstream train | evaluate | ...``. Thin: every command is a function of the Python interface.
 
 A preset is a complete configuration; every leaf of it is a flag (``worldstream train --preset demo --help`` lists
 them). Errors that a user can mend end in one message and a non-zero status.
@@ -6,16 +6,21 @@ them). Errors that a user can mend end in one message and a non-zero status.
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import warnings
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from inspect import Parameter
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 
 import tyro
 from rich.table import Table
+from tyro.conf import Positional, arg
 
+from worldstream import api
 from worldstream.config import Config
 from worldstream.environments import resolve
 from worldstream.errors import ConfigError, WorldstreamError, WorldstreamWarning
@@ -26,199 +31,191 @@ from worldstream.runs.progress import console
 DEFAULT_PRESET = "demo"
 """Where an environment does not say otherwise, and of what ``--help`` shows."""
 
-Options = Annotated[Config, tyro.conf.arg(name="")]
+Env = Annotated[str, arg(name="env")]
+MaybeEnv = Annotated[str | None, arg(name="env")]
+Options = Annotated[Config, arg(name="")]
 """Leaves of the configuration, as flags without a prefix."""
+Modality = Annotated[
+    tuple[str, ...],
+    arg(help="KEY=KIND for keys whose space does not say what they are: image=grid:11,6,4 or mission=ignore."),
+]
+Resume = Annotated[
+    Path | None, arg(help="run folder to continue from its newest checkpoint; everything else is as recorded there.")
+]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Train:
-    """Train an agent on any Gymnasium environment."""
+@dataclass(frozen=True)
+class Command:
+    """A command and its arguments, by the names of the function's parameters."""
 
-    env: str | None = None
-    """Gymnasium id (CartPole-v1), or module:factory of a function that returns an environment."""
-    steps: int | None = None
-    """Environment steps, that is decisions of the agent."""
-    resume: Path | None = None
-    """Run folder to continue from its newest checkpoint; everything else is as recorded there."""
-    preset: str | None = None
-    """Complete configuration that the flags below start from. Default: the one that suits the environment."""
-    seed: int = 0
-    """Seed of environments, networks, replay and policy."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1, ..."""
-    output: Path | None = None
-    """Run folder to write. Default: a new one below runs/."""
-    modality: tuple[str, ...] = ()
-    """KEY=KIND for keys whose space does not say what they are: image=grid:11,6,4 or mission=ignore."""
-    time_limit: float | None = None
-    """Seconds of wall time after which the run is saved and interrupted (exit status 75), for clusters."""
-    force: bool = False
-    """Start although the estimate does not fit into memory or onto the disk."""
-    quiet: bool = False
-    """Print nothing."""
-    config: Options = field(default_factory=Config)
-    """Configuration."""
+    function: Callable[..., Any]
+    options: dict[str, Any]
 
     def run(self) -> None:
-        """Train, evaluate and save."""
-        from worldstream.api import resume, train
+        """Do it."""
+        self.function(**self.options)
 
-        if self.resume is not None:
-            self._check_nothing_else_is_given()
-            resume(self.resume, environment=self.env, time_limit=self.time_limit, force=self.force, quiet=self.quiet)
-            return
-        if self.env is None or self.steps is None:
-            raise ConfigError("give --env and --steps (or --resume RUN to continue a run).")
-        train(
-            self.env,
-            steps=self.steps,
-            preset=self.preset,
-            config=with_modalities(self.config, self.modality),
-            seed=self.seed,
-            device=self.device,
-            output=self.output,
-            time_limit=self.time_limit,
-            force=self.force,
-            quiet=self.quiet,
-        )
 
-    def _check_nothing_else_is_given(self) -> None:
-        """Raises ConfigError for flags that would contradict the run that is resumed."""
-        plain = Train()
+@dataclass(frozen=True)
+class Interface:
+    """What the command line offers of a function: tyro reads its parameters and its documentation.
+
+    Args:
+        run: takes the arguments.
+        source: whose parameters and documentation they are.
+        changes: (type, default) by name, for parameters that the command line takes otherwise or besides; None leaves
+            one out.
+    """
+
+    run: Callable[..., Any]
+    source: Callable[..., Any]
+    changes: dict[str, tuple[Any, Any] | None]
+
+    @property
+    def is_configured(self) -> bool:
+        """Whether the leaves of a configuration are among its flags."""
+        return "config" in inspect.signature(self.source).parameters
+
+    def parser(self, config: Config | None = None) -> Callable[..., Command]:
+        """What ``tyro.cli`` takes; the flags of the configuration start from ``config``."""
+        given = inspect.signature(self.source, eval_str=True).parameters
+        kinds: dict[str, Any] = {name: (each.annotation, each.default) for name, each in given.items()} | self.changes
+        if self.is_configured:
+            kinds["config"] = (Options, config)
+        kinds["config"] = kinds.pop("config", None)  # the long list of its flags comes last
+        shown = {name: kind for name, kind in kinds.items() if kind is not None}
+
+        def parsed(**options: Any) -> Command:
+            return Command(self.run, options)
+
+        parameters = [
+            Parameter(name, Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+            for name, (annotation, default) in shown.items()
+        ]
+        parsed.__doc__ = self.source.__doc__
+        parsed.__annotations__ = {each.name: each.annotation for each in parameters}
+        setattr(parsed, "__signature__", inspect.Signature(parameters))  # noqa: B010
+        return parsed
+
+    @property
+    def description(self) -> str:
+        """What the command does."""
+        return (inspect.getdoc(self.source) or "").partition("\n\nArgs:")[0]
+
+
+def train(*, resume: Path | None, modality: tuple[str, ...], **options: Any) -> None:
+    """``api.train``, or ``api.resume`` with nothing that contradicts the run."""
+    if resume is not None:
+        known = inspect.signature(api.train).parameters
         given = [
             f"--{name.replace('_', '-')}"
-            for name in ("steps", "preset", "seed", "device", "output", "modality")
-            if getattr(self, name) != getattr(plain, name)
+            for name in ("steps", "preset", "seed", "device", "output")
+            if options[name] != (None if name == "steps" else known[name].default)
         ]
-        if self.preset is None and self.config != PRESETS[DEFAULT_PRESET]():
+        given += ["--modality"] if modality else []
+        if options["preset"] is None and options["config"] != PRESETS[DEFAULT_PRESET]():
             given.append("flags of the configuration")
         if given:
             raise ConfigError(f"--resume continues the run as it was recorded; leave out {', '.join(given)}.")
+        shared = ("environment", "time_limit", "force", "quiet")
+        api.resume(resume, **{name: options[name] for name in shared})
+        return
+    if options["environment"] is None or options["steps"] is None:
+        raise ConfigError("give --env and --steps (or --resume RUN to continue a run).")
+    api.train(**{**options, "config": with_modalities(options["config"], modality)})
 
 
-@dataclass(frozen=True, kw_only=True)
-class Evaluate:
-    """Measure the return of a trained agent over whole episodes."""
-
-    run_folder: tyro.conf.Positional[Path]
-    """Folder that `worldstream train` wrote."""
-    env: str | None = None
-    """Environment to evaluate in. Default: the one of the run; needed when that was a function without a name."""
-    episodes: int = 100
-    """Whole episodes."""
-    seed: int = 0
-    """Seed of environments and policy."""
-    temperature: float | None = None
-    """Divides the policy's logits; 0: most likely action. Default: as configured for the run."""
-    device: str = "auto"
-    """auto, cpu, cuda, ..."""
-    best: bool = False
-    """Take the weights of the best evaluation during training instead of the newest."""
-
-    def run(self) -> None:
-        """Evaluate and print."""
-        from worldstream.api import evaluate
-
-        result = evaluate(
-            self.run_folder,
-            environment=self.env,
-            episodes=self.episodes,
-            seed=self.seed,
-            temperature=self.temperature,
-            device=self.device,
-            best=self.best,
-        )
-        print_mapping(f"{result.environment}, {self.episodes} episodes", result.evaluation.summary)
-        if result.note:
-            console(quiet=False).print(result.note)
+def evaluate(path: Path, **options: Any) -> None:
+    """``api.evaluate``, and print what came out."""
+    result = api.evaluate(path, **options)
+    print_mapping(f"{result.environment}, {options['episodes']} episodes", result.evaluation.summary)
+    if result.note:
+        console(quiet=False).print(result.note)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """Write one HTML file with pictures about one or several runs."""
+def report(paths: tuple[Path, ...], output: Path | None = None) -> None:
+    """Write one HTML file with pictures about one or several runs.
 
-    run_folders: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders that `worldstream train` wrote."""
-    output: Path | None = None
-    """File to write. Default: report.html in the first folder."""
+    Args:
+        paths: folders that `worldstream train` wrote.
+        output: file to write. Default: report.html in the first folder.
+    """
+    from worldstream.report.report import write_report
 
-    def run(self) -> None:
-        """Write the report and say where it is."""
-        from worldstream.report.report import write_report
-
-        if not self.run_folders:
-            raise ConfigError("worldstream report needs at least one run folder.")
-        console(quiet=False).print(f"report: {write_report(list(self.run_folders), output=self.output)}")
+    if not paths:
+        raise ConfigError("worldstream report needs at least one run folder.")
+    console(quiet=False).print(f"report: {write_report(list(paths), output=output)}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Info:
-    """Say how an environment would be read, and what a run on it would cost, before anything is trained."""
+def info(
+    environment: str,
+    *,
+    preset: str | None = None,
+    steps: int = 100_000,
+    device: str = "auto",
+    modality: tuple[str, ...] = (),
+    config: Config,
+) -> None:
+    """Say how an environment would be read, and what a run on it would cost, before anything is trained.
 
-    env: tyro.conf.Positional[str]
-    """Gymnasium id, or module:factory."""
-    preset: str | None = None
-    """Complete configuration that the flags below start from. Default: the one that suits the environment."""
-    steps: int = 100_000
-    """Planned environment steps, which bound the memory of replay."""
-    device: str = "auto"
-    """Where the run would train."""
-    modality: tuple[str, ...] = ()
-    """KEY=KIND for keys whose space does not say what they are."""
-    config: Options = field(default_factory=Config)
-    """Configuration."""
+    Args:
+        environment: Gymnasium id, or module:factory.
+        preset: complete configuration that the flags below start from. None: the one that suits the environment.
+        steps: planned environment steps, which bound the memory of replay.
+        device: where the run would train.
+        config: configuration.
+    """
+    from worldstream.models import choose_device
+    from worldstream.runs.estimate import estimate
+    from worldstream.training.experiment import Experiment
 
-    def run(self) -> None:
-        """Measure and print."""
-        from worldstream.models import choose_device
-        from worldstream.runs.estimate import estimate
-        from worldstream.training.experiment import Experiment
-
-        if self.steps < 1:
-            raise ConfigError(f"--steps must be at least 1, not {self.steps}.")
-        config = with_modalities(self.config, self.modality)
-        device = choose_device(self.device)
-        result = estimate(Experiment.of(self.env, config, steps=self.steps, device=device))
-        print_estimate(result, replace(self, device=str(device)))
+    if steps < 1:
+        raise ConfigError(f"--steps must be at least 1, not {steps}.")
+    chosen = with_modalities(config, modality)
+    experiment = Experiment.of(environment, chosen, steps=steps, device=choose_device(device))
+    print_estimate(estimate(experiment), experiment, preset)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImportCheckpoint:
-    """Turn a checkpoint of the published agent into a run folder."""
-
-    file: tyro.conf.Positional[Path]
-    """PyTorch state dict with the published names of parameters."""
-    published: Annotated[str, tyro.conf.arg(name="config")]
-    """Configuration that it was trained with: atari, dmc or craftax."""
-    env: str
-    """Environment that it was trained on."""
-    settings: Path | None = None
-    """JSON file of settings that differ from that configuration and that no tensor shows (docs/run_folder.md)."""
-    output: Path | None = None
-    """Run folder to write. Default: a new one below runs/."""
-    modality: tuple[str, ...] = ()
-    """KEY=KIND for keys whose space does not say what they are."""
-
-    def run(self) -> None:
-        """Import and say where the run is."""
-        from worldstream.api import import_checkpoint
-
-        import_checkpoint(
-            self.file,
-            published=self.published,
-            environment=self.env,
-            modality=with_modalities(Config(), self.modality).environment.modality,
-            settings=self.settings,
-            output=self.output,
-        )
+def import_checkpoint(file: Path, *, modality: tuple[str, ...], **options: Any) -> None:
+    """``api.import_checkpoint``."""
+    overrides = with_modalities(Config(), modality).environment.modality
+    api.import_checkpoint(file, modality=overrides, **options)
 
 
-COMMANDS: dict[str, type[Any]] = {
-    "train": Train,
-    "evaluate": Evaluate,
-    "report": Report,
-    "info": Info,
-    "import-checkpoint": ImportCheckpoint,
+RUN_FOLDER = (Positional[Path], Parameter.empty)
+PATH = (Path | None, None)
+COMMANDS = {
+    "train": Interface(
+        train,
+        api.train,
+        {
+            "environment": (MaybeEnv, None),
+            "steps": (int | None, None),
+            "resume": (Resume, None),
+            "output": PATH,
+            "modality": (Modality, ()),
+        },
+    ),
+    "evaluate": Interface(
+        evaluate, api.evaluate, {"path": RUN_FOLDER, "environment": (MaybeEnv, None), "quiet": None}
+    ),
+    "report": Interface(report, report, {"paths": (Positional[tuple[Path, ...]], Parameter.empty)}),
+    "info": Interface(
+        info, info, {"environment": (Positional[Env], Parameter.empty), "modality": (Modality, ())}
+    ),
+    "import-checkpoint": Interface(
+        import_checkpoint,
+        api.import_checkpoint,
+        {
+            "file": (Positional[Path], Parameter.empty),
+            "published": (Annotated[str, arg(name="config")], Parameter.empty),
+            "environment": (Env, Parameter.empty),
+            "settings": PATH,
+            "output": PATH,
+            "modality": (Modality, ()),
+            "quiet": None,
+        },
+    ),
 }
 
 
@@ -242,13 +239,13 @@ def print_mapping(title: str, values: dict[str, Any]) -> None:
     console(quiet=False).print(table)
 
 
-def print_estimate(result: Any, command: Info) -> None:
+def print_estimate(result: Any, experiment: Any, preset: str | None) -> None:
     """Tables of ``worldstream info``."""
     from worldstream.replay.rows import bytes_per_row
     from worldstream.replay.token_cache import token_columns
 
     out = console(quiet=False)
-    table = Table(title=f"observation of {command.env}")
+    table = Table(title=f"observation of {experiment.environment.label}")
     for column in ("key", "modality", "shape", "tokens/step", "vocabulary", "bytes/step in replay"):
         table.add_column(column)
     for key, spec in result.models.key_specs.items():
@@ -267,7 +264,7 @@ def print_estimate(result: Any, command: Info) -> None:
     out.print(table)
     megabyte, replay = 1e6, result.replay
     print_mapping(
-        f"cost with preset {command.preset}, {command.steps} steps on {command.device}",
+        f"cost with preset {preset}, {experiment.steps} steps on {experiment.device}",
         {
             **{f"parameters, {part}": count for part, count in result.parameters.items()},
             "weights and optimisers": f"{result.model_bytes / megabyte:.1f} MB",
@@ -275,7 +272,7 @@ def print_estimate(result: Any, command: Info) -> None:
             "peak memory of an update, with the libraries": f"{result.peak_bytes / megabyte:.0f} MB",
             **{f"{part}, per 1000 steps": f"{seconds:.2f} s" for part, seconds in result.seconds.items()},
             "all, per 1000 steps": f"{sum(result.seconds.values()):.1f} s",
-            f"all of training, {command.steps} steps, without evaluations": f"{result.total_seconds / 60:.0f} min",
+            f"all of training, {experiment.steps} steps, without evaluations": f"{result.total_seconds / 60:.0f} min",
         },
     )
     if result.missing:
@@ -321,7 +318,7 @@ def preset_of(arguments: list[str]) -> str | None:
     return None
 
 
-def parse(arguments: list[str]) -> Any:
+def parse(arguments: list[str]) -> Command:
     """Command line to a command. Exits with status 2 and a message for arguments that make no sense."""
     if not arguments or arguments[0] not in COMMANDS:
         wanted = arguments[0] if arguments else ""
@@ -330,29 +327,26 @@ def parse(arguments: list[str]) -> Any:
             raise SystemExit(0)
         raise ConfigError(f"unknown command '{wanted}'. Commands: {', '.join(COMMANDS)}." if wanted else USAGE)
     name, rest = arguments[0], arguments[1:]
-    kind = COMMANDS[name]
-    if "config" not in kind.__dataclass_fields__:
-        return tyro.cli(kind, args=rest, prog=f"worldstream {name}")
-    required = {f.name: tyro.MISSING for f in fields(kind) if f.default is f.default_factory}  # both MISSING
+    interface, program = COMMANDS[name], f"worldstream {name}"
+    if not interface.is_configured:
+        return tyro.cli(interface.parser(), args=rest, prog=program, description=interface.description)
 
-    def parse_from(preset: str, *, tolerant: bool = False) -> Any:
+    def parse_from(preset: str, *, tolerant: bool = False) -> Command:
         config, left = with_choices(PRESETS[preset](), rest)
-        default = kind(**required, config=config)
-        program, text = f"worldstream {name}", f"{kind.__doc__}\n\n{choices_help(config)}"
+        parser, text = interface.parser(config), f"{interface.description}\n\n{choices_help(config)}"
         if tolerant:
-            return tyro.cli(
-                kind, args=left, default=default, prog=program, description=text, return_unknown_args=True
-            )[0]
-        return tyro.cli(kind, args=left, default=default, prog=program, description=text)
+            return tyro.cli(parser, args=left, prog=program, description=text, return_unknown_args=True)[0]
+        return tyro.cli(parser, args=left, prog=program, description=text)
 
     if (preset := preset_of(rest)) is not None:
         return parse_from(preset)
     # The environment decides which flags there are, and is known only after a first reading.
-    command = parse_from(DEFAULT_PRESET, tolerant=True)
-    if command.env is None or getattr(command, "resume", None) is not None:
+    options = parse_from(DEFAULT_PRESET, tolerant=True).options
+    if options["environment"] is None or options.get("resume") is not None:
         return parse_from(DEFAULT_PRESET)
-    suited = resolve(command.env).suited_preset
-    return replace(parse_from(suited), preset=suited)
+    suited = resolve(options["environment"]).suited_preset
+    command = parse_from(suited)
+    return replace(command, options={**command.options, "preset": suited})
 
 
 USAGE = """usage: worldstream COMMAND ...

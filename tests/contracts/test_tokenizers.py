@@ -207,11 +207,12 @@ def test_a_tokenizer_is_one_file_and_one_line(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(TOKENIZERS, "_entries", {**TOKENIZERS._entries, "signs": "signs:SignsConfig"})
     place = "tokenizers.by_modality.vector"
     command = parse(["train", "--preset", "demo", f"--{place.replace('_', '-')}", "signs", f"--{place}.margin", "0.5"])
-    options = at(command.config, place)
+    config = command.options["config"]
+    options = at(config, place)
     assert options == TOKENIZERS["signs"](margin=0.5)
-    assert Config.from_json(command.config.to_json()) == command.config
+    assert Config.from_json(config.to_json()) == config
     with pytest.raises(ConfigError, match="vector.margin must be between 0 and 1"):
-        put(command.config, f"{place}.margin", 2.0)
+        put(config, f"{place}.margin", 2.0)
     monkeypatch.setitem(CASES, "signs", (VECTOR, options))
     test_leading_axes_do_not_matter("signs")
     test_fit_tells_whether_ids_changed_their_meaning("signs")

@@ -91,11 +91,11 @@ def test_info_says_what_training_would_not_begin_without(
 def test_components_are_chosen_by_flags_and_bring_their_own() -> None:
     flag = "--tokenizers.by-modality.image"
     options = ["train", "--preset", "atari100k", flag, "image_fsq", f"{flag}.ids-per-token", "4"]
-    chosen = parse(options).config.tokenizers.by_modality["image"]
+    chosen = parse(options).options["config"].tokenizers.by_modality["image"]
     preset = PRESETS["atari100k"]().tokenizers.by_modality["image"]
     assert isinstance(chosen, ImageFSQConfig) and chosen.ids_per_token == 4
     assert chosen.channels == preset.channels != ImageFSQConfig().channels
-    assert parse([*options[:3], f"{flag}=image_vq"]).config == PRESETS["atari100k"]()
+    assert parse([*options[:3], f"{flag}=image_vq"]).options["config"] == PRESETS["atari100k"]()
 
 
 def test_an_output_that_holds_something_is_refused_and_kept(
@@ -304,8 +304,9 @@ def test_every_preset_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None
 def test_flags_start_from_the_named_preset_or_the_suited_one(arguments: list[str], preset: str) -> None:
     from worldstream.presets import PRESETS
 
-    assert (command := parse(arguments)).preset == preset and command.config == PRESETS[preset]()
-    changed = parse([*arguments, "--imagination.horizon", "3"]).config
+    options = parse(arguments).options
+    assert options["preset"] == preset and options["config"] == PRESETS[preset]()
+    changed = parse([*arguments, "--imagination.horizon", "3"]).options["config"]
     expected = PRESETS[preset]()
     assert changed == replace(expected, imagination=replace(expected.imagination, horizon=3))
 
