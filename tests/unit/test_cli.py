@@ -313,7 +313,7 @@ def test_flags_start_from_the_named_preset_or_the_suited_one(arguments: list[str
 
 @pytest.mark.parametrize("command", [["train", "--env", "Breakout", "--steps", "9"], ["info", "Breakout"]])
 def test_flags_of_the_suited_preset_alone_are_known(command: list[str]) -> None:
-    options = parse([*command, "--replay.start-sampler.temperature", "0.2"]).config.replay.start_sampler
+    options = parse([*command, "--replay.start-sampler.temperature", "0.2"]).options["config"].replay.start_sampler
     assert options.temperature == 0.2
 
 
@@ -325,4 +325,6 @@ def test_flags_that_no_preset_has_are_refused(capsys: pytest.CaptureFixture[str]
 
 def test_resume_takes_an_environment_without_its_preset(tmp_path: Path) -> None:
     command = parse(["train", "--resume", str(tmp_path), "--env", "keys"])
-    assert command.preset is None and command.config == parse(["train", "--resume", str(tmp_path)]).config
+    options = command.options
+    assert options["preset"] is None
+    assert options["config"] == parse(["train", "--resume", str(tmp_path)]).options["config"]
