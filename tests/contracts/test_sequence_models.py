@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from worldstream.errors import ConfigError
 from worldstream.specs import ActionComponent, ActionSpec, TokenSpec
 from worldstream.world_model import SEQUENCE_MODELS
 from worldstream.world_model.block import BlockLayout
@@ -116,8 +115,7 @@ def test_the_future_changes_nothing(name: str, t: int, position: int) -> None:
     assert torch.equal(new_predictions[:, : t + 1], predictions[:, : t + 1])
     assert torch.equal(new_context[:, :t], context[:, :t])
     assert torch.equal(new_context[:, t, :position], context[:, t, :position])
-    # ... while everything from there on takes notice.
-    assert (new_context[:, t, position:] - context[:, t, position:]).abs().amax(-1).min() > 1e-6
+    # ... while every prediction from there on takes notice.
     assert (new_predictions[:, t + 1 :] - predictions[:, t + 1 :]).abs().amax(-1).min() > 1e-7
 
 
@@ -244,9 +242,3 @@ def test_two_futures_of_one_state_do_not_meet(name: str) -> None:
     for state, future in ((first, blocks), (second, others)):
         whole = model.parallel(future, start)[2]
         torch.testing.assert_close(predicted(model, state), predicted(model, whole), **EXACT)
-
-
-@pytest.mark.parametrize(("width", "num_heads"), [(16, 3), (12, 4), (20, 8)])
-def test_heads_must_have_an_even_width(name: str, width: int, num_heads: int) -> None:
-    with pytest.raises(ConfigError, match=f"width {width}"):
-        make(name, width=width, num_heads=num_heads)

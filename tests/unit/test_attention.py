@@ -17,6 +17,8 @@ from worldstream.options import check
 from worldstream.specs import ActionComponent, ActionSpec, TokenSpec
 from worldstream.world_model.block import BlockLayout
 from worldstream.world_model.sequence.attention import AttentionConfig, AttentionModel
+from worldstream.world_model.sequence.base import SequenceConfig
+from worldstream.world_model.sequence.retention import RetentionConfig
 
 BATCH, BLOCKS, WIDTH, HEADS = 2, 6, 16, 2
 LAYOUT = BlockLayout(
@@ -203,3 +205,10 @@ def test_grid_positions_need_three_pairs() -> None:
 def test_unknown_options_are_refused() -> None:
     with pytest.raises(ConfigError, match="slots must be one of causal, full, not some"):
         check(AttentionConfig(slots="some"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("options", [RetentionConfig, AttentionConfig])
+@pytest.mark.parametrize(("width", "num_heads"), [(16, 3), (12, 4), (20, 8)])
+def test_heads_must_have_an_even_width(options: type[SequenceConfig], width: int, num_heads: int) -> None:
+    with pytest.raises(ConfigError, match=f"width {width}"):
+        options(width=width, num_heads=num_heads).build(LAYOUT, max_blocks=8)

@@ -23,11 +23,9 @@ class GymSuite(Suite):
 
     prefixes: tuple[str, ...]
     """Beginnings of the ids."""
-    package: str
-    """Package to install and import."""
     register: str = ""
     """Module that registers the environments when it is imported, or "module:function" that does when it is called.
-    Empty: the package."""
+    Empty: the package, where there is one."""
     modality: Mapping[str, str] = field(default_factory=dict)
     """Observation key -> modality, as in ``EnvironmentConfig``, whose own entries win."""
     quiet: bool = False
@@ -44,7 +42,7 @@ class GymSuite(Suite):
 
     def _register(self, name: str) -> None:
         """Have the package register its environments. Raises EnvironmentFault when it is not installed."""
-        module, _, function = (self.register or self.package).partition(":")
+        module, _, function = (self.register or self.package or "gymnasium").partition(":")
         with contextlib.ExitStack() as stack:
             if self.quiet:
                 stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
