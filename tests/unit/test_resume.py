@@ -23,6 +23,7 @@ from worldstream.environments.suite.gym import require_harmless
 from worldstream.environments.toy.clock import Clock
 from worldstream.errors import ConfigError, EnvironmentFault, Interrupted, RunFolderError
 from worldstream.report.report import write_report
+from worldstream.runs import saving
 from worldstream.runs import session as session_module
 from worldstream.runs.archive import read_state, write_state
 from worldstream.runs.checkpoint import Checkpoints
@@ -292,7 +293,7 @@ def test_a_damaged_checkpoint_never_pushes_out_a_good_one(
     with pytest.raises(Interrupted):
         worldstream.train("clock", steps=STEPS, config=config, output=tmp_path / "run", quiet=True)
     (tmp_path / "run" / "checkpoints" / "000000000130.safetensors").write_bytes(b"{}")
-    monkeypatch.setattr(session_module, "Checkpoints", lambda folder, _: Checkpoints(folder, keep))
+    monkeypatch.setattr(saving, "Checkpoints", lambda folder, _: Checkpoints(folder, keep))
     with pytest.warns(UserWarning, match="Falling back"), pytest.raises(Interrupted):
         worldstream.resume(tmp_path / "run", quiet=True)
     names = sorted(path.stem for path in (tmp_path / "run" / "checkpoints").iterdir())

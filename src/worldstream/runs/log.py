@@ -19,10 +19,12 @@ class LineLog:
 
     Args:
         path: of the file; it need not exist yet.
+        held: lines wait until ``release``.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, held: bool = False) -> None:
         self.path = path
+        self._held = held
         self._waiting: list[bytes] = []
         self._warned = False
 
@@ -30,6 +32,15 @@ class LineLog:
         """Write one line. When that fails, it is kept and written with the next one, and a warning says so once."""
         text = json.dumps(record)
         self._waiting.append(f'{text[:-1]}, "{_CRC}": {zlib.crc32(text.encode())}}}\n'.encode())
+        if not self._held:
+            self._try_to_flush()
+
+    def release(self) -> None:
+        """From now on lines are written; those that were held at once."""
+        self._held = False
+        self._try_to_flush()
+
+    def _try_to_flush(self) -> None:
         try:
             self.flush()
         except RunFolderError as error:

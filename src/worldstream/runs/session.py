@@ -23,16 +23,15 @@ from worldstream.errors import (
 )
 from worldstream.evaluation.episodes import RECORDED_EPISODES, record_episodes
 from worldstream.evaluation.evaluate import Evaluation, Stopped, evaluate
-from worldstream.runs.checkpoint import Checkpoints
 from worldstream.runs.episodes import save_episodes
 from worldstream.runs.folder import RunFolder
 from worldstream.runs.log import LineLog
 from worldstream.runs.metric_log import MetricLog
 from worldstream.runs.progress import evaluation_progress
+from worldstream.runs.saving import Saver
 from worldstream.runs.skipped import save_skipped
 from worldstream.runs.stopping import StopRequest
 from worldstream.runs.weights import save_weights
-from worldstream.training.cadence import Every
 from worldstream.training.events import Events, SkippedUpdate
 from worldstream.training.experiment import Experiment
 from worldstream.training.memory import enough_memory
@@ -55,15 +54,11 @@ class Session(Events):
         self._best = float("-inf")
         self._say: Callable[[str], Any] = str
         self._pending_evaluation = False  # it was left because of a request to stop
-        self._early: list[dict[str, Any]] | None = []  # records from before there was a run folder
         self._metrics, self._evaluations = LineLog(folder.metrics), LineLog(folder.evaluations)
-        self._sittings = LineLog(folder.sittings)
+        self._sittings = LineLog(folder.sittings, held=True)  # until there is a run folder
         self._metric_log: MetricLog | None = None
-        checkpoint = experiment.config.checkpoint
-        self._checkpoints = Checkpoints(folder, checkpoint.keep)
-        self._checkpoint_due = Every(checkpoint.every_steps)
-        self._saved_steps = -1  # of the newest checkpoint, and what replay counted then
-        self._saved_serials: Any = None
+        logs = {"metrics": self._metrics, "evaluations": self._evaluations}
+        self._saver = Saver(folder, experiment.config.checkpoint, logs)
         self.trainer = Trainer(experiment, self)
 
     @property
@@ -74,35 +69,21 @@ class Session(Events):
     def restore(self) -> int:
         """Continue from the newest checkpoint, or from the beginning when there is none yet.
 
-        What was logged after it is cut off, and will be logged again.
-
         Returns:
             environment steps taken.
 
         Raises RunFolderError when no checkpoint is intact, or it does not fit the run.
         """
-        checkpoint = self._checkpoints.latest()
-        if checkpoint is None:
-            for log in (self._metrics, self._evaluations):
-                log.cut(0)
+        found = self._saver.restore(self.trainer)
+        if found is None:
             return 0
-        state = checkpoint.state
-        try:
-            closed = self.trainer.load_state_dict(state["trainer"], checkpoint.replay_parts())
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise RunFolderError(
-                f"checkpoint {checkpoint.steps} of {self.folder.path} does not fit the run: {error}"
-            ) from error
-        self._metrics.cut(state["metrics"])
-        self._evaluations.cut(state["evaluations"])
-        self._pending_evaluation = state["pending_evaluation"]
-        self._earlier_seconds, self._best = state["seconds"], state["best"]
-        self._checkpoint_due.load_state_dict(state["checkpoint_due"])
-        self._saved_steps, self._saved_serials = checkpoint.steps, _counted(state["trainer"])
+        saved, closed = found
+        self._pending_evaluation = saved["pending_evaluation"]
+        self._earlier_seconds, self._best = saved["seconds"], saved["best"]
         self._record("resumed", truncated=closed)
         if closed:
             warn(f"{closed} episodes were under way whose environment cannot give its state; they count as truncated.")
-        return checkpoint.steps
+        return self.trainer.clock
 
     def run(self, display: Callable[[dict[str, Any]], None], say: Callable[[str], Any] = str) -> Evaluation:
         """Train to the end, evaluate, and leave weights and recorded episodes.
@@ -117,9 +98,7 @@ class Session(Events):
             RunFolderError: the files of the run cannot be written.
         """
         self._say = say
-        early, self._early = self._early or [], None
-        for record in early:
-            self._sittings.append(record)
+        self._sittings.release()
         with self._request.listening():
             try:
                 self._metric_log = MetricLog(
@@ -150,7 +129,7 @@ class Session(Events):
             with contextlib.suppress(RunFolderError):  # what went wrong first is more important
                 save_weights(self.folder.weights, trainer.models)
             raise
-        self._save(trainer.clock)
+        self._save()
 
     def _finish(self) -> Evaluation:
         """Evaluate and record episodes. The evaluation is noted last: then the run is finished."""
@@ -240,11 +219,11 @@ class Session(Events):
     def after_step(self, steps: int) -> bool:
         """Whether to stop here. Writes a checkpoint when one is due, and before stopping."""
         if self._request.is_due():
-            self._save(steps)
+            self._save()
             return True
-        if self._checkpoint_due.due(steps):
+        if self._saver.due.due(steps):
             try:
-                self._save(steps)
+                self._save()
             except RunFolderError as error:
                 warn(f"no checkpoint at {steps} steps: {error} Training goes on.")
         return False
@@ -256,41 +235,14 @@ class Session(Events):
     def _record(self, event: str, **details: Any) -> None:
         """Note something out of the ordinary. Environments may fail before the trainer is complete."""
         steps = self.trainer.clock if hasattr(self, "trainer") else 0
-        record = {"event": event, "steps": steps, **details}
-        if self._early is None:
-            self._sittings.append(record)
-        else:
-            self._early.append(record)
+        self._sittings.append({"event": event, "steps": steps, **details})
 
-    # Checkpoints.
-
-    def _save(self, steps: int) -> None:
+    def _save(self) -> None:
         """Write a checkpoint, once at a step, and the weights. Raises RunFolderError."""
         began = time.perf_counter()
-        # A second one would replace its part of replay by one without the rows that are saved already.
-        if steps != self._saved_steps:
-            self._save_checkpoint(steps)
+        session = {"seconds": self.seconds, "best": self._best, "pending_evaluation": self._pending_evaluation}
+        self._sittings.flush()
+        self._sittings.sync()
+        self._saver.save(self.trainer, session)
         save_weights(self.folder.weights, self.trainer.models)
         self.trainer.metrics.add("seconds", {"checkpoint": time.perf_counter() - began})
-
-    def _save_checkpoint(self, steps: int) -> None:
-        for log in (self._metrics, self._evaluations, self._sittings):
-            log.flush()
-            log.sync()
-        trained, store = self.trainer.state_dict(), self.trainer.experience.store
-        state = {
-            "trainer": trained,
-            "metrics": self._metrics.size,
-            "evaluations": self._evaluations.size,
-            "seconds": self.seconds,
-            "best": self._best,
-            "checkpoint_due": self._checkpoint_due.state_dict(),
-            "pending_evaluation": self._pending_evaluation,
-        }
-        self._checkpoints.save(steps, state, store.rows_since(self._saved_serials), store.ring.oldest_serials)
-        self._saved_steps, self._saved_serials = steps, _counted(trained)
-
-
-def _counted(trained: dict[str, Any]) -> Any:
-    """How many rows of each stream replay had counted in a trainer's state."""
-    return trained["experience"]["replay"]["next_serials"]
