@@ -58,5 +58,7 @@ def test_a_recipe_passes_the_contracts_of_its_family(
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed and int(passed[1]) >= at_least, done.stdout[-500:]
     for code in rest:
-        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100)
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100
+        )
         assert done.returncode == 0, done.stderr[-2000:]
