@@ -7,6 +7,7 @@ When a rule is in your way, read CONTRIBUTING.md first; then change the code, or
 from __future__ import annotations
 
 import ast
+import graphlib
 import importlib
 import io
 import os
@@ -81,6 +82,10 @@ HOST_COPY_ALLOWED: dict[str, str] = {}
 
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
+MAX_PARAMETERS = 6
+"""Of a function, without self. More than that travel together and want a name."""
+PUBLIC_INTERFACE = {"worldstream/api.py"}
+"""Where every option of a command is a keyword, and a clump would only be in a user's way."""
 
 NOT_AT_IMPORT = {"matplotlib", "tensorboard", "torch.utils.tensorboard", "minigrid", "pygame", "ale_py", "jax"}
 """Third-party modules that are imported inside the functions that need them."""
@@ -183,6 +188,33 @@ def length_violations(folder: Path) -> list[str]:
     return found
 
 
+def parameter_violations(root: Path) -> list[str]:
+    """Functions that take too many parameters."""
+    found = []
+    for file in python_files(root):
+        name = str(file.relative_to(root))
+        for function, node in functions_of(ast.parse(file.read_text())) if name not in PUBLIC_INTERFACE else ():
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            number = sum(argument.arg not in ("self", "cls") for argument in arguments)
+            if number > MAX_PARAMETERS:
+                found.append(f"{name}:{node.lineno}: {function} has {number} parameters (at most {MAX_PARAMETERS})")
+    return found
+
+
+def import_cycle(root: Path) -> list[str]:
+    """Parts of the package that import each other in a circle; empty where there are none."""
+    graph: dict[str, set[str]] = {}
+    for file in python_files(root):
+        part = part_of(file, root)
+        graph.setdefault(part, set()).update(imported for _, imported in imported_parts(file, root))
+        graph[part].discard(part)
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return list(error.args[1])
+    return []
+
+
 def host_copies(root: Path) -> Iterator[tuple[str, str]]:
     """("file::function", what and where) for ``.item()``, ``.cuda()`` and "cuda" literals on the hot paths."""
     for file in python_files(root, HOT_PATHS):
@@ -263,6 +295,14 @@ def test_no_modality_is_named_where_only_tokens_are_known() -> None:
 @pytest.mark.parametrize("folder", ["src", "benchmarks"])
 def test_files_and_functions_are_short(folder: str) -> None:
     assert length_violations(REPOSITORY / folder) == []
+
+
+def test_functions_take_few_parameters() -> None:
+    assert parameter_violations(SOURCE) == []
+
+
+def test_no_parts_import_each_other() -> None:
+    assert import_cycle(SOURCE) == []
 
 
 def test_no_host_copies_on_hot_paths() -> None:
@@ -369,6 +409,21 @@ def test_long_files_and_functions_are_found(tmp_path: Path) -> None:
     assert len(violations) == 2
     assert "A.f has 61 lines" in violations[0]
     assert "longer.py: 401 lines" in violations[1]
+
+
+def test_many_parameters_are_found(tmp_path: Path) -> None:
+    methods = "    def f(self, a, b, c, d, e, f): ...\n    def g(self, a, b, c, *, d, e, f, g): ...\n"
+    plant(tmp_path, "nn/x.py", f"class A:\n{methods}")
+    (violation,) = parameter_violations(tmp_path)
+    assert ":3: A.g has 7 parameters" in violation
+
+
+def test_a_circle_of_imports_is_found(tmp_path: Path) -> None:
+    plant(tmp_path, "nn/x.py", "from worldstream import specs")
+    plant(tmp_path, "specs.py", "from worldstream.types import Batch")
+    assert import_cycle(tmp_path) == []
+    plant(tmp_path, "types.py", "from worldstream.nn import x")
+    assert set(import_cycle(tmp_path)) == {"nn", "specs", "types"}
 
 
 def test_host_copies_are_found_unless_allowed(tmp_path: Path) -> None:
