@@ -21,15 +21,9 @@ class ActionKind(ABC):
 
     @abstractmethod
     def component_from_space(self, path: str, space: Space[Any], num_levels: int) -> ActionComponent:
-        """Describe a leaf space that matches.
+        """Describe a leaf space that matches, at a flat path, with so many levels per continuous dimension.
 
-        Args:
-            path: flat path of the leaf.
-            space: the leaf.
-            num_levels: levels per continuous dimension.
-
-        Raises:
-            SpaceError: the space matches but cannot be expressed as tokens, e.g. because it is unbounded.
+        Raises SpaceError when it cannot be expressed as tokens, e.g. because it is unbounded.
         """
 
     @abstractmethod
@@ -39,24 +33,6 @@ class ActionKind(ABC):
     @abstractmethod
     def decode(self, component: ActionComponent, ids: np.ndarray) -> Any:
         """The environment's action for ids (m,), with the type, shape and dtype that the space samples."""
-
-
-class IntegerKind(ActionKind):
-    """Leaves of integers, one token for each entry, whose id 0 stands for ``component.low`` (absent: 0)."""
-
-    def encode(self, component: ActionComponent, action: Any) -> np.ndarray:
-        array = numeric(component, action)
-        if (array != np.rint(array)).any():
-            raise SpaceError(f"action '{component.path}' must be integers, but got {action!r}.")
-        if array.dtype.kind == "f":
-            array = np.clip(array.astype(np.float64), -(2.0**53), 2.0**53)  # so that the cast cannot overflow
-        ids: np.ndarray = array.ravel().astype(np.int64) - _start(component)
-        if (ids < 0).any() or (ids >= np.asarray(component.sizes)).any():
-            raise SpaceError(f"action '{component.path}' is outside of its space: {action!r}.")
-        return ids
-
-    def decode(self, component: ActionComponent, ids: np.ndarray) -> Any:
-        return (ids + _start(component)).astype(component.dtype).reshape(component.shape)
 
 
 def numeric(component: ActionComponent, action: Any) -> np.ndarray:
@@ -70,13 +46,3 @@ def numeric(component: ActionComponent, action: Any) -> np.ndarray:
             f"action '{component.path}' must be finite numbers of shape {component.shape}, but got {action!r}."
         )
     return array
-
-
-def _start(component: ActionComponent) -> np.ndarray:
-    """int64: the values that id 0 of each token stands for; (m,), or () where all are 0."""
-    return np.asarray(component.low or 0, dtype=np.int64)
-
-
-def start_of(low: np.ndarray) -> tuple[float, ...]:
-    """``low`` of a component whose id 0 stands for these values; zeros are written as ()."""
-    return tuple(float(value) for value in low.ravel()) if low.any() else ()

@@ -17,14 +17,9 @@ ROOT_PATH = "action"
 
 
 def spec_from_space(space: Space[Any], num_levels: int = 51) -> ActionSpec:
-    """Describe an action space.
+    """Describe an action space, with so many levels per continuous dimension.
 
-    Args:
-        space: any nesting of Dict and Tuple around Discrete, MultiDiscrete, MultiBinary and bounded Box.
-        num_levels: levels per continuous dimension.
-
-    Raises:
-        SpaceError: a leaf that cannot be expressed, two leaves of one name, or no leaf at all.
+    Raises SpaceError for a leaf that cannot be expressed, two leaves of one name, or no leaf at all.
     """
     components: dict[str, ActionComponent] = {}
 
@@ -48,8 +43,7 @@ def spec_from_space(space: Space[Any], num_levels: int = 51) -> ActionSpec:
 def encode(spec: ActionSpec, action: Any) -> np.ndarray:
     """int64 ids (M,) of an action of the environment; continuous parts take the nearest level.
 
-    Raises:
-        SpaceError: the action is not nested as the space, or a part is outside of its space.
+    Raises SpaceError for an action that is not nested as the space, or has a part outside of its space.
     """
     leaves = dict(_leaves(spec.structure, action))
     return np.concatenate([kind_of(part).encode(part, leaves[part.path]) for part in spec.components])
@@ -72,13 +66,8 @@ def _leaves(structure: Any, action: Any) -> Iterator[tuple[str, Any]]:
 
 
 def decode(spec: ActionSpec, ids: np.ndarray) -> Any:
-    """The environment's action, nested as its space, for integer ids (M,).
-
-    Raises:
-        ValueError: wrong number of ids, or an id out of range.
-    """
-    ids = np.asarray(ids, dtype=np.int64)
-    sizes = spec.sizes
+    """The environment's action, nested as its space, for ids (M,). Raises ValueError for ids out of range."""
+    ids, sizes = np.asarray(ids, dtype=np.int64), spec.sizes
     if ids.shape != (len(sizes),) or (ids < 0).any() or (ids >= np.asarray(sizes)).any():
         raise ValueError(f"action ids {ids} do not fit the sizes {sizes}")
     ends = np.cumsum([len(part.sizes) for part in spec.components])

@@ -11,20 +11,16 @@ from worldstream.specs import ActionComponent
 ACTION_KINDS = Registry(
     "action kind",
     {
-        "discrete": "worldstream.actions.discrete:Discrete",
-        "multi_discrete": "worldstream.actions.multi_discrete:MultiDiscrete",
-        "multi_binary": "worldstream.actions.multi_binary:MultiBinary",
+        "discrete": "worldstream.actions.integers:Discrete",
+        "multi_discrete": "worldstream.actions.integers:MultiDiscrete",
+        "multi_binary": "worldstream.actions.integers:MultiBinary",
         "continuous": "worldstream.actions.continuous:Continuous",
     },
 )
 
 
 @cache
-def _instance(name: str) -> ActionKind:
-    kind: ActionKind = ACTION_KINDS[name]()
-    return kind
-
-
 def kind_of(component: ActionComponent) -> ActionKind:
     """The conversions of a component. Raises ConfigError for an unknown kind."""
-    return _instance(component.kind)
+    kind: ActionKind = ACTION_KINDS[component.kind]()
+    return kind
