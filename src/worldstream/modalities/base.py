@@ -24,11 +24,7 @@ if TYPE_CHECKING:
 
 
 class Modality(ABC):
-    """Conversions of one observation key.
-
-    Args:
-        spec: the key as it is stored.
-    """
+    """Conversions of one observation key, as ``spec`` says that it is stored."""
 
     tokenizer: str
     """Name of the tokenizer that keys of this modality get by default."""
@@ -51,21 +47,15 @@ class Modality(ABC):
     def from_space(cls, key: str, space: Space[Any], options: tuple[int, ...] = ()) -> Self:
         """Describe a leaf space, which need not match: a user may choose another modality that can express it.
 
-        Args:
-            key: flat path of the key.
-            space: leaf of the observation space.
-            options: numbers behind the colon of an override such as "grid:11,6,4".
-
-        Raises:
-            SpaceError: the space cannot be expressed, or the options do not fit it.
+        ``options`` are the numbers behind the colon of an override such as "grid:11,6,4". Raises SpaceError when the
+        space cannot be expressed, or the options do not fit it.
         """
 
     @abstractmethod
     def store(self, value: Any) -> np.ndarray:
         """Validate one value of the environment and convert it to ``spec.shape`` and ``spec.dtype`` (a new array).
 
-        Raises:
-            EnvironmentFault: wrong shape, NaN or infinity, or a value outside of the space.
+        Raises EnvironmentFault for a wrong shape, NaN or infinity, or a value outside of the space.
         """
 
     @abstractmethod
@@ -89,11 +79,10 @@ class Modality(ABC):
         if array.dtype.kind not in "biuf":
             raise self._fault(f"is not numeric but {type(value).__name__}", "Return numbers as the space declares.")
         expected = self.spec.space_shape
-        fits = array.size == math.prod(self.spec.shape) if expected is None else array.shape == expected
-        if not fits:
-            wanted = self.spec.shape if expected is None else expected
+        if array.size != math.prod(self.spec.shape) if expected is None else array.shape != expected:
+            wanted = tuple(self.spec.shape if expected is None else expected)
             remedy = "Make the observation space and what reset() and step() return agree."
-            raise self._fault(f"has shape {array.shape}, but its space has shape {tuple(wanted)}", remedy)
+            raise self._fault(f"has shape {array.shape}, but its space has shape {wanted}", remedy)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             offender = array[~np.isfinite(array)].ravel()[0]
             raise self._fault(f"contains {offender}", "Replace or clip it in the environment or in a wrapper.")

@@ -7,14 +7,7 @@ from typing import Any, Self, final
 import numpy as np
 from gymnasium import Space, spaces
 
-from worldstream.modalities.integers import (
-    IntegerModality,
-    channel_sizes,
-    integer_bounds,
-    is_integer_box,
-    smallest_dtype,
-)
-from worldstream.specs import KeySpec
+from worldstream.modalities.integers import IntegerModality, integer_bounds, is_integer_box
 
 _STRIP_HEIGHT = 16
 _STRIP_WIDTH = 256
@@ -26,7 +19,7 @@ _CHOSEN, _EVEN, _ODD = (63, 185, 80), (33, 38, 45), (48, 54, 61)
 class Categorical(IntegerModality):
     """C small integers. Stored (C,); loaded as int64 ids (..., 1, C)."""
 
-    tokenizer = "identity"
+    name = "categorical"
 
     @classmethod
     def matches(cls, space: Space[Any]) -> bool:
@@ -37,18 +30,7 @@ class Categorical(IntegerModality):
     @classmethod
     def from_space(cls, key: str, space: Space[Any], options: tuple[int, ...] = ()) -> Self:
         low, high = integer_bounds(key, space)
-        vocabulary, offset = channel_sizes(key, "categorical", space, (low.ravel(), high.ravel()), options)
-        return cls(
-            KeySpec(
-                key=key,
-                modality="categorical",
-                shape=(len(vocabulary),),
-                dtype=smallest_dtype(vocabulary),
-                vocabulary=vocabulary,
-                offset=offset,
-                space_shape=low.shape,
-            )
-        )
+        return cls._described(key, space, (low.ravel(), high.ravel()), options)
 
     def render(self, stored: np.ndarray) -> np.ndarray:
         """One strip per channel, cut into as many cells as the channel has values; the present one is green."""

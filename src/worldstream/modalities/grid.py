@@ -8,14 +8,7 @@ import numpy as np
 from gymnasium import Space, spaces
 
 from worldstream.errors import SpaceError
-from worldstream.modalities.integers import (
-    IntegerModality,
-    channel_sizes,
-    integer_bounds,
-    is_integer_box,
-    smallest_dtype,
-)
-from worldstream.specs import KeySpec
+from worldstream.modalities.integers import IntegerModality, integer_bounds, is_integer_box
 
 _PICTURE_SIDE = 128
 _PALETTE = np.array(
@@ -35,7 +28,7 @@ class Grid(IntegerModality):
     cells that each row describes. A list is one row of cells, when it is said to be a grid: a token for each entry.
     """
 
-    tokenizer = "identity"
+    name = "grid"
 
     @classmethod
     def matches(cls, space: Space[Any]) -> bool:
@@ -49,25 +42,12 @@ class Grid(IntegerModality):
                 f"observation key '{key}': a grid has shape (cells,), (rows, columns) or (rows, columns, channels), "
                 f"but the space is {space}. Use '{key}=categorical'."
             )
-        shape = low.shape
-        if low.ndim == 2 and len(options) == shape[1] > 1:
+        if low.ndim == 2 and len(options) == low.shape[1] > 1:
             low, high = low[:, None], high[:, None]
         channels = low.shape[2] if low.ndim == 3 else 1
         rows, columns = low.shape[:2] if low.ndim > 1 else (1, len(low))
-        low, high = low.reshape(-1, channels).min(axis=0), high.reshape(-1, channels).max(axis=0)
-        vocabulary, offset = channel_sizes(key, "grid", space, (low, high), options)
-        return cls(
-            KeySpec(
-                key=key,
-                modality="grid",
-                shape=(rows * columns, channels),
-                dtype=smallest_dtype(vocabulary),
-                vocabulary=vocabulary,
-                grid=(rows, columns),
-                offset=offset,
-                space_shape=shape,
-            )
-        )
+        bounds = low.reshape(-1, channels).min(axis=0), high.reshape(-1, channels).max(axis=0)
+        return cls._described(key, space, bounds, options, grid=(rows, columns))
 
     def render(self, stored: np.ndarray) -> np.ndarray:
         """A coloured square per cell: the first channel sets most of the colour, each further one half as much."""

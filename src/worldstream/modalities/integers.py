@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from gymnasium import Space, spaces
 
 from worldstream.errors import SpaceError
 from worldstream.modalities.base import Modality
+from worldstream.specs import KeySpec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,6 +20,35 @@ MAX_VOCABULARY = 1024
 
 class IntegerModality(Modality):
     """Ids of C channels, in the last axis of the stored shape (..., C)."""
+
+    tokenizer = "identity"
+    name: ClassVar[str]
+    """Name in the registry of modalities."""
+
+    @classmethod
+    def _described(
+        cls,
+        key: str,
+        space: Space[Any],
+        bounds: tuple[np.ndarray, np.ndarray],
+        options: tuple[int, ...],
+        grid: tuple[int, int] | None = None,
+    ) -> Self:
+        """A space whose channels have the lowest and highest values ``bounds``, (C,) each; see ``_channel_sizes``."""
+        vocabulary, offset = _channel_sizes(key, cls.name, space, bounds, options)
+        largest = max(vocabulary) - 1
+        return cls(
+            KeySpec(
+                key=key,
+                modality=cls.name,
+                shape=(len(vocabulary),) if grid is None else (grid[0] * grid[1], len(vocabulary)),
+                dtype="uint8" if largest <= 0xFF else "uint16" if largest <= 0xFFFF else "int32",
+                vocabulary=vocabulary,
+                grid=grid,
+                offset=offset,
+                space_shape=space.shape,
+            )
+        )
 
     def store(self, value: Any) -> np.ndarray:
         array = self._checked(value)
@@ -80,19 +110,18 @@ def integer_bounds(key: str, space: Space[Any]) -> tuple[np.ndarray, np.ndarray]
     raise SpaceError(f"observation key '{key}': {space} does not hold integers. Use '{key}=vector' or '{key}=ignore'.")
 
 
-def channel_sizes(
+def _channel_sizes(
     key: str, modality: str, space: Space[Any], bounds: tuple[np.ndarray, np.ndarray], options: tuple[int, ...]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Vocabulary and offset, both (C,), of channels whose lowest and highest values are ``bounds``, (C,) each.
 
     ``options`` replace the sizes. Bounds which are merely the range of the dtype then say nothing about where the
-    values start, so counting starts at 0.
-
-    Raises:
-        SpaceError: too many values without options, or options of the wrong number or below 1.
+    values start, so counting starts at 0. Raises SpaceError for too many values without options, and for options of the
+    wrong number or below 1.
     """
     low, high = bounds
     channels = len(low)
+    offset = tuple(int(value) for value in low) if low.any() else ()
     if not options:
         sizes = [int(top) - int(bottom) + 1 for bottom, top in zip(low, high, strict=True)]
         if max(sizes) > MAX_VOCABULARY:
@@ -102,7 +131,7 @@ def channel_sizes(
                 f"Give the number of values that occur per channel (--modality {key}={modality}:{example}), "
                 f"or use '{key}=ignore'" + (f" or '{key}=vector'." if isinstance(space, spaces.Box) else ".")
             )
-        return tuple(sizes), _compact(low)
+        return tuple(sizes), offset
     if len(options) != channels or min(options) < 1:
         raise SpaceError(
             f"observation key '{key}': '{modality}' needs {channels} positive sizes, one per channel, "
@@ -111,15 +140,4 @@ def channel_sizes(
     whole_range = is_integer_box(space) and np.dtype(space.dtype).kind != "b"
     if whole_range and (low == np.iinfo(np.dtype(space.dtype)).min).all():
         return options, ()
-    return options, _compact(low)
-
-
-def smallest_dtype(vocabulary: tuple[int, ...]) -> str:
-    """Narrowest storage dtype for ids below these sizes."""
-    largest = max(vocabulary) - 1
-    return "uint8" if largest <= 0xFF else "uint16" if largest <= 0xFFFF else "int32"
-
-
-def _compact(offset: np.ndarray) -> tuple[int, ...]:
-    """An offset of zeros is written as ()."""
-    return tuple(int(value) for value in offset) if offset.any() else ()
+    return options, offset

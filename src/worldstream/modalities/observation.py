@@ -41,20 +41,17 @@ class ObservationAdapter:
         overrides: Mapping[str, str] | None = None,
         sizes: Mapping[str, tuple[int, ...]] | None = None,
     ) -> Self:
-        """Choose a modality for every leaf of an observation space.
+        """Choose a modality for every leaf of an observation space, any nesting of Dict and Tuple.
 
         Args:
-            space: any nesting of Dict and Tuple around supported leaves.
+            space: the observation space.
             overrides: flat key -> "kind", "kind:11,6,4" or "ignore".
             sizes: modality -> the numbers that keys of it get where no override gives any.
 
-        Raises:
-            SpaceError: a leaf that no modality can express, or an override with an unknown key or kind.
+        Raises SpaceError for a leaf that no modality can express, and an override with an unknown key or kind.
         """
-        overrides = overrides or {}
-        leaves = leaves_of(space)
-        unknown = [key for key in overrides if key not in leaves]
-        if unknown:
+        overrides, leaves = overrides or {}, leaves_of(space)
+        if unknown := [key for key in overrides if key not in leaves]:
             raise SpaceError(
                 f"no observation key '{unknown[0]}' to choose a modality for. "
                 f"Keys of this environment: {', '.join(leaves)}."
@@ -81,23 +78,20 @@ class ObservationAdapter:
     def store(self, observation: Any) -> dict[str, np.ndarray]:
         """Convert one raw observation to stored arrays by flat key.
 
-        Raises:
-            EnvironmentFault: a key is missing or not in the space, or its value is not valid.
+        Raises EnvironmentFault when a key is missing or not in the space, or its value is not valid.
         """
         flat = dict(self._flatten(observation))
-        missing = [key for key in self.modalities if key not in flat]
-        if missing:
+        if missing := [key for key in self.modalities if key not in flat]:
             raise EnvironmentFault(
                 f"the observation lacks key '{missing[0]}' (it has: {', '.join(flat) or 'none'}). "
                 "Return every key of the observation space from reset() and step()."
             )
-        if self._ignored is not None:
-            extra = [key for key in flat if key not in self.modalities and key not in self._ignored]
-            if extra:
-                raise EnvironmentFault(
-                    f"the observation has key '{extra[0]}', which its space lacks. "
-                    "Add it to the observation space or leave it out."
-                )
+        known = flat if self._ignored is None else self._ignored.union(self.modalities)
+        if extra := [key for key in flat if key not in known]:
+            raise EnvironmentFault(
+                f"the observation has key '{extra[0]}', which its space lacks. "
+                "Add it to the observation space or leave it out."
+            )
         return {key: modality.store(flat[key]) for key, modality in self.modalities.items()}
 
     def _flatten(self, value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
