@@ -171,7 +171,7 @@ def train(
         raise ConfigError(f"steps must be at least 1, not {steps}.")
     check_seed(seed)
     _check_time_limit(time_limit)
-    preset = preset or (resolve(environment).suited_preset if config is None else "custom")
+    preset = preset or (resolve(environment).suite.preset if config is None else "custom")
     config = PRESETS[preset]() if config is None else config
     experiment = Experiment.of(environment, config, seed=seed, steps=steps, device=choose_device(device))
     folder = RunFolder(

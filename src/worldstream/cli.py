@@ -344,7 +344,7 @@ def parse(arguments: list[str]) -> Command:
     options = parse_from(DEFAULT_PRESET, tolerant=True).options
     if options["environment"] is None or options.get("resume") is not None:
         return parse_from(DEFAULT_PRESET)
-    suited = resolve(options["environment"]).suited_preset
+    suited = resolve(options["environment"]).suite.preset
     command = parse_from(suited)
     return replace(command, options={**command.options, "preset": suited})
 

@@ -57,7 +57,7 @@ def test_example_is_claimed_by_its_own_suite(suite) -> None:
 
 
 def test_suited_preset_reads_the_example(suite) -> None:
-    config = PRESETS[resolve(suite.example).suited_preset]()
+    config = PRESETS[resolve(suite.example).suite.preset]()
     environment = make_environment(suite.example, config.environment)
     models = Models(config, environment.observation_specs, environment.action_spec)
     stored = {key: value[None] for key, value in environment.reset(seed=0)[0].items()}

@@ -24,13 +24,9 @@ _SHOWN = 8
 
 
 def require_specs(environment: str, found: Specs, expected: Specs, *, in_order: bool = False) -> None:
-    """Raises ConfigError, which names the first difference, unless an environment has the specs of an agent.
+    """Raises ConfigError with the first difference unless the specs of an environment are those that an agent expects.
 
-    Args:
-        environment: what messages call it.
-        found: of the environment.
-        expected: of the agent.
-        in_order: whether the keys must come in the same order as well.
+    ``in_order``: its keys must come in the same order as well.
     """
     difference = next(_differences(found, expected, in_order), None)
     if difference is not None:

@@ -32,11 +32,6 @@ class EnvironmentFactory:
         return suite
 
     @property
-    def suited_preset(self) -> str:
-        """Name of the preset that trains this environment where none is asked for."""
-        return self.suite.preset
-
-    @property
     def label(self) -> str:
         """What messages call the environment."""
         return self.source if isinstance(self.source, str) else getattr(self.source, "__qualname__", repr(self.source))
@@ -63,27 +58,15 @@ class EnvironmentFactory:
         return replace(self, config=self.config.for_evaluation())
 
     def make(self, render_mode: str | None = None) -> FlatEnvironment:
-        """Make the environment.
-
-        Args:
-            render_mode: as in Gymnasium; "rgb_array" for pictures.
-
-        Raises:
-            EnvironmentFault: it cannot be made.
-            SpaceError: one of its spaces is not supported.
-        """
+        """Make the environment, with Gymnasium's ``render_mode``; raises as ``Suite.make``."""
         return self.suite.make(self.source, self.config, render_mode)
 
 
 def resolve(source: EnvironmentName, config: EnvironmentConfig | None = None) -> EnvironmentFactory:
     """Find the suite of an environment, and let it decide the options that are left open.
 
-    Args:
-        source: "clock", "keys", "cameras", "MiniGrid-...", "BabyAI-...", an Atari game, a Gymnasium id,
-            "module:factory", or a function that returns a ``gymnasium.Env``.
-        config: options; None for the defaults.
-
-    Raises ConfigError for an option out of its bounds.
+    ``source`` is "clock", "keys", "cameras", "MiniGrid-...", "BabyAI-...", an Atari game, a Gymnasium id,
+    "module:factory", or a function that returns a ``gymnasium.Env``. Raises ConfigError for options out of bounds.
     """
     name, suite = suite_of(source)
     config = config or EnvironmentConfig()

@@ -33,14 +33,8 @@ _RESET_CONTRACT = "reset(*, seed=None, options=None) must return (observation, i
 class FlatEnvironment(gymnasium.Env[Stored, np.ndarray]):
     """Wraps an environment so that its observation is a flat dictionary of stored arrays and its action is ids (M,).
 
-    Args:
-        environment: what is wrapped.
-        config: overrides of modalities, and levels of continuous actions.
-        name: what error messages call the environment.
-
-    Raises:
-        SpaceError: an observation or action space that is not supported.
-        EnvironmentFault: not a Gymnasium environment.
+    Messages call it ``name``. Raises EnvironmentFault for what is no Gymnasium environment, and SpaceError for an
+    observation or action space that is not supported.
     """
 
     def __init__(self, environment: gymnasium.Env[Any, Any], config: EnvironmentConfig, name: str) -> None:
@@ -166,16 +160,10 @@ def _storage_space(spec: KeySpec) -> spaces.Box:
 
 
 def check(environment: gymnasium.Env[Any, Any], steps: int = 100, seed: int = 0) -> None:
-    """Play random actions and hold the environment to the protocol.
+    """Play random actions and hold the environment, which is wrapped with default options if need be, to the protocol.
 
-    Args:
-        environment: a FlatEnvironment, or any Gymnasium environment, which is then wrapped with default options.
-        steps: environment steps to take.
-        seed: of the environment and of the random actions.
-
-    Raises:
-        EnvironmentFault: the first violation, with what was found, what is expected and the remedy.
-        SpaceError: a space that is not supported.
+    Raises EnvironmentFault at the first violation, with what was found, what is expected and the remedy, and SpaceError
+    for a space that is not supported.
     """
     if not isinstance(environment, FlatEnvironment):
         environment = FlatEnvironment(environment, EnvironmentConfig(), type(environment).__name__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 from collections.abc import Callable
@@ -51,8 +52,9 @@ def make_from(
     ``render_mode`` is handed over only when it is asked for and the factory takes it.
     """
     kwargs = dict(config.kwargs)
-    if render_mode is not None and "render_mode" in _parameters(factory):
-        kwargs.setdefault("render_mode", render_mode)
+    with contextlib.suppress(ValueError):  # some builtins have no signature
+        if render_mode is not None and "render_mode" in inspect.signature(factory).parameters:
+            kwargs.setdefault("render_mode", render_mode)
     try:
         made = factory(**kwargs)
     except Exception as error:
@@ -81,10 +83,3 @@ def nearest(name: str, choices: list[str]) -> str:
 def _given(config: EnvironmentConfig) -> str:
     """What the environment was given, for it may be meant for another one."""
     return f" It was given environment.kwargs {config.kwargs}, by the preset or by you." if config.kwargs else ""
-
-
-def _parameters(factory: Callable[..., Any]) -> tuple[str, ...]:
-    try:
-        return tuple(inspect.signature(factory).parameters)
-    except ValueError:  # some builtins have no signature
-        return ()

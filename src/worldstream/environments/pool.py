@@ -18,21 +18,14 @@ MAX_FAILURES_IN_A_ROW = 10
 """Failures of one environment, without a step in between, after which it is broken for good."""
 
 OnFault = Callable[[int, WorldstreamError], None]
+"""Called with the number of an environment and its error."""
 
 
 class WorkerPool:
-    """Runs N environments of one kind.
+    """Runs N environments of one kind, and calls ``on_fault`` before each restart.
 
-    Args:
-        environment: makes one.
-        num_envs: N.
-        config: where they run, and the limit of restarts.
-        on_fault: called with the number of the environment and the error before each restart.
-
-    Raises:
-        ConfigError: N below 1, or an option out of its bounds.
-        EnvironmentFault: the environment cannot be made.
-        SpaceError: a space that is not supported.
+    Raises ConfigError for N below 1 or an option out of its bounds, EnvironmentFault when the environment cannot be
+    made, and SpaceError for a space that is not supported.
     """
 
     def __init__(self, environment: EnvironmentFactory, num_envs: int, config: WorkerConfig, on_fault: OnFault) -> None:

@@ -39,7 +39,9 @@ def save(environment: gymnasium.Env[Any, Any]) -> dict[str, Any] | None:
     if _has_protocol(core):
         own = core.state_dict()
     elif type(core).__module__.startswith("gymnasium.envs.classic_control."):
-        own = {name: _as_array(getattr(core, name)) for name in _CLASSIC_CONTROL if hasattr(core, name)}
+        values = {name: getattr(core, name) for name in _CLASSIC_CONTROL if hasattr(core, name)}
+        # Tuples of floats and arrays as (new) arrays, which these environments unpack alike.
+        own = {name: np.array(x) if isinstance(x, tuple | list | np.ndarray) else x for name, x in values.items()}
     else:
         return None
     _require_plain(own, "state_dict()")
@@ -94,8 +96,3 @@ def _has_protocol(environment: Any) -> bool:
     return callable(getattr(environment, "state_dict", None)) and callable(
         getattr(environment, "load_state_dict", None)
     )
-
-
-def _as_array(value: Any) -> Any:
-    """Tuples of floats and arrays as arrays, which these environments unpack alike."""
-    return np.array(value) if isinstance(value, tuple | list | np.ndarray) else value

@@ -40,9 +40,7 @@ class Suite(ABC):
     def make(self, name: EnvironmentName, config: EnvironmentConfig, render_mode: str | None) -> FlatEnvironment:
         """Make an environment that the suite claims, with options that ``resolve`` has completed.
 
-        Raises:
-            EnvironmentFault: it cannot be made; the message says what to install or to change.
-            SpaceError: one of its spaces is not supported.
+        Raises EnvironmentFault, which says what to install or to change, and SpaceError for an unsupported space.
         """
 
     def identity(self, name: str) -> str:

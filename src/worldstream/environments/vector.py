@@ -7,8 +7,7 @@ ends as truncated, and nobody but the callback ``on_fault`` is told.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -24,18 +23,13 @@ if TYPE_CHECKING:
 _HERE = WorkerConfig(max_restarts=0)
 
 
-@dataclass(frozen=True)
-class StepResult:
+class StepResult(NamedTuple):
     """One step of N environments."""
 
-    observations: Observations
-    """(N, *shape) by key: what followed the actions, also where the episode has ended."""
-    rewards: np.ndarray
-    """(N,) float32."""
-    terminated: np.ndarray
-    """(N,) bool."""
-    truncated: np.ndarray
-    """(N,) bool."""
+    observations: Observations  # (N, *shape) by key: what followed the actions, also where the episode has ended
+    rewards: np.ndarray  # (N,) float32
+    terminated: np.ndarray  # (N,) bool
+    truncated: np.ndarray  # (N,) bool
 
 
 class VectorEnvironment:
@@ -47,14 +41,8 @@ class VectorEnvironment:
     numbers.
 
     Faults: the environment is made anew. Where it failed in a step, that transition closes the episode: it repeats the
-    last observation, earns 0 and is truncated. Where it failed in a reset, it is reset again.
-
-    Args:
-        environment: makes one.
-        num_envs: N.
-        seed: root of all seeds.
-        workers: where the environments run, and how many failures are survived: none where this is left out.
-        on_fault: called with the number of the environment and the error before each restart.
+    last observation, earns 0 and is truncated. Where it failed in a reset, it is reset again. ``workers`` say how many
+    failures are survived (by default none), and ``on_fault`` is called before each restart.
 
     Raises as ``WorkerPool``.
     """
@@ -74,7 +62,8 @@ class VectorEnvironment:
         self.action_spec: ActionSpec = self._pool.action_spec
         self.protocol: dict[str, Any] = self._pool.protocol
         self._seeds = np.random.SeedSequence(seed).spawn(num_envs)
-        self._latest: Observations = {}
+        self.latest: Observations = {}
+        """(N, *shape) by key: the newest observation of every environment."""
         self._ended = np.ones(num_envs, bool)
         self._is_new = np.zeros(num_envs, bool)  # made anew, and not reset since
 
@@ -109,7 +98,7 @@ class VectorEnvironment:
         for i, answer in enumerate(answers):
             if isinstance(answer, WorldstreamError):
                 self._make_anew(i, answer)
-                answers[i] = ({key: array[i] for key, array in self._latest.items()}, 0.0, False, True)
+                answers[i] = ({key: array[i] for key, array in self.latest.items()}, 0.0, False, True)
             else:
                 self._pool.failures_in_a_row[i] = 0
         observations, rewards, terminated, truncated = zip(*answers, strict=True)
@@ -138,17 +127,14 @@ class VectorEnvironment:
             "num_restarts": self._pool.num_restarts,
             "failures_in_a_row": self._pool.failures_in_a_row.copy(),
             "ended": self._ended.copy(),
-            "observations": dict(self._latest),
+            "observations": dict(self.latest),
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> np.ndarray:
-        """Continue from ``state_dict``.
+        """Continue from ``state_dict``; returns (N,) bool: the episodes that go on.
 
-        Returns:
-            (N,) bool: the episodes that go on. The others could not be saved; those environments were reset, with
-            seeds that the run had not used, and ``latest`` shows where they begin.
-
-        Raises EnvironmentFault, and ValueError for the state of another number of environments.
+        The others could not be saved; those environments were reset, with seeds that the run had not used, and
+        ``latest`` shows where they begin. Raises EnvironmentFault, and ValueError for the state of another N.
         """
         if len(saved["states"]) != self.num_envs:
             raise ValueError(f"the state of {len(saved['states'])} environments, not {self.num_envs}")
@@ -172,11 +158,6 @@ class VectorEnvironment:
         """What is observed, by key, and what is done."""
         return self.observation_specs, self.action_spec
 
-    @property
-    def latest(self) -> Observations:
-        """(N, *shape) by key: the newest observation of every environment."""
-        return self._latest
-
     def _reset(self, mask: np.ndarray, seeded: np.ndarray) -> Observations:
         """Begin an episode where ``mask`` (N,), where ``seeded`` (N,) with a fresh seed."""
         chosen = np.flatnonzero(mask).tolist()
@@ -193,12 +174,12 @@ class VectorEnvironment:
 
     def _seen(self, observations: dict[int, Observations]) -> Observations:
         """Note the observations of some environments, all at first, as their newest; returns the newest of all."""
-        old = self._latest
-        self._latest = {
+        old = self.latest
+        self.latest = {
             key: np.stack([observations[i][key] if i in observations else old[key][i] for i in range(self.num_envs)])
             for key in self.observation_specs
         }
-        return self._latest
+        return self.latest
 
     def _next_seed(self, index: int) -> int:
         """31 bits: some simulators keep the seed in a signed integer."""

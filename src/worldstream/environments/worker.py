@@ -63,10 +63,7 @@ class Worker(ABC):
 
 
 class LocalWorker(Worker):
-    """In this process: fastest for cheap environments, but one that hangs or dies takes the run with it.
-
-    Raises what ``make`` raises.
-    """
+    """In this process: fastest for cheap environments, but one that hangs or dies takes the run with it."""
 
     def __init__(self, make: Make) -> None:
         self._environment = make()
@@ -88,13 +85,7 @@ class LocalWorker(Worker):
 
 
 class ProcessWorker(Worker):
-    """In a process of its own.
-
-    Args:
-        make: makes the environment there.
-        name: what error messages call it.
-        timeout: seconds after which an environment that does not answer is taken to hang.
-    """
+    """In a process of its own, which is taken to hang when it does not answer within ``timeout`` seconds."""
 
     def __init__(self, make: Make, name: str, timeout: float) -> None:
         self._name, self._timeout = name, timeout

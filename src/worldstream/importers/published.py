@@ -280,9 +280,7 @@ class PublishedAgent(NamedTuple):
         return replace(
             base,
             environment=replace(
-                base.environment,
-                num_action_levels=policy.n_action_quant_levels,
-                action_repeat=settings.action_repeat,
+                base.environment, num_action_levels=policy.n_action_quant_levels, action_repeat=settings.action_repeat
             ),
             tokenizers=self._tokenizers(),
             world_model=WorldModelConfig(
@@ -315,8 +313,7 @@ class PublishedAgent(NamedTuple):
             segment_length=settings.segment_length,
             # Each member of the ensemble trains on its own share of a batch.
             world_model_learner=replace(
-                base.world_model_learner,
-                batch_size=max(settings.batch_size // max(members, 1), 1) * max(members, 1),
+                base.world_model_learner, batch_size=max(settings.batch_size // max(members, 1), 1) * max(members, 1)
             ),
         )
 

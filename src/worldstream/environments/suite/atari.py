@@ -74,11 +74,7 @@ class AtariSuite(Suite):
         return match["game"] not in registered and bool(near)
 
     def make(self, name: EnvironmentName, config: EnvironmentConfig, render_mode: str | None) -> FlatEnvironment:
-        """Make a game; ``config.action_repeat`` is its frame skip.
-
-        Raises:
-            EnvironmentFault: the extra is not installed, or there is no such game.
-        """
+        """Make a game; ``config.action_repeat`` is its frame skip."""
         assert isinstance(name, str)
         try:
             import ale_py  # noqa: F401
@@ -128,6 +124,4 @@ def _title(rom: str) -> str:
     return "".join(part.capitalize() for part in rom.split("_"))
 
 
-SUITE = AtariSuite(
-    example="ALE/Breakout-v5", package="ale_py", extra="atari", action_repeat=4, preset="atari-small"
-)
+SUITE = AtariSuite(example="ALE/Breakout-v5", package="ale_py", extra="atari", action_repeat=4, preset="atari-small")

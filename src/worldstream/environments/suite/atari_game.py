@@ -59,8 +59,6 @@ _PLAIN = AtariOptions()
 
 
 class _Frames(NamedTuple):
-    """What a repeated action brought."""
-
     picture: np.ndarray
     reward: float
     over: bool
@@ -70,25 +68,15 @@ class _Frames(NamedTuple):
 class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
     """One game: RGB pictures (height, width, 3) uint8, Discrete actions.
 
-    A step repeats the action for ``frame_skip`` frames and adds up the rewards. The picture is the maximum of the last
-    two frames, because sprites flicker; after a reset it is a single frame.
-
-    Args:
-        game: name of the ROM.
-        options: the protocol.
-        frame_skip: frames of a step; 4 frames are a 15th of a second.
-        render_mode: None or "rgb_array".
+    A step repeats the action for ``frame_skip`` frames (4 are a 15th of a second) and adds up the rewards. The picture
+    is the maximum of the last two frames, because sprites flicker; after a reset it is a single frame. ``game`` is the
+    name of the ROM.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 15}
 
     def __init__(
-        self,
-        game: str,
-        options: AtariOptions = _PLAIN,
-        *,
-        frame_skip: int = 4,
-        render_mode: str | None = None,
+        self, game: str, options: AtariOptions = _PLAIN, *, frame_skip: int = 4, render_mode: str | None = None
     ) -> None:
         from ale_py import Action, ALEInterface, LoggerMode, roms
 
@@ -102,8 +90,8 @@ class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
         self._ale.loadROM(self._rom)
         self._options, self._frame_skip = options, frame_skip
         self._noop = Action.NOOP
-        everything = options.full_action_space
-        self._actions = self._ale.getLegalActionSet() if everything else self._ale.getMinimalActionSet()
+        ale = self._ale
+        self._actions = ale.getLegalActionSet() if options.full_action_space else ale.getMinimalActionSet()
         self._size: tuple[int, int] | None = None
         self.render_mode = render_mode
         self.screen: tuple[int, int] = self._ale.getScreenDims()  # (height, width)
@@ -146,15 +134,12 @@ class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
             self._goes_on = False
         frames = self._repeat(_NOOP) if self._goes_on else None
         self._goes_on = False
-        if frames is None or frames.over or frames.truncated:
-            self._begin()
-            picture = self._picture()
-        else:
-            picture = frames.picture
+        picture = self._begin() if frames is None or frames.over or frames.truncated else frames.picture
         self._lives = self._ale.lives()
         return picture, {"lives": self._lives}
 
-    def _begin(self) -> None:
+    def _begin(self) -> np.ndarray:
+        """The first picture of a new game."""
         self._ale.reset_game()
         self._frames, self._last = 0, _NOOP
         fewest, most = self._options.noops
@@ -162,6 +147,7 @@ class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
             self._act(_NOOP)
             if self._ale.game_over():
                 self._ale.reset_game()
+        return self._picture()
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, Info]:
         picture, reward, over, truncated = self._repeat(int(action))

@@ -35,12 +35,7 @@ class ToySuite(Suite):
 
 
 class Toy(gymnasium.Env[Values, Action]):
-    """An environment whose episodes have a fixed length, and whose state is a few attributes.
-
-    Args:
-        episode_length: steps of every episode.
-        render_mode: None or "rgb_array".
-    """
+    """An environment whose episodes have ``episode_length`` steps, and whose state is a few attributes."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 4}
     changing: ClassVar[tuple[str, ...]]
@@ -67,16 +62,11 @@ class EveryPartCounts(Toy[Values]):
     Everything but the beginning of an episode is deterministic, and no key can be guessed from the others. The category
     moves on by 1 + color, the only thing that actions change. Whatever is done, a step earns at most 1, and
     ``best_action`` earns it: ``best_return`` is ``episode_length``. The best agent that is blind to one key stays below
-    88 % of that.
-
-    Args:
-        episode_length: steps of every episode, which then is truncated.
-        tolerance: dial error, beyond the dead zone, from which on a dial earns nothing.
-        render_mode: None or "rgb_array".
+    88 % of that. Episodes are truncated.
     """
 
     dead_zone: ClassVar[float]
-    """Dial errors up to this cost nothing."""
+    """Dial errors up to this cost nothing; ``tolerance`` beyond it, a dial earns nothing."""
 
     def __init__(self, episode_length: int, tolerance: float, render_mode: str | None) -> None:
         super().__init__(episode_length, render_mode)

@@ -80,12 +80,7 @@ class TwoCameras(EveryPartCounts):
         left[*_square(self._left)] = (40, 220, 60)
         right = np.full((1, SIDE, SIDE), 90, np.uint8)
         right[0, *_square(self._right)] = 240
-        return {
-            "left": left,
-            "right": right,
-            "aim": on_circle(self._aim),
-            "category": np.int64(self._category),
-        }
+        return {"left": left, "right": right, "aim": on_circle(self._aim), "category": np.int64(self._category)}
 
 
 def _square(quarter: int) -> tuple[slice, slice]:

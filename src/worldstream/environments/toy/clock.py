@@ -18,10 +18,6 @@ class Clock(Toy[np.int64]):
 
     Observation: ``step``, a vector (1,) with the number of steps taken in this episode; ``phase``, the step plus an
     offset drawn with the seed for each episode, modulo ``NUM_PHASES``. Any action is fine.
-
-    Args:
-        episode_length: steps of every episode.
-        render_mode: None or "rgb_array".
     """
 
     changing = ("_episodes", "_offset")
