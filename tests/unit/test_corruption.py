@@ -26,10 +26,10 @@ from worldstream.runs.checkpoint import Checkpoints
 from worldstream.runs.episodes import load_episodes
 from worldstream.runs.folder import RunFolder
 from worldstream.runs.log import read_lines
-from worldstream.runs.session import Session
+from worldstream.runs.saving import Saver
 from worldstream.runs.skipped import reproduce
 from worldstream.runs.weights import load_weights
-from worldstream.training.trainer import Trainer
+from worldstream.training.experience import Experience
 
 CASES = 500
 
@@ -38,15 +38,15 @@ CASES = 500
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with every kind of file, finished, and with one update that was skipped."""
     patch = pytest.MonkeyPatch()
-    original, count = Trainer.tokenized, [0]
+    original, count = Experience.batch, [0]
 
-    def tokenized(self: Trainer, segments: Any) -> Any:
+    def spoiled(self: Experience, segments: Any) -> Any:
         batch, count[0] = original(self, segments), count[0] + 1
         if count[0] == 1:  # of the world model
             batch.rewards[:, 1] = torch.nan
         return batch
 
-    patch.setattr(Trainer, "tokenized", tokenized)
+    patch.setattr(Experience, "batch", spoiled)
     base = tiny_config()
     config = replace(base, checkpoint=replace(base.checkpoint, every_steps=50), log_every_steps=10)
     path = tmp_path_factory.mktemp("corruption") / "run"
@@ -201,7 +201,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(tmp_path: Path, m
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Session, "_save_checkpoint", gone)
+        patch.setattr(Saver, "save", gone)
         with pytest.raises((KeyboardInterrupt, Interrupted)):
             worldstream.train("clock", steps=80, config=base, output=tmp_path / "run", quiet=True)
     worldstream.resume(tmp_path / "run", quiet=True)

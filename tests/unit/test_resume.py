@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import time
 from dataclasses import replace
@@ -22,6 +23,8 @@ from worldstream.cli import main
 from worldstream.environments.suite.gym import require_harmless
 from worldstream.environments.toy.clock import Clock
 from worldstream.errors import ConfigError, EnvironmentFault, Interrupted, RunFolderError
+from worldstream.evaluation import episodes as episodes_module
+from worldstream.evaluation import evaluate as evaluate_module
 from worldstream.report.report import write_report
 from worldstream.runs import saving
 from worldstream.runs import session as session_module
@@ -385,3 +388,47 @@ def test_a_state_that_no_file_holds_is_no_state(tmp_path: Path, monkeypatch: pyt
         worldstream.train(Odd, steps=100, config=tiny(), output=tmp_path / "run", quiet=True)
     with pytest.warns(UserWarning, match="they count as truncated|is a set"):
         worldstream.resume(tmp_path / "run", environment=Odd, quiet=True)
+
+
+class Global(Clock):
+    """Draws from the generators that belong to the whole process, and shows what it drew."""
+
+    def step(self, action: Any) -> Any:
+        observation, reward, *others = super().step(action)
+        drawn = random.random() + np.random.random() + float(torch.rand(()))
+        return observation, float(reward) + drawn, *others
+
+
+@pytest.mark.parametrize("call", [1, 4, 5])
+def test_an_evaluation_leaves_no_trace_in_global_generators(
+    call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGTERM in the middle of an evaluation during training, of the final one, and of recording."""
+
+    def train(name: str) -> None:
+        random.seed(0), np.random.seed(0)
+        worldstream.train(Global, steps=STEPS, config=tiny(), output=tmp_path / name, quiet=True)
+
+    train("whole")
+    left = [call]
+
+    def stopping(original: Any) -> Any:
+        def play(*arguments: Any, **options: Any) -> Any:
+            left[0] -= 1
+            for i, step in enumerate(original(*arguments, **options)):
+                if left[0] == 0 and i == 3:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                yield step
+
+        return play
+
+    for module in (evaluate_module, episodes_module):
+        monkeypatch.setattr(module, "play", stopping(module.play))
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        train("run")
+    monkeypatch.undo()
+    random.seed(9), np.random.seed(9)
+    worldstream.resume(tmp_path / "run", environment=Global, quiet=True)
+    assert same(tmp_path / "whole", tmp_path / "run")
+    ours, theirs = (read_state(tmp_path / name / "episodes.safetensors") for name in ("run", "whole"))
+    assert all(np.array_equal(a["rewards"], b["rewards"]) for a, b in zip(ours, theirs, strict=True))

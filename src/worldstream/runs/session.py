@@ -135,13 +135,14 @@ class Session(Events):
         """Evaluate and record episodes. The evaluation is noted last: then the run is finished."""
         seconds = self.seconds
         result = self._evaluate(self.experiment.config.evaluation.final_episodes)
-        recorded = record_episodes(
-            self.trainer.models,
-            self.experiment,
-            RECORDED_EPISODES,
-            on_fault=functools.partial(self._incident, "recording"),
-            stop=self._request.is_due,
-        )
+        with self.trainer.random.kept():
+            recorded = record_episodes(
+                self.trainer.models,
+                self.experiment,
+                RECORDED_EPISODES,
+                on_fault=functools.partial(self._incident, "recording"),
+                stop=self._request.is_due,
+            )
         save_episodes(self.folder, recorded)
         self._note_evaluation(self.experiment.last_step, result, seconds, final=True)
         for log in (self._metrics, self._evaluations, self._sittings):
@@ -150,7 +151,7 @@ class Session(Events):
 
     def _evaluate(self, episodes: int) -> Evaluation:
         """Evaluate the models as they are. Raises Stopped when told to stop meanwhile."""
-        with enough_memory("evaluation"):
+        with enough_memory("evaluation"), self.trainer.random.kept():  # it may be left, and made again
             return evaluate(
                 self.trainer.models,
                 self.experiment,

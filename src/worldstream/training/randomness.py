@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -49,3 +51,12 @@ class RandomState:
         version, numbers, gauss = state["python"]
         random.setstate((version, tuple(numbers), gauss))
         np.random.set_state(state["numpy"])
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Put everything back in the end, however that comes: what is drawn meanwhile leaves no trace in the run."""
+        before = self.state_dict()
+        try:
+            yield
+        finally:
+            self.load_state_dict(before)
