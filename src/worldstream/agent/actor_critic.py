@@ -1,6 +1,5 @@
-"""Recurrent actor-critic: an LSTM that is stepped with the observation, then with the action.
-
-See docs/method.md, "memory of the policy".
+"""Recurrent actor-critic: an LSTM that is stepped with the observation, then with the action (docs/method.md,
+"memory of the policy").
 
 The carry holds the action that was *executed* last; it enters the LSTM at the next step. So acting, burn-in and
 imagination run exactly the same recurrence (C8, C9): a caller that executes another action than the policy chose
@@ -106,13 +105,7 @@ class ActionEmbedding(nn.Module):
 
 
 class ActorCritic(nn.Module):
-    """Policy and value function over features of tokens.
-
-    Args:
-        config: sizes.
-        token_specs: by observation key.
-        action_spec: the action tokens; the policy is one categorical per token.
-    """
+    """Policy and value function over features of tokens; the policy is one categorical for each action token."""
 
     def __init__(self, config: ActorCriticConfig, token_specs: dict[str, TokenSpec], action_spec: ActionSpec) -> None:
         super().__init__()
@@ -144,12 +137,9 @@ class ActorCritic(nn.Module):
 
     @torch.no_grad()
     def burn_in(self, features: Features, actions: Tensor, mask: Tensor) -> Carry:
-        """Carry after T steps, as acting would have left it. Rows begin with steps to skip, where mask is false.
+        """Carry after T steps, as acting would have left it: features (B, T, K, F) by key, executed actions (B, T, M).
 
-        Args:
-            features: (B, T, K, F) by key.
-            actions: (B, T, M) executed actions.
-            mask: (B, T) bool, False then True along T (segments are padded on the left).
+        Rows begin with steps to skip, where mask (B, T) is false: segments are padded on the left.
         """
         batch_size, length = mask.shape
         carry = self.initial_carry(batch_size)

@@ -9,11 +9,8 @@ from torch import Tensor, nn
 class ReturnScale(nn.Module):
     """max(1, (Q(0.975) - Q(0.025)) / 2) over the lambda returns of the latest updates.
 
-    Args:
-        num_updates: updates remembered.
-        num_samples: returns kept of one update. The published agent keeps them all and sorts half a million values
-            at each update (P12); an evenly spaced subset of a batch in random order has the same quantiles in
-            expectation.
+    Of each update ``num_samples`` are kept. The published agent keeps all returns and sorts half a million values at
+    each update (P12); an evenly spaced subset of a batch in random order has the same quantiles in expectation.
     """
 
     returns: Tensor

@@ -38,13 +38,9 @@ class QueryChunk:
 
 
 class PredictionMasks(nn.Module):
-    """Who sees whom, as slices of constants.
+    """Who sees whom, as slices of constants, where at most ``max_blocks`` are to be remembered.
 
-    Args:
-        block_length: L.
-        num_predictions: n.
-        max_blocks: most blocks that anything is asked to remember.
-        full_slots: prediction tokens of one block all see each other.
+    With ``full_slots`` the prediction tokens of one block all see each other.
     """
 
     chunk: Tensor
@@ -101,15 +97,7 @@ class PredictionMasks(nn.Module):
 
 
 class BlockAttention(nn.Module):
-    """Multi-head attention over blocks of L context tokens followed by n prediction tokens.
-
-    Args:
-        width: E.
-        num_heads: H, divides E; d = E / H must be even.
-        block_length: L.
-        pairing: of the rotary phases.
-        dropout: of the attention weights, in training.
-    """
+    """Multi-head attention over blocks of L context tokens followed by n prediction tokens; d = E / H must be even."""
 
     def __init__(self, width: int, num_heads: int, *, block_length: int, pairing: Pairing, dropout: float) -> None:
         super().__init__()
@@ -156,17 +144,12 @@ class BlockAttention(nn.Module):
         return self.out(torch.cat(parts, 1).unflatten(1, x.shape[1:3])), context
 
     def append(self, x: Tensor, phases: Phases, buffer: Tensor, past: int, visible: Tensor) -> Tensor:
-        """Tokens that follow ``past`` context tokens; their keys and values are written behind those.
+        """Tokens (B, q, E) that follow ``past`` context tokens; their keys and values are written behind those.
 
         Args:
-            x: (B, q, E).
-            phases: cos, sin of (q, d/2).
+            x, phases: (B, q, E); cos, sin of (q, d/2).
             buffer: (2, B, H, >= past + q, d) keys and values; what lies beyond ``past`` is free.
-            past: number of context tokens.
-            visible: (q, past + q) or (B, 1, q, past + q).
-
-        Returns:
-            (B, q, E).
+            past, visible: number of context tokens; (q, past + q) or (B, 1, q, past + q).
         """
         q, keys_values = self._heads(x, phases)
         end = past + x.shape[1]

@@ -38,10 +38,7 @@ def smooth_rows(count: int, width: int) -> Tensor:
 class ChannelTables(nn.Module):
     """One embedding table for each of C channels, in a single gather: (..., C) int64 -> (..., C, E).
 
-    Args:
-        sizes: (C,) number of values of each channel.
-        width: E.
-        ordered: (C,) whether the values of a channel are levels on a line, whose rows then begin alike.
+    Of a channel whose values are ``ordered``, levels on a line, neighbouring rows begin alike.
     """
 
     offsets: Tensor

@@ -35,15 +35,10 @@ def decay_rates(num_heads: int, block_length: int, decay_blocks: tuple[float, fl
 
 
 class BlockRetention(nn.Module):
-    """Multi-head retention over blocks of L context tokens followed by n prediction tokens.
+    """Multi-head retention over blocks of L context tokens followed by n prediction tokens; d = E / H must be even.
 
-    Args:
-        width: E.
-        num_heads: H, divides E; d = E / H must be even.
-        block_length: L.
-        num_predictions: n.
-        decay_blocks: shortest and longest memory span, in blocks.
-        dropout: applied to the retained values, before their normalisation.
+    ``decay_blocks`` are the shortest and the longest memory span; dropout acts on the retained values, before their
+    normalisation.
     """
 
     mask: Tensor
@@ -134,13 +129,7 @@ class BlockRetention(nn.Module):
     def step(self, x: Tensor, phases: Phases, memory: Tensor) -> tuple[Tensor, Tensor]:
         """One block, fused with the prediction of the next: its prediction tokens see the memory *after* the block.
 
-        Args:
-            x: (B, L + n, E).
-            phases: cos, sin of (1, L + n, d/2).
-            memory: (B, H, d, d) before the block.
-
-        Returns:
-            (B, L + n, E), and the memory after the block.
+        x is (B, L + n, E), phases are cos, sin of (1, L + n, d/2). Returns what x becomes, and the memory (B, H, d, d).
         """
         q, k, v, gate = self._heads(x, phases)
         after = self.rates[:, None, None] * memory + self._written(k, v)

@@ -30,9 +30,7 @@ class HLGauss(Output):
     """
 
     def __init__(self, logits: Tensor, edges: Tensor, sigma: float) -> None:
-        self.logits = logits
-        self._edges = edges
-        self._sigma = sigma
+        self.logits, self._edges, self._sigma = logits, edges, sigma
 
     @property
     def _centres(self) -> Tensor:
@@ -94,14 +92,10 @@ class ScalarHead(nn.Module, ABC):
 
 
 class HLGaussHead(ScalarHead):
-    """Linear(E -> N bins) read as an ``HLGauss``.
+    """Linear(E -> N bins) read as an ``HLGauss``. The bins span [-limit, limit] in symlog space.
 
-    Args:
-        width: E.
-        limit: the bins span [-limit, limit] in symlog space.
-        bias_support: (N,) s of the bias -0.2 |s_i|, which makes the untrained prediction about zero; None: from -15
-            to 15 in equal steps.
-        num_bins: N.
+    The bias -0.2 |s| of the ``bias_support`` s (N,) makes the untrained prediction about zero; None: from -15 to 15 in
+    equal steps.
     """
 
     edges: Tensor

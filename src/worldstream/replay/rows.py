@@ -41,12 +41,7 @@ def bytes_per_row(columns: Columns) -> int:
 
 
 class RowFormat:
-    """Columns of a row: an observation and, once chosen, the action taken there with its consequences.
-
-    Args:
-        key_specs: what is observed, by key.
-        action_spec: what is done.
-    """
+    """Columns of a row: an observation and, once chosen, the action taken there with its consequences."""
 
     def __init__(self, key_specs: dict[str, KeySpec], action_spec: ActionSpec) -> None:
         self.observations: Columns = {key: (spec.shape, np.dtype(spec.dtype)) for key, spec in key_specs.items()}
@@ -71,20 +66,15 @@ class RowFormat:
 
 
 class GrowingArrays:
-    """Zero-initialised columns with one leading row axis.
+    """Zero-initialised columns with one leading row axis, of which there are at most ``capacity``.
 
     Sizes are the capacity halved again and again, so that growth is by doubling and ends exactly at the capacity:
     while a column is copied, the old rows and their copies together never exceed the capacity. (``np.zeros`` does
     not touch the pages behind the rows that are not yet written.)
 
-    Args:
-        columns: name -> (shape of one item, dtype).
-        capacity: largest number of rows.
-        folder: where to keep the columns, in nameless files that are mapped into memory and vanish with the process.
-            All of the capacity is then reserved on the disk at once, for a mapping cannot report a full disk later.
-            None: in memory.
-
-    Growing raises ConfigError when the disk has too little room, or the folder cannot be used.
+    With a ``folder`` the columns lie there, in nameless files that are mapped into memory and vanish with the process.
+    All of the capacity is then reserved on the disk at once, for a mapping cannot report a full disk later; growing
+    raises ConfigError when the disk has too little room, or the folder cannot be used.
     """
 
     def __init__(self, columns: Columns, capacity: int, folder: Path | None = None) -> None:
@@ -139,12 +129,7 @@ class GrowingArrays:
 
 
 class Ring:
-    """Which rows exist, and under which serial numbers; holds counters, no data.
-
-    Args:
-        num_environments: N, each of which overwrites its own oldest rows.
-        rows_per_environment: rows that each of them keeps.
-    """
+    """Which rows exist, and under which serial numbers; holds counters, no data."""
 
     def __init__(self, num_environments: int, rows_per_environment: int) -> None:
         self.num_environments = num_environments
@@ -165,8 +150,8 @@ class Ring:
     @property
     def num_used_rows(self) -> int:
         """Rows that the arrays must provide."""
-        num_environments = self.num_environments
-        return min(int(self.next_serials.max()) // num_environments * num_environments, self.capacity)
+        last = int(self.next_serials.max())
+        return min(last - last % self.num_environments, self.capacity)
 
     def advance(self, environments: np.ndarray) -> np.ndarray:
         """Take one new row in each of the distinct ``environments`` (n,); returns their serial numbers (n,)."""

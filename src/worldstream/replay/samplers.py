@@ -85,7 +85,7 @@ class PrioritizedConfig(SamplerConfig):
 
 @final
 class UniformSampler(Sampler):
-    """Every anchor is equally likely. Arguments as of ``SamplerConfig.build``."""
+    """Every anchor is equally likely."""
 
     learns = False
 
@@ -126,8 +126,6 @@ class PrioritizedSampler(Sampler):
     Numerics: a sum tree keeps exp((l - offset) / temperature). The offset is moved to the largest priority, which
     costs one pass over all anchors, only when an exponent rises above 60 or all have sunk below -60. Exponents far
     below are cut at -600: such anchors keep a weight that is positive but never drawn in practice.
-
-    Arguments as of ``SamplerConfig.build``, and the options.
     """
 
     learns = True
@@ -255,10 +253,7 @@ class SumTree:
 
     A complete binary tree of partial sums in one array: node 1 is the root, the children of i are 2 i and 2 i + 1, the
     last half are the weights. Every parent is computed from its two children (never by adding differences), so
-    rounding errors do not accumulate, and equal weights give equal trees.
-
-    Args:
-        capacity: number of weights, at least 1; rounded up to a power of two.
+    rounding errors do not accumulate, and equal weights give equal trees. The capacity is rounded up to a power of two.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -278,8 +273,7 @@ class SumTree:
     def set(self, indices: np.ndarray, weights: np.ndarray | float) -> None:
         """Set the weights at indices (n,); of an index that occurs twice, the last counts. O(n log capacity).
 
-        Raises:
-            ValueError: a weight is negative or not finite.
+        Raises ValueError when a weight is negative or not finite.
         """
         weights = np.asarray(weights, np.float64)
         if not (np.isfinite(weights) & (weights >= 0)).all():
@@ -287,7 +281,9 @@ class SumTree:
         nodes = self.capacity + indices
         self._nodes[nodes] = weights
         if len(indices) * self._depth > self.capacity:
-            self._rebuild()
+            for level in reversed(range(self._depth)):  # all parents
+                children = self._nodes[2 << level : 4 << level]
+                self._nodes[1 << level : 2 << level] = children[0::2] + children[1::2]
             return
         for _ in range(self._depth):
             nodes = nodes >> 1
@@ -317,9 +313,7 @@ class SumTree:
 
         That law is the one of independent draws of which repetitions are skipped, so whole batches are drawn at
         once. Where they repeat too much, what was found is set to 0 for the next round; the weights are restored.
-
-        Raises:
-            LookupError: fewer than ``count`` weights are positive.
+        Raises LookupError when fewer than ``count`` weights are positive.
         """
         chosen = np.zeros(0, np.int64)
         weights = np.zeros(0, np.float64)
@@ -336,8 +330,3 @@ class SumTree:
         finally:
             if len(weights):
                 self.set(chosen[: len(weights)], weights)
-
-    def _rebuild(self) -> None:
-        for level in reversed(range(self._depth)):
-            children = self._nodes[2 << level : 4 << level]
-            self._nodes[1 << level : 2 << level] = children[0::2] + children[1::2]

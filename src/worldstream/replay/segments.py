@@ -42,16 +42,7 @@ def gather(store: ReplayStore, anchors: np.ndarray, length: int, anchor: Literal
     """Segments of ``length`` rows that begin ("first") or end ("last") at the rows with the serial numbers ``anchors``.
 
     Rows of other episodes, evicted rows and rows that do not exist yet are padding. A segment whose anchor was
-    evicted since it was drawn is padding altogether.
-
-    Args:
-        store: the rows.
-        anchors: (B,) serial numbers.
-        length: T.
-        anchor: which row of its segment the anchor is.
-
-    Raises:
-        IndexError: an anchor that was never written.
+    evicted since it was drawn is padding altogether. Raises IndexError for an anchor that was never written.
     """
     ring, facts = store.ring, store.facts
     if not ring.was_written(anchors).all():
@@ -107,12 +98,7 @@ class AnchorRule:
 
 
 class Anchors:
-    """All anchors that a rule accepts, in a fixed order: by environment, then by age.
-
-    Args:
-        store: the rows; call ``refresh`` after it was written to.
-        rule: which of them are anchors.
-    """
+    """All anchors that a rule accepts, in a fixed order: by environment, then by age. ``refresh`` finds new ones."""
 
     def __init__(self, store: ReplayStore, rule: AnchorRule) -> None:
         self._store = store

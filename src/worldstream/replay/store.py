@@ -32,13 +32,12 @@ class ReplayStore:
 
     Args:
         format: what a row consists of.
-        num_environments: N, environments that write; serial numbers and rows depend on it.
+        num_environments: N; serial numbers and rows depend on it.
         max_steps: bound on rows of all environments (an episode of T steps takes T + 1 rows).
         max_bytes: bound on bytes of all rows; None: no bound.
         memory_map: folder that keeps the observations on disk (see ``GrowingArrays``); None: in memory.
 
-    Raises:
-        ConfigError: the bounds leave fewer than ``MIN_ROWS`` rows to an environment.
+    Raises ConfigError when the bounds leave fewer than ``MIN_ROWS`` rows to an environment.
     """
 
     def __init__(
@@ -76,15 +75,8 @@ class ReplayStore:
         return self._observations.num_bytes + self.facts.num_bytes
 
     def start(self, observations: Observations, where: np.ndarray | None = None) -> None:
-        """Begin an episode; one that is still open in the same environment is left as it is, without an end.
-
-        Args:
-            observations: key -> (N, ...) first observations.
-            where: (N,) bool, environments that begin an episode; None: all.
-
-        Raises:
-            ValueError: keys, shapes or dtypes differ from those of the store.
-        """
+        """Begin an episode in the environments ``where`` (N,), None: all; one that is still open there is left as it
+        is, without an end. Raises ValueError when first observations (N, ...) by key do not fit the store."""
         environments = np.arange(self.num_environments) if where is None else np.flatnonzero(where)
         self._check_observations(observations)
         self._num_episodes[environments] += 1
@@ -101,12 +93,8 @@ class ReplayStore:
     ) -> None:
         """Write one transition per environment: the action at its newest row, the next observation as a new row.
 
-        Args:
-            actions: (N, M) integers. rewards, terminated, truncated: (N,).
-            next_observations: key -> (N, ...); the real next observation, also where the episode ends.
-
-        Raises:
-            ValueError: an environment has no open episode, or an argument does not fit the store.
+        Actions are (N, M) integers; observations (N, ...) by key, the real next ones also where the episode ends.
+        Raises ValueError when an environment has no open episode, or an argument does not fit the store.
         """
         if not self._open.all():
             closed = np.flatnonzero(~self._open).tolist()
@@ -202,10 +190,8 @@ class ReplayStore:
         """Copies of the rows that were written since ``next_serials`` (N,) of an earlier ``state_dict``; None: all.
 
         The two newest rows of that time are among them: what was done at the newest was written later, and so may have
-        been that the one before was the last of its episode (``truncate``).
-
-        Returns:
-            "serials" (n,), and the columns (n, ...) as "observation/<key>" and "fact/<name>".
+        been that the one before was the last of its episode (``truncate``). Returned are "serials" (n,), and the
+        columns (n, ...) as "observation/<key>" and "fact/<name>".
         """
         oldest = self.ring.oldest_serials
         firsts = oldest if next_serials is None else np.maximum(next_serials - 2 * self.num_environments, oldest)
@@ -220,9 +206,7 @@ class ReplayStore:
     def load_state_dict(self, state: dict[str, Any], parts: Iterable[dict[str, np.ndarray]]) -> None:
         """Continue from ``state_dict`` and the rows that ``rows_since`` gave, oldest part first.
 
-        Raises:
-            ConfigError: they were written with other columns or bounds.
-            ValueError: the parts lack rows that the state counts.
+        Raises ConfigError for other columns or bounds, ValueError when the parts lack rows that the state counts.
         """
         ours = (self.format.describe(), self.num_environments, self.ring.capacity)
         theirs = (state["format"], state["num_environments"], state["capacity"])

@@ -35,12 +35,7 @@ def cached_bytes_per_row(specs: Mapping[str, TokenSpec]) -> int:
 
 
 class TokenCache:
-    """Tokens beside the rows of a store.
-
-    Args:
-        store: whose observations are encoded; the cache grows with it. Its bytes are not part of ``max_bytes``.
-        specs: key -> spec of the tokens.
-    """
+    """Tokens beside the rows of a store. The cache grows with it, and is not part of its ``max_bytes``."""
 
     def __init__(self, store: ReplayStore, specs: Mapping[str, TokenSpec]) -> None:
         self._store = store
@@ -72,13 +67,10 @@ class TokenCache:
         Args:
             rows: any shape, such as the (B, T) of ``Segments.rows``.
             version: changes whenever ``encode`` does.
-            encode: called at most once, with each stale observation once.
+            encode: called at most once, with each stale observation once. ValueError for what does not fit the specs.
 
         Returns:
             key -> (*rows.shape, K, C) in the dtype of the cache.
-
-        Raises:
-            ValueError: ``encode`` returned other keys or shapes, or tokens outside of the vocabulary.
         """
         fresh = self._is_fresh(rows, version)
         if not fresh.all():

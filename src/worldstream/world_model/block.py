@@ -20,12 +20,7 @@ SUMMARY = "<summary>"
 
 @dataclass(frozen=True)
 class BlockLayout:
-    """Positions of one block.
-
-    Args:
-        token_specs: by observation key, in the order of the block.
-        action_spec: the action tokens that close the block.
-    """
+    """Positions of one block: the tokens of each observation key, in this order, then those of the action."""
 
     token_specs: dict[str, TokenSpec]
     action_spec: ActionSpec

@@ -13,6 +13,7 @@ from worldstream.types import Features, Tokens
 from worldstream.world_model.block import BlockLayout
 
 CodesOf = Callable[[Tokens], Features]
+"""Tokens (..., K, C) by key -> learned codes (..., K, F) by key, without gradient."""
 
 
 def _code_map(spec: TokenSpec, width: int) -> nn.Module:
@@ -28,12 +29,6 @@ class BlockEmbedder(nn.Module):
 
     The published model tells the features of one key apart by rotary phase alone; the slot embedding makes that
     immediate for narrow models. ``slot_embedding=False`` restores the published form.
-
-    Args:
-        layout: of the blocks.
-        width: E.
-        slot_embedding: see above.
-        codes_of: tokens (..., K, C) by key -> codes (..., K, F) by key, without gradient; None: every key gets a table.
     """
 
     def __init__(

@@ -101,12 +101,7 @@ class Imagined(NamedTuple):
 class WorldModel(nn.Module):
     """Modular world model over streams of tokens.
 
-    Args:
-        config: sizes and loss weights.
-        token_specs: by observation key, in block order.
-        action_spec: the action tokens.
-        max_blocks: most blocks that the sequence model will have to remember at once.
-        codes_of: tokens by key -> learned codes by key, for shared embeddings; None: there are none.
+    The sequence model will have to remember at most ``max_blocks`` at once; ``codes_of`` serves shared embeddings.
     """
 
     def __init__(
@@ -178,12 +173,9 @@ class WorldModel(nn.Module):
         return self.sequence.init_state(batch_size)
 
     def warm_up(self, tokens: Tokens, actions: Tensor, mask: Tensor | None = None) -> Any:
-        """State after T real blocks; rows skip the blocks where mask is false.
+        """State after T real blocks: tokens (B, T, K, C) by key, actions (B, T, M).
 
-        Args:
-            tokens: (B, T, K, C) by key.
-            actions: (B, T, M).
-            mask: (B, T) bool; None: all are real, which spares attention a mask of its own for every row.
+        Rows skip the blocks where mask (B, T) is false; None spares attention a mask of its own for every row.
         """
         blocks, state = self.embed(tokens, actions), self.init_state(len(actions))
         with self._mixed_precision():

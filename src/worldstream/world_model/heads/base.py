@@ -31,9 +31,7 @@ class Head(nn.Module, ABC):
     def loss(self, latents: Tensor, batch: Batch) -> Tensor:
         """(B, T) loss of each block, padding included: the world model masks.
 
-        Args:
-            latents: (B, T, P, E); those at [:, t] belong to block t of the batch.
-            batch: T blocks.
+        Latents are (B, T, P, E); those at [:, t] belong to block t of the batch.
         """
 
     def predict(self, latents: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
