@@ -171,7 +171,7 @@ def test_replayed_batches_are_what_happened(
     run = trained if environments == 1 else make(with_two_environments(), steps=150)
     if run is not trained:
         run.trainer.run()
-    sampler = (run.world_model if anchor == "first" else run.actor_critic).draws.sampler  # type: ignore[attr-defined]
+    sampler = (run.world_model if anchor == "first" else run.actor_critic).sampler  # type: ignore[attr-defined]
     looked_at = 0
     for _ in range(10):
         segments = gather(run.store, sampler.sample(16), 5, anchor)  # type: ignore[arg-type]
@@ -194,7 +194,7 @@ def test_tokens_are_fresh_after_a_fit(make: Callable[..., Run]) -> None:
 
 
 def test_agents_begin_only_where_an_episode_goes_on(trained: Run) -> None:
-    store, first, last = trained.store, trained.world_model.draws.sampler, trained.actor_critic.draws.sampler
+    store, first, last = trained.store, trained.world_model.sampler, trained.actor_critic.sampler
     ends = np.unique(np.concatenate([last.sample(32) for _ in range(20)]))
     assert not store.facts["terminal"][store.ring.rows_of(ends)].any()
     starts = np.unique(np.concatenate([first.sample(32) for _ in range(20)]))
@@ -304,7 +304,7 @@ def test_small_replay_keeps_the_newest_steps(make: Callable[..., Run]) -> None:
     run = make(dataclasses.replace(CONFIG, replay=ReplayConfig(max_steps=64)))
     run.trainer.run()
     assert run.store.num_steps < 64 and run.store.total_steps == STEPS
-    segments = gather(run.store, run.world_model.draws.sampler.sample(16), 5, "first")
+    segments = gather(run.store, run.world_model.sampler.sample(16), 5, "first")
     check_clock(run, run.trainer.experience.batch(segments), segments.rows)
 
 
@@ -320,7 +320,7 @@ def test_priorities_are_the_losses_of_the_batch(make: Callable[..., Run], monkey
     trainer, store = run.trainer, run.store
     for _ in range(60):
         trainer.collector.step()
-    sampler, expected = run.world_model.draws.sampler, {}
+    sampler, expected = run.world_model.sampler, {}
     sample = sampler.sample
 
     def recording(batch_size: int) -> np.ndarray:
@@ -344,7 +344,7 @@ def test_prioritised_starts_come_back_where_the_critic_was_wrong(make: Callable[
     replay = dataclasses.replace(CONFIG.replay, start_sampler=PrioritizedConfig(initial_priority=50.0))
     run = make(dataclasses.replace(CONFIG, replay=replay))
     run.trainer.run()
-    sampler = run.actor_critic.draws.sampler
+    sampler = run.actor_critic.sampler
     assert isinstance(sampler, PrioritizedSampler)
     priorities = sampler.priorities(run.store.ring.stored_serials())
     known = priorities[np.isfinite(priorities) & (priorities != 50.0)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 
 class Cadence:
     """What all cadences share: one number is all their state."""
@@ -17,22 +19,15 @@ class Cadence:
         self.mark = int(state)
 
 
+@dataclass
 class Ratio(Cadence):
-    """So many repetitions for each environment step, from a first step on. State: repetitions done.
+    """So many repetitions for each environment step, from a first step on. State: repetitions done."""
 
-    Args:
-        per_step: repetitions for each step; may be below one.
-        start_steps: steps before the first repetition.
-        every_steps: what is due is held back until the clock reaches or passes a multiple of this.
-        stop_steps: nothing becomes due after these steps; 0: until the end.
-    """
-
-    def __init__(self, per_step: float, start_steps: int, every_steps: int = 1, stop_steps: int = 0) -> None:
-        self.per_step = per_step
-        self.start_steps = start_steps
-        self.every_steps = every_steps
-        self.stop_steps = stop_steps
-        self.mark = 0
+    per_step: float  # may be below one
+    start_steps: int  # before the first repetition
+    every_steps: int = 1  # what is due is held back until the clock reaches or passes a multiple of this
+    stop_steps: int = 0  # nothing becomes due after these steps; 0: until the end
+    mark: int = 0
 
     def due(self, steps: int) -> list[float]:
         """For each repetition due now that the clock shows ``steps``, when its turn began; they count as done.
@@ -46,12 +41,12 @@ class Ratio(Cadence):
         return [self.start_steps + i / self.per_step for i in range(first, self.mark)]
 
 
+@dataclass
 class Every(Cadence):
     """Once when the clock reaches or passes each multiple of ``period`` steps. State: multiples reached."""
 
-    def __init__(self, period: int) -> None:
-        self.period = period
-        self.mark = 0
+    period: int
+    mark: int = 0
 
     def due(self, steps: int) -> bool:
         """True when a multiple of the period was reached since the last time it was due."""

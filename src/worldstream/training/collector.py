@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -16,16 +17,7 @@ from worldstream.replay.store import ReplayStore
 
 
 class Collector:
-    """Runs N environments forever, episode after episode.
-
-    Args:
-        environments: N of them, freshly made.
-        store: receives every observation and transition; stream i is environment i.
-        models: choose the actions.
-        config: exploration.
-        rng: decides random actions.
-        generator: samples from the policy.
-    """
+    """Runs N environments, freshly made, forever, episode after episode; ``rng`` decides random actions."""
 
     def __init__(
         self,
@@ -60,7 +52,13 @@ class Collector:
         self._lengths += 1
         ended = result.terminated | result.truncated
         self._observations = result.observations
-        return self._restart(ended) if ended.any() else []
+        if not ended.any():
+            return []
+        which = np.flatnonzero(ended)
+        episodes = [{"return": float(self._returns[i]), "length": float(self._lengths[i])} for i in which]
+        self._observations = self._environments.reset_where(ended)
+        self._begin(ended)
+        return episodes
 
     def _choose(self) -> np.ndarray:
         """(N, M) actions to execute; the carry is told about those that exploration replaced (C8)."""
@@ -85,28 +83,13 @@ class Collector:
         self._hold -= explores
         return explores
 
-    def _restart(self, ended: np.ndarray) -> list[dict[str, float]]:
-        episodes = [
-            {"return": float(self._returns[i]), "length": float(self._lengths[i])} for i in np.flatnonzero(ended)
-        ]
-        self._observations = self._environments.reset_where(ended)
-        self._begin(ended)
-        return episodes
-
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to continue the episodes under way; raises EnvironmentFault."""
         return {
             "steps": self.steps,
             "rng": self._rng.bit_generator.state,
-            "carry": {
-                "memory": list(self._carry.memory),
-                "action": self._carry.action,
-                "acted": self._carry.acted,
-            },
-            "returns": self._returns.copy(),
-            "lengths": self._lengths.copy(),
-            "held": self._held.copy(),
-            "hold": self._hold.copy(),
+            "carry": dataclasses.asdict(self._carry),
+            **{name: getattr(self, f"_{name}").copy() for name in ("returns", "lengths", "held", "hold")},
             "environments": self._environments.state_dict(),
         }
 

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from worldstream.config import Config
 from worldstream.errors import ConfigError
@@ -26,10 +25,7 @@ FIT_ROWS = 20_000
 class Experience:
     """Everything that was collected: stored observations, and their tokens beside them.
 
-    Args:
-        config: of the run.
-        models: whose tokenizers encode the observations.
-        rng: draws the observations that tokenizers learn from.
+    ``rng`` draws the observations that tokenizers learn from.
     """
 
     def __init__(self, config: Config, models: Models, rng: np.random.Generator) -> None:
@@ -43,6 +39,24 @@ class Experience:
             memory_map=None if replay.memory_map is None else Path(replay.memory_map),
         )
         self.cache = TokenCache(self.store, models.tokenizers.specs)
+
+    def observations(self, batch_size: int) -> Observations:
+        """Stored observations (B, 1, *shape) of the keys whose tokenizers are trained, uniformly from all of replay."""
+        rows = self.store.ring.draw(self.rng, batch_size)
+        return self.store.observations(rows[:, None], self.models.tokenizers.trained_keys)
+
+    def segments(self, sampler: Sampler, batch_size: int, length: int, anchor: Literal["first", "last"]) -> Batch:
+        """Tokenized segments of ``length`` steps, of which a sampler draws the first or the last.
+
+        Raises ConfigError when there is none to draw.
+        """
+        if sampler.num_anchors == 0:
+            context = self.config.world_model.context_length
+            raise ConfigError(
+                f"no episode has {context + 1} observations after {self.store.total_steps} steps, so there is nothing "
+                "to learn from. Lower world_model.context_length, or raise start_steps of both learners."
+            )
+        return self.batch(gather(self.store, sampler.sample(batch_size), length, anchor))
 
     def batch(self, segments: Segments) -> Batch:
         """Segments with their tokens, on the device of the models."""
@@ -85,72 +99,3 @@ class Experience:
         if state["tokens"] is not None:
             self.cache.load_state_dict(state["tokens"], int(self.models.tokenizers.version))
         self.rng.bit_generator.state = state["rng"]
-
-
-class Draws:
-    """What the updates of one phase learn from."""
-
-    def draw(self) -> Any:
-        """What the next update learns from."""
-        raise NotImplementedError
-
-    def learned(self, drawn: Any, priorities: Tensor | None) -> None:
-        """Take back what an update found out about what was drawn: priorities (B,), where it has any."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state; empty where there is none but that of the experience."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from ``state_dict``."""
-
-
-class ObservationDraws(Draws):
-    """Stored observations (B, 1, *shape), uniformly from all that replay holds, for the tokenizers that are trained."""
-
-    def __init__(self, experience: Experience, batch_size: int) -> None:
-        self._experience, self._batch_size = experience, batch_size
-
-    def draw(self) -> Observations:
-        store = self._experience.store
-        rows = store.ring.draw(self._experience.rng, self._batch_size)
-        return store.observations(rows[:, None], self._experience.models.tokenizers.trained_keys)
-
-
-class SegmentDraws(Draws):
-    """Tokenized segments, each where a sampler says.
-
-    Args:
-        experience: to draw from.
-        sampler: draws their anchors.
-        batch_size: segments.
-        length: steps of each.
-        anchor: which step of a segment its anchor is.
-    """
-
-    def __init__(
-        self, experience: Experience, sampler: Sampler, batch_size: int, length: int, anchor: Literal["first", "last"]
-    ) -> None:
-        self._experience, self.sampler, self._batch_size = experience, sampler, batch_size
-        self._length, self._anchor = length, anchor
-
-    def draw(self) -> Batch:
-        store = self._experience.store
-        if self.sampler.num_anchors == 0:
-            context = self._experience.config.world_model.context_length
-            raise ConfigError(
-                f"no episode has {context + 1} observations after {store.total_steps} steps, so there is nothing to "
-                "learn from. Lower world_model.context_length, or raise start_steps of both learners."
-            )
-        anchors = self.sampler.sample(self._batch_size)
-        return self._experience.batch(gather(store, anchors, self._length, self._anchor))
-
-    def learned(self, drawn: Batch, priorities: Tensor | None) -> None:
-        if self.sampler.learns and priorities is not None:
-            self.sampler.update(drawn.anchors, priorities.cpu().numpy())
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.sampler.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.sampler.load_state_dict(state)

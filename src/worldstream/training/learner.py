@@ -24,20 +24,14 @@ def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, o
     }
     # Ensembles stack their matrices along a first axis; their biases are (P, 1, N).
     trained = [p for p in module.parameters() if p.requires_grad]
-    stacked = {id(p) for p in trained if p.ndim == 3 and p.shape[1] > 1}
-    chosen = decayed | stacked
-    with_decay = [p for p in trained if id(p) in chosen]
-    without = [p for p in trained if id(p) not in chosen]
+    decayed |= {id(p) for p in trained if p.ndim == 3 and p.shape[1] > 1}
+    with_decay = [p for p in trained if id(p) in decayed]
+    without = [p for p in trained if id(p) not in decayed]
     return [{"params": with_decay, "weight_decay": weight_decay}, {"params": without, "weight_decay": 0.0}]
 
 
 class Learner:
-    """Optimises one module by AdamW with a clipped gradient norm.
-
-    Args:
-        module: whose parameters are optimised.
-        config: rates.
-    """
+    """Optimises the parameters of one module by AdamW with a clipped gradient norm."""
 
     def __init__(self, module: nn.Module, config: LearnerConfig) -> None:
         self.module = module

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,13 @@ from torch import Tensor
 
 from worldstream.config import Config
 from worldstream.models import Models
+from worldstream.replay.samplers import Sampler
 from worldstream.replay.segments import AnchorRule
 from worldstream.training.cadence import Ratio
-from worldstream.training.experience import Draws, Experience, ObservationDraws, SegmentDraws
+from worldstream.training.experience import Experience
 from worldstream.training.learner import Learner
 from worldstream.training.updates import past_length, update_actor_critic, update_tokenizers, update_world_model
+from worldstream.types import Batch
 
 Update = Callable[[Any], tuple[dict[str, Tensor], Tensor | None]]
 """One gradient step on what was drawn -> metrics, () each, and the priorities (B,) of what was drawn."""
@@ -30,17 +33,30 @@ class Phase:
     """Of the component, and of its metrics."""
     learner: Learner
     cadence: Ratio
-    draws: Draws
+    draw: Callable[[], Any]
+    """What the next update learns from."""
     update: Update
+    sampler: Sampler | None = None
+    """Draws the segments, and is told their priorities."""
+
+    def learned(self, drawn: Batch, priorities: Tensor | None) -> None:
+        """Take back what an update found out about what was drawn: priorities (B,), where it has any."""
+        if self.sampler is not None and self.sampler.learns and priorities is not None:
+            self.sampler.update(drawn.anchors, priorities.cpu().numpy())
+
+    @property
+    def _parts(self) -> dict[str, Any]:
+        drawn = {} if self.sampler is None else {"draws": self.sampler}
+        return {"learner": self.learner, "cadence": self.cadence, **drawn}
 
     def state_dict(self) -> dict[str, Any]:
         """The state, beside the weights."""
-        return {part: getattr(self, part).state_dict() for part in ("learner", "cadence", "draws")}
+        return {name: part.state_dict() for name, part in self._parts.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from ``state_dict``; load the models and the experience first."""
-        for part, saved in state.items():
-            getattr(self, part).load_state_dict(saved)
+        for name, part in self._parts.items():
+            part.load_state_dict(state[name])
 
 
 def tokenizers_phase(config: Config, models: Models, experience: Experience) -> Phase:
@@ -50,18 +66,17 @@ def tokenizers_phase(config: Config, models: Models, experience: Experience) -> 
     def update(observations: Any) -> tuple[dict[str, Tensor], None]:
         return update_tokenizers(models.tokenizers, learner, observations), None
 
-    draws = ObservationDraws(experience, config.tokenizer_learner.batch_size)
-    return Phase("tokenizers", learner, learner.cadence(), draws, update)
+    draw = partial(experience.observations, config.tokenizer_learner.batch_size)
+    return Phase("tokenizers", learner, learner.cadence(), draw, update)
 
 
 def world_model_phase(config: Config, models: Models, experience: Experience, rng: np.random.Generator) -> Phase:
     """World model, on replayed segments; their losses become their priorities."""
     learner, replay = Learner(models.world_model, config.world_model_learner), config.replay
     sampler = replay.sampler.build(experience.store, rng, AnchorRule.first(config.world_model.context_length))
-    draws = SegmentDraws(experience, sampler, config.world_model_learner.batch_size, config.segment_length, "first")
-    return Phase(
-        "world_model", learner, learner.cadence(), draws, lambda batch: update_world_model(models, learner, batch)
-    )
+    draw = partial(experience.segments, sampler, learner.config.batch_size, config.segment_length, "first")
+    update = partial(update_world_model, models, learner)
+    return Phase("world_model", learner, learner.cadence(), draw, update, sampler)
 
 
 def actor_critic_phase(
@@ -72,9 +87,6 @@ def actor_critic_phase(
     rule = AnchorRule.last(max(config.world_model.context_length - 1, 0))
     sampler = replay.start_sampler.build(experience.store, rng, rule)
     length = past_length(config.imagination) + 1
-    draws = SegmentDraws(experience, sampler, config.actor_critic_learner.batch_size, length, "last")
-
-    def update(batch: Any) -> tuple[dict[str, Tensor], Tensor]:
-        return update_actor_critic(models, learner, batch, config, generator)
-
-    return Phase("actor_critic", learner, learner.cadence(), draws, update)
+    draw = partial(experience.segments, sampler, learner.config.batch_size, length, "last")
+    update = partial(update_actor_critic, models, learner, config=config, generator=generator)
+    return Phase("actor_critic", learner, learner.cadence(), draw, update, sampler)

@@ -12,11 +12,7 @@ import torch
 
 
 class RandomState:
-    """Everything that a run draws from and that no part of it owns.
-
-    Args:
-        generator: samples from the policies; it tells the device.
-    """
+    """Everything that a run draws from and that no part of it owns; ``generator`` samples from the policies."""
 
     def __init__(self, generator: torch.Generator) -> None:
         self._generator = generator

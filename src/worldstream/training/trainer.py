@@ -26,12 +26,7 @@ from worldstream.training.randomness import RandomState
 
 
 class Trainer:
-    """Owns the parts of a run and the order in which they act.
-
-    Args:
-        experiment: everything that decides the run.
-        events: is told what happens; None: nobody is.
-    """
+    """Owns the parts of a run and the order in which they act; ``events`` is told what happens."""
 
     def __init__(self, experiment: Experiment, events: Events | None = None) -> None:
         config, seed = experiment.config, experiment.seed
@@ -111,11 +106,11 @@ class Trainer:
             metrics, () each; none when the update was skipped. Raises DivergedError when too many were.
         """
         phase.learner.schedule(turn, self.experiment.last_step)
-        drawn = phase.draws.draw()
+        drawn = phase.draw()
         random = self.random.networks()
         metrics, priorities = phase.update(drawn)
         if bool(metrics["gradient_norm"].isfinite()):  # the one number that an update reads from the device
-            phase.draws.learned(drawn, priorities)
+            phase.learned(drawn, priorities)
             return metrics
         self.num_skipped += 1
         values = {name: float(value) for name, value in metrics.items()}

@@ -20,10 +20,7 @@ def update_tokenizers(tokenizers: TokenizerBundle, learner: Learner, observation
     """One gradient step of the tokenizers that are trained, on stored arrays (B, T, *shape); ids change their meaning.
 
     What the tokenizers write themselves (codebooks by moving average, revived codes, batch norms) stays as it was where
-    the loss or its gradient is not finite.
-
-    Returns:
-        metrics, () each.
+    the loss or its gradient is not finite. Returns metrics, () each.
     """
     before = [tensor.detach().clone() for tensor in tokenizers.written_while_training()]
     tokenizers.train()
@@ -38,11 +35,7 @@ def update_tokenizers(tokenizers: TokenizerBundle, learner: Learner, observation
 
 
 def update_world_model(models: Models, learner: Learner, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-    """One gradient step on segments that begin at their anchors.
-
-    Returns:
-        metrics, () each; and the priorities (B,) of the segments.
-    """
+    """One gradient step on segments that begin at their anchors: metrics, () each, and priorities (B,)."""
     models.world_model.train()
     losses = models.world_model.losses(batch)
     norm = learner.step(losses.total)
@@ -64,12 +57,8 @@ def imagine_from(
 ) -> Trajectories:
     """Trajectories that begin at the last observation of each segment, with the steps before as context.
 
-    Args:
-        models: all three parts.
-        batch: segments of ``past_length(config) + 1`` steps, anchored at their last.
-        config: lengths.
-        generator: of the models' device.
-        rewards: names of those to predict; None: all that there are.
+    The batch has segments of ``past_length(config) + 1`` steps, anchored at their last. Only the named ``rewards`` are
+    predicted; None: all that there are.
     """
     models.world_model.eval()
     past = past_length(config)
@@ -92,11 +81,7 @@ def imagine_from(
 def update_actor_critic(
     models: Models, learner: Learner, batch: Batch, config: Config, generator: torch.Generator | None
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """One gradient step on trajectories imagined from the batch.
-
-    Returns:
-        metrics, () each; and the priorities (B,) of the observations that the trajectories began at.
-    """
+    """One gradient step on trajectories imagined from the batch: metrics, () each, and priorities (B,) of starts."""
     trajectories = imagine_from(models, batch, config.imagination, generator, rewards=config.losses.rewards)
     losses = actor_critic_losses(models.actor_critic, models.return_scale, config.losses, trajectories)
     norm = learner.step(losses.total)
