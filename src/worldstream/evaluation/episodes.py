@@ -44,15 +44,7 @@ def record_episodes(
     on_fault: OnFault = warn_of_fault,
     stop: Callable[[], bool] = never,
 ) -> list[RecordedEpisode]:
-    """Play episodes as ``evaluate`` does and keep everything, in the order in which they ended.
-
-    Args:
-        models: in any mode; nothing is changed.
-        experiment: environment, seed, and how it is evaluated.
-        episodes: how many.
-        max_steps: steps after which a recording is cut.
-        on_fault, stop: as for ``play``.
-    """
+    """Play episodes as ``evaluate`` does and keep everything, in the order in which they ended; see ``play``."""
     running: dict[int, list[tuple[Played, int]]] = {}
     recorded = []
     for step in play(models, experiment, episodes, max_steps=max_steps, on_fault=on_fault, stop=stop):

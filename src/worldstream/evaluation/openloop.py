@@ -57,13 +57,7 @@ def open_loop_error(
     Keys whose tokens have features are compared by mean absolute difference of the features, others by the share of
     ids that differ.
 
-    Args:
-        models: in evaluation mode.
-        episodes: real episodes of the models' environment.
-        context: c >= 1, real blocks before each starting point.
-        horizon: H.
-        samples: most starting points.
-        generator: of the models' device.
+    Models are in evaluation mode; there are ``context`` >= 1 real blocks before each of at most ``samples`` starts.
     """
     starts = starting_points(episodes, first=context, samples=samples, generator=generator)
     if not starts:
@@ -97,18 +91,10 @@ def dream(
     horizon: int,
     generator: torch.Generator | None = None,
 ) -> Observations:
-    """Let the world model follow the real actions of an episode, and decode what it sees.
+    """Let the world model follow the real actions of an episode of T steps, and decode what it sees.
 
-    Args:
-        models: in evaluation mode.
-        episode: a real episode of T steps.
-        start: last real observation; context <= start and start + horizon <= T.
-        context: real blocks before it.
-        horizon: H.
-        generator: of the models' device.
-
-    Returns:
-        observations (H, *shape) by key, as they would be stored: those at start + 1 .. start + H.
+    ``start`` is the last real observation, with ``context`` real blocks before it; start + horizon <= T. Models are in
+    evaluation mode. Returns the observations at start + 1 .. start + H by key, (H, *shape), as they would be stored.
     """
     if not context <= start <= episode.length - horizon:
         raise ValueError(f"start {start} needs {context} steps before it and {horizon} of {episode.length} after it")
@@ -120,16 +106,10 @@ def dream(
 
 @torch.no_grad()
 def follow(world_model: WorldModel, batch: Batch, *, context: int, generator: torch.Generator | None) -> Imagined:
-    """Read ``context`` real blocks, then imagine along the real actions.
+    """Read c = ``context`` real blocks, then imagine along the real actions.
 
-    Args:
-        world_model: in evaluation mode.
-        batch: c + 1 + H steps; observations after the start, at c, and the last action are not read.
-        context: c.
-        generator: of the tensors' device.
-
-    Returns:
-        what follows each of the H actions, with an axis of time behind that of the batch.
+    Of the c + 1 + H steps of the batch, observations after the start, at c, and the last action are not read. Returns
+    what follows each of the H actions, with an axis of time behind that of the batch.
     """
     past = {key: tokens[:, :context] for key, tokens in batch.tokens.items()}
     state = world_model.warm_up(past, batch.actions[:, :context])

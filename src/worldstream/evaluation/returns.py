@@ -56,15 +56,8 @@ def compare_returns(
     samples: int,
     generator: torch.Generator | None = None,
 ) -> ReturnComparison | None:
-    """Compare returns at randomly chosen starting points; None when the real return of none is known well enough.
-
-    Args:
-        models: in any mode; afterwards in evaluation mode.
-        episodes: real episodes.
-        config: of the run.
-        samples: most starting points looked at.
-        generator: of the models' device.
-    """
+    """Compare returns at up to ``samples`` random starting points; None when the real return of none is known well
+    enough. The models are left in evaluation mode."""
     starts = starting_points(episodes, first=0, samples=samples, generator=generator)
     returns = [returns_to_go(episode, config.losses) for episode in episodes]
     known = [(i, t) for i, t in starts if not np.isnan(returns[i][t])]

@@ -68,13 +68,7 @@ class Subject:
 
 
 def sections(log: RunLog, device: str, suffix: str) -> list[str]:
-    """Imagined against real returns, errors of the world model, and a real episode beside the same one dreamed.
-
-    Args:
-        log: of the run.
-        device: where the models are run.
-        suffix: of the titles.
-    """
+    """Imagined against real returns, errors of the world model, and a real episode beside the same one dreamed."""
     comparison, folder = None, RunFolder(log.folder.path.resolve())
     try:
         subject = Subject.read(folder, device)
@@ -153,20 +147,12 @@ def _errors(subject: Subject) -> list[str]:
     horizon = np.arange(1, len(error.counts) + 1)
     trained = subject.run.config.imagination.horizon
     mark = (trained, "the agent's horizon") if trained <= subject.horizon else None
-    panels = [
-        Panel(
-            title,
-            "horizon (environment steps)",
-            curve.unit,
-            [
-                Series(horizon, curve.model, label="world model"),
-                Series(horizon, curve.copy, label="nothing changes", colour=1, style="dashed"),
-            ],
-            from_zero=True,
-            mark=mark,
-        )
-        for title, curve in [*error.keys.items(), ("reward", error.reward)]
-    ]
+    panels = []
+    for title, curve in [*error.keys.items(), ("reward", error.reward)]:
+        model = Series(horizon, curve.model, label="world model")
+        copy = Series(horizon, curve.copy, label="nothing changes", colour=1, style="dashed")
+        x_label = "horizon (environment steps)"
+        panels.append(Panel(title, x_label, curve.unit, [model, copy], from_zero=True, mark=mark))
     alt = f"Error by horizon of the world model and of a copy forecast, for {', '.join(p.title for p in panels)}"
     caption = (
         f"The world model reads {subject.context} real steps, is then told the real actions, and samples its own "
@@ -185,13 +171,11 @@ def _dream(subject: Subject) -> list[str]:
     models, start, horizon = subject.run.models, subject.context, subject.horizon
     episode = max(subject.episodes, key=lambda episode: episode.length)
     dreamed = dream(models, episode, start=start, context=start, horizon=horizon, generator=subject.generator())
-    parts = [
-        page.paragraph(
-            f"After {start} real steps the world model is told only the actions of the next {horizon}. "
-            "Once it has strayed, what it sees is its own; the question is whether it stays plausible.",
-            "note",
-        )
-    ]
+    note = (
+        f"After {start} real steps the world model is told only the actions of the next {horizon}. "
+        "Once it has strayed, what it sees is its own; the question is whether it stays plausible."
+    )
+    parts = [page.paragraph(note, "note")]
     for key, spec in models.key_specs.items():
         # The dream begins at the last real observation, so that its curve leaves the real one.
         real = episode.observations[key][: start + horizon + 1]
@@ -213,18 +197,13 @@ def _curves(spec: KeySpec, real: np.ndarray, dreamed: np.ndarray) -> list[Panel]
     offset = np.asarray(spec.offset or 0, float)
     real, dreamed, steps = real.astype(float) + offset, dreamed.astype(float) + offset, np.arange(len(real))
     varying = np.argsort(-real.var(0), kind="stable")[:MAX_FEATURES]
-    return [
-        Panel(
-            spec.key if spec.shape == (1,) else f"{spec.key}[{entry}]",
-            "step of the episode",
-            "value",
-            [
-                Series(steps, real[:, entry], "real"),
-                Series(steps[-len(dreamed) :], dreamed[:, entry], "dreamed", 1, "dashed"),
-            ],
-        )
-        for entry in sorted(varying.tolist())
-    ]
+    panels = []
+    for entry in sorted(varying.tolist()):
+        title = spec.key if spec.shape == (1,) else f"{spec.key}[{entry}]"
+        curve = Series(steps, real[:, entry], "real")
+        followed = Series(steps[-len(dreamed) :], dreamed[:, entry], "dreamed", 1, "dashed")
+        panels.append(Panel(title, "step of the episode", "value", [curve, followed]))
+    return panels
 
 
 def _strip(render: Callable[[np.ndarray], np.ndarray], real: np.ndarray, dreamed: np.ndarray) -> bytes:

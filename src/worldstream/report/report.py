@@ -16,17 +16,9 @@ from worldstream.runs.files import replace_file
 
 
 def write_report(paths: Sequence[Path], output: Path | None = None, *, device: str = "auto") -> Path:
-    """Write the report of one or more runs.
+    """Write the report of one or more run folders to a file, None: report.html in the first; returns it.
 
-    Args:
-        paths: run folders, at least one. Models are only looked at in the first.
-        output: file to write. None: report.html in the first run folder.
-        device: where the models are run.
-
-    Returns:
-        the file.
-
-    Raises RunFolderError: a path is not a run folder, or the file cannot be written.
+    Raises RunFolderError when a path is not a run folder, or the file cannot be written.
     """
     runs = [RunLog.read(Path(path)) for path in paths]
     shown = [

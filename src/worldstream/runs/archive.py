@@ -29,12 +29,9 @@ _TENSOR, _ARRAY = "$tensor", "$array"
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], plain: Any = None) -> str:
-    """Replace an archive, atomically; returns the SHA-256 of its content. Raises RunFolderError.
+    """Replace an archive, atomically, by arrays and what JSON can hold; returns the SHA-256 of its content.
 
-    Args:
-        path: of the file.
-        arrays: by name.
-        plain: what JSON can hold.
+    Raises RunFolderError.
     """
     text = json.dumps({"plain": plain, "arrays": array_digest(arrays)})
     digest = text_digest(text)

@@ -54,11 +54,7 @@ class ReplaySize:
 def require_capacity(config: Config, models: Models, steps: int, output: Path) -> None:
     """Raises ConfigError, with what to lower, when replay, weights or checkpoints of a run will not fit.
 
-    Args:
-        config: of the run.
-        models: on their device.
-        steps: planned environment steps.
-        output: run folder, which need not exist.
+    Models are on their device; the run folder need not exist.
     """
     replay, weights = ReplaySize.of(config, models, steps), num_parameters(models)
     needed = replay.rows * replay.cached if config.replay.memory_map else replay.num_bytes
@@ -99,6 +95,7 @@ def available_memory() -> int | None:
             bounds.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     bounds += _group_bounds()
     return min(bounds, default=None)
+
 
 def _group_bounds() -> list[int]:
     """What the control group of this process, and those around it, leave to it (Linux)."""

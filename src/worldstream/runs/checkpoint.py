@@ -42,14 +42,11 @@ class Checkpoint:
 class Checkpoints:
     """The checkpoints of one run.
 
-    Args:
-        folder: of the run.
-        keep: the newest that are kept; older ones are deleted, with the parts of replay that nobody needs any more.
+    The newest, ``keep`` of them, are kept; older ones are deleted, with the parts of replay that nobody needs any more.
     """
 
     def __init__(self, folder: RunFolder, keep: int) -> None:
-        self._folder = folder
-        self._keep = keep
+        self._folder, self._keep = folder, keep
         # Of the newest checkpoint, oldest first: name -> SHA-256, and (N,) serial number of the newest row
         # of each environment.
         self._parts: dict[str, tuple[str, np.ndarray]] = {}

@@ -42,10 +42,7 @@ def describe(experiment: Experiment, specs: Specs, *, preset: str, origin: Origi
     trained = origin == "trained"
     return {
         "worldstream": __version__,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in VERSIONED},
-        },
+        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONED}},
         "machine": f"{platform.machine()} {platform.system()}",
         "environment": experiment.environment.recorded_name,
         "preset": preset,
@@ -99,11 +96,9 @@ def is_imported(folder: RunFolder, description: dict[str, Any]) -> bool:
 
 
 def recorded_environment(folder: RunFolder, description: dict[str, Any]) -> str:
-    """Name of the environment that a run recorded, safe to be made.
+    """Name of the environment that a run recorded, safe to be made (see ``require_harmless``: EnvironmentFault).
 
-    Raises:
-        ConfigError: it was a Python function without a name.
-        EnvironmentFault: making it could run more than an environment; see ``require_harmless``.
+    Raises ConfigError when it was a Python function without a name.
     """
     recorded = str(description["environment"])
     if recorded.startswith(UNNAMED):

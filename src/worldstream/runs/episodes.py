@@ -44,27 +44,16 @@ def load_episodes(folder: RunFolder) -> list[RecordedEpisode]:
 def keep_evaluation(run: LoadedRun, experiment: Experiment, result: Evaluation) -> None:
     """Note an evaluation in the folder of an imported run, and record episodes for its report: no training does.
 
-    Args:
-        run: imported, with the weights that were evaluated.
-        experiment: how it was evaluated.
-        result: what came out.
-
     Raises RunFolderError when the folder cannot be written.
     """
-    episodes = record_episodes(run.models, experiment, RECORDED_EPISODES)
-    save_episodes(run.folder, episodes)
+    save_episodes(run.folder, record_episodes(run.models, experiment, RECORDED_EPISODES))
     log = LineLog(run.folder.evaluations)
     log.append(result.record(steps=0, environment_steps=0, final=True, training_seconds=0.0))
     log.flush()
 
 
 def why_not_kept(run: LoadedRun, experiment: Experiment) -> str:
-    """Why an evaluation is not that of an imported run, whose report would show it as such; empty where it is.
-
-    Args:
-        run: imported.
-        experiment: how it was evaluated.
-    """
+    """Why an evaluation is not that of an imported run, whose report would show it as such; empty where it is."""
     recorded, environment = str(run.description["environment"]), experiment.environment.recorded_name
     temperature, configured = experiment.config.evaluation.temperature, run.config.evaluation.temperature
     others = []

@@ -12,22 +12,13 @@ from worldstream.runs.log import LineLog
 
 
 class MetricLog:
-    """Writes records of metrics to a log, to TensorBoard and to listeners.
+    """Writes records of metrics to a log, to TensorBoard's files in the folder ``events``, and to listeners.
 
-    Args:
-        log: receives all records.
-        events: folder of TensorBoard's files. When they cannot be written they end, with a warning.
-        listeners: called with each record; the progress display is one.
-        from_steps: of a run that was resumed there; TensorBoard forgets what came after.
+    TensorBoard forgets what came after ``from_steps``, where a run was resumed.
     """
 
     def __init__(
-        self,
-        log: LineLog,
-        events: Path,
-        listeners: list[Callable[[dict[str, Any]], None]],
-        *,
-        from_steps: int = 0,
+        self, log: LineLog, events: Path, listeners: list[Callable[[dict[str, Any]], None]], *, from_steps: int = 0
     ) -> None:
         from torch.utils.tensorboard import SummaryWriter
 

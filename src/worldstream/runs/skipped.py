@@ -44,12 +44,8 @@ def save_skipped(folder: RunFolder, update: SkippedUpdate, models: Models) -> Pa
 def reproduce(path: Path) -> dict[str, float]:
     """Compute a skipped update again, on the CPU, from what ``save_skipped`` wrote into a run folder.
 
-    It draws the same random numbers when the run was on the CPU too.
-
-    Returns:
-        the metrics of the update, ``gradient_norm`` among them: NaN when the loss or the gradient is not finite.
-
-    Raises RunFolderError when the file is missing or not what was written.
+    It draws the same random numbers when the run was on the CPU too. Returns the metrics of the update: the
+    ``gradient_norm`` is NaN when the loss or the gradient is not finite. Raises RunFolderError for a damaged file.
     """
     description = RunFolder(path.parent.parent).read_description()
     config = Config.from_json(description["config"])

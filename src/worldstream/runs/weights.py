@@ -47,10 +47,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 def load_run(path: str | Path, device: str = "auto", *, best: bool = False) -> LoadedRun:
     """Read a run folder. Raises RunFolderError when it is not one, or its weights are missing or do not fit.
 
-    Args:
-        path: of the folder.
-        device: where the models go.
-        best: take the weights of the best evaluation during training instead of the newest.
+    Where ``best``, weights are those of the best evaluation during training instead of the newest.
     """
     folder = RunFolder(Path(path))
     description = read_run(folder)
