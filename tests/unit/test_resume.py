@@ -195,7 +195,7 @@ def test_checkpoints_cannot_lead_out_of_the_folder(tmp_path: Path, monkeypatch: 
     (path,) = (run / "checkpoints").iterdir()
     state = read_state(path)
     led_out = {"replay": {"../run.json": "0"}}
-    for crafted in (led_out, {"state": 1}, {"steps": "x"}, {"replay": [1]}, {"num_environments": 0}):
+    for crafted in (led_out, {"state": 1}, {"name": 3}, {"replay": [1]}, {"num_environments": 0}):
         write_state(path, {**state, **crafted})
         with pytest.warns(UserWarning, match="does not describe"), pytest.raises(RunFolderError, match="is intact"):
             worldstream.resume(run, quiet=True)
@@ -432,3 +432,37 @@ def test_an_evaluation_leaves_no_trace_in_global_generators(
     assert same(tmp_path / "whole", tmp_path / "run")
     ours, theirs = (read_state(tmp_path / name / "episodes.safetensors") for name in ("run", "whole"))
     assert all(np.array_equal(a["rewards"], b["rewards"]) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize(("environment", "stops"), [("clock", [3, 5, 18]), ("cameras", [3, 31])])
+def test_a_burst_of_updates_is_left_between_two_of_them(
+    environment: str, stops: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Updates come 40 steps' worth at once; SIGTERM after some of them, counted over all phases and sittings."""
+    base = tiny()
+    bursts = {
+        f"{name}_learner": replace(getattr(base, f"{name}_learner"), start_steps=20, every_steps=40)
+        for name in ("tokenizer", "world_model", "actor_critic")
+    }
+    config = replace(base, **bursts)
+    worldstream.train(environment, steps=100, config=config, output=tmp_path / "whole", quiet=True)
+    count, waiting = [0], list(stops)
+    original = Session.after_update
+
+    def after_update(session: Session) -> bool:
+        count[0] += 1
+        if waiting and count[0] == waiting[0]:
+            waiting.pop(0)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(session)
+
+    monkeypatch.setattr(Session, "after_update", after_update)
+    with pytest.raises(Interrupted, match="40 of 100 steps"):
+        worldstream.train(environment, steps=100, config=config, output=tmp_path / "parts", quiet=True)
+    assert count == [3]
+    for done in stops[1:]:
+        with pytest.raises(Interrupted):
+            worldstream.resume(tmp_path / "parts", quiet=True)
+        assert count == [done]
+    worldstream.resume(tmp_path / "parts", quiet=True)
+    assert same(tmp_path / "whole", tmp_path / "parts")

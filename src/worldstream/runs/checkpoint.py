@@ -3,7 +3,8 @@
     checkpoints/000000012000.safetensors    state, and the parts of replay that belong to it with their SHA-256
     replay/000000012000.safetensors         the rows that were written since the checkpoint before
 
-Both are archives. Replay is a chain of such parts, each written once: a checkpoint costs what is new. ``latest``
+One that was written between two updates of a step has the number of updates of the run behind the steps, and comes
+before that of the whole step. Both are archives. Replay is a chain of such parts, each written once: a checkpoint costs what is new. ``latest``
 verifies all that it reads, and falls back to the checkpoint before when anything is torn or changed.
 """
 
@@ -27,7 +28,8 @@ from worldstream.runs.folder import RunFolder
 class Checkpoint:
     """A checkpoint that was read and verified."""
 
-    steps: int
+    name: str
+    """Of the file, without suffix: steps, and updates where the step was left between two of them."""
     state: dict[str, Any]
     parts: dict[str, str]
     """Parts of replay, oldest first: name of the file and SHA-256."""
@@ -51,27 +53,28 @@ class Checkpoints:
         # of each environment.
         self._parts: dict[str, tuple[str, np.ndarray]] = {}
 
-    def save(self, steps: int, state: dict[str, Any], replay: dict[str, np.ndarray], oldest: np.ndarray) -> Path:
+    def save(self, name: str, state: dict[str, Any], replay: dict[str, np.ndarray], oldest: np.ndarray) -> Path:
         """Write a checkpoint. Raises RunFolderError when it cannot be written; all older ones are then intact.
 
         Args:
-            steps: environment steps taken, which name the checkpoint.
+            name: later ones are greater.
             state: nested plain values, arrays and tensors.
             replay: rows since the last checkpoint that was saved or loaded, with their "serials".
             oldest: (N,) serial number of the oldest row of each environment that replay still keeps.
         """
-        name = f"{steps:012d}.safetensors"
-        path = self._folder.checkpoints / name
+        file = f"{name}.safetensors"
+        path = self._folder.checkpoints / file
         for folder in (self._folder.checkpoints, self._folder.replay):
             with writing(path):
                 folder.mkdir(exist_ok=True)
-        parts = {part: kept for part, kept in self._parts.items() if (kept[1] >= oldest).any() and part != name}
-        digest = write_arrays(self._folder.replay / name, replay)
-        parts[name] = digest, _newest_serials(replay["serials"], len(oldest))
+        parts = {part: kept for part, kept in self._parts.items() if (kept[1] >= oldest).any() and part != file}
+        digest = write_arrays(self._folder.replay / file, replay)
+        parts[file] = digest, _newest_serials(replay["serials"], len(oldest))
         digests = {part: digest for part, (digest, _) in parts.items()}
-        write_state(path, {"steps": steps, "num_environments": len(oldest), "replay": digests, "state": state})
+        content = {"name": name, "num_environments": len(oldest), "replay": digests, "state": state}
+        write_state(path, content)
         self._parts = parts
-        self._prune(name)
+        self._prune(file)
         return path
 
     def latest(self) -> Checkpoint | None:
@@ -94,38 +97,39 @@ class Checkpoints:
         return sorted(self._folder.checkpoints.glob("[0-9]*.safetensors"))
 
     def _read(self, path: Path) -> Checkpoint:
-        parts = _parts_of(path)
+        parts = self._parts_of(path)
         content = read_state(path)
         self._parts = {}
         for part, digest in parts.items():
             rows, _ = read_arrays(self._folder.replay / part, digest)
             self._parts[part] = digest, _newest_serials(rows["serials"], content["num_environments"])
-        return Checkpoint(content["steps"], content["state"], parts, self._folder)
+        return Checkpoint(content["name"], content["state"], parts, self._folder)
 
     def _prune(self, newest: str) -> None:
         """Delete all but the newest checkpoints, then the parts of replay that no checkpoint names.
 
-        One with more steps than the ``newest`` was damaged when the run was resumed from before it.
+        One that comes after the ``newest`` was damaged when the run was resumed from before it.
         """
         kept = [path for path in self._all() if path.name <= newest][-self._keep :]
         named = set(self._parts)
         for path in kept:
             with contextlib.suppress(RunFolderError):
-                named |= _parts_of(path).keys()
+                named |= self._parts_of(path).keys()
         unwanted = [path for path in self._folder.checkpoints.iterdir() if path not in kept]
         unwanted += [path for path in self._folder.replay.iterdir() if path.name not in named]
         for path in unwanted:
             with contextlib.suppress(OSError):  # a file too many does no harm
                 path.unlink()
 
-
-def _parts_of(path: Path) -> dict[str, str]:
-    """Parts of replay that a checkpoint names, with their SHA-256. Raises RunFolderError when it is no checkpoint."""
-    match read_plain(path):
-        case {"steps": int(), "num_environments": int(n), "replay": dict(parts), "state": dict()} if n > 0:
-            if all(Path(name).name == name and isinstance(digest, str) for name, digest in parts.items()):
-                return parts
-    raise RunFolderError(f"{path} does not describe a checkpoint.")
+    def _parts_of(self, path: Path) -> dict[str, str]:
+        """Parts of replay that a checkpoint names, with their SHA-256. Raises RunFolderError when it is no checkpoint."""
+        match read_plain(path):
+            case {"name": str(name)} if name != path.stem:
+                raise RunFolderError(f"{path} was written as {name}{path.suffix}, and renamed.")
+            case {"name": str(), "num_environments": int(n), "replay": dict(parts), "state": dict()} if n > 0:
+                if all(Path(name).name == name and isinstance(digest, str) for name, digest in parts.items()):
+                    return parts
+        raise RunFolderError(f"{path} does not describe a checkpoint.")
 
 
 def _newest_serials(serials: np.ndarray, num_environments: int) -> np.ndarray:

@@ -26,18 +26,20 @@ class Saver:
         self._folder, self._logs = folder, logs
         self._checkpoints = Checkpoints(folder, config.keep)
         self.due = Every(config.every_steps)
-        self._steps = -1  # of the newest checkpoint, and what replay counted then
+        self._name = ""  # of the newest checkpoint, and what replay counted then
         self._serials: Any = None
 
     def save(self, trainer: Trainer, session: dict[str, Any]) -> None:
-        """Write a checkpoint, once at a step. Raises RunFolderError; all older ones are then intact.
+        """Write a checkpoint, once at a moment. Raises RunFolderError; all older ones are then intact.
 
         Args:
-            trainer: from within ``after_step``.
+            trainer: after a step or an update.
             session: plain values that ``restore`` gives back.
         """
-        steps = trainer.clock
-        if steps == self._steps:  # it would replace its part of replay by one without the rows that are saved already
+        name = f"{trainer.clock:012d}"
+        if trainer.within_step:  # sorted before the one at the end of the step
+            name += f"-{trainer.num_updates:09d}"
+        if name == self._name:  # it would replace its part of replay by one without the rows that are saved already
             return
         for log in self._logs.values():
             log.flush()
@@ -49,8 +51,8 @@ class Saver:
             "due": self.due.state_dict(),
             "session": session,
         }
-        self._checkpoints.save(steps, state, store.rows_since(self._serials), store.ring.oldest_serials)
-        self._note(steps, state)
+        self._checkpoints.save(name, state, store.rows_since(self._serials), store.ring.oldest_serials)
+        self._note(name, state)
 
     def restore(self, trainer: Trainer) -> tuple[dict[str, Any], int] | None:
         """Continue from the newest checkpoint; what was logged after it is cut off, and will be logged again.
@@ -71,13 +73,13 @@ class Saver:
             closed = trainer.load_state_dict(state["trainer"], checkpoint.replay_parts())
         except (KeyError, ValueError, RuntimeError) as error:
             raise RunFolderError(
-                f"checkpoint {checkpoint.steps} of {self._folder.path} does not fit the run: {error}"
+                f"checkpoint {checkpoint.name} of {self._folder.path} does not fit the run: {error}"
             ) from error
         for name, log in self._logs.items():
             log.cut(state["logs"][name])
         self.due.load_state_dict(state["due"])
-        self._note(checkpoint.steps, state)
+        self._note(checkpoint.name, state)
         return state["session"], closed
 
-    def _note(self, steps: int, state: dict[str, Any]) -> None:
-        self._steps, self._serials = steps, state["trainer"]["experience"]["replay"]["next_serials"]
+    def _note(self, name: str, state: dict[str, Any]) -> None:
+        self._name, self._serials = name, state["trainer"]["experience"]["replay"]["next_serials"]

@@ -169,7 +169,8 @@ class Session(Events):
     def _interrupted(self) -> Interrupted:
         steps, last, reason = self.trainer.clock, self.experiment.last_step, self._request.reason
         self._record("stopped", reason=reason)
-        rest = " Only the evaluation is left, which will begin anew." if steps >= last else ""
+        is_trained = steps >= last and not self.trainer.within_step
+        rest = " Only the evaluation is left, which will begin anew." if is_trained else ""
         return Interrupted(
             f"stopped by {reason} after {steps} of {last} steps, and saved.{rest} "
             f"Go on with: worldstream train --resume {self.folder.path}"
@@ -217,10 +218,13 @@ class Session(Events):
             f"not finite. What led there is kept in {kept}"
         )
 
+    def after_update(self) -> bool:
+        """Whether to stop here: a step may bring hundreds of updates."""
+        return self._request.is_due()
+
     def after_step(self, steps: int) -> bool:
-        """Whether to stop here. Writes a checkpoint when one is due, and before stopping."""
+        """Whether to stop here. Writes a checkpoint when one is due."""
         if self._request.is_due():
-            self._save()
             return True
         if self._saver.due.due(steps):
             try:
@@ -239,7 +243,7 @@ class Session(Events):
         self._sittings.append({"event": event, "steps": steps, **details})
 
     def _save(self) -> None:
-        """Write a checkpoint, once at a step, and the weights. Raises RunFolderError."""
+        """Write a checkpoint, once at a moment, and the weights. Raises RunFolderError."""
         began = time.perf_counter()
         session = {"seconds": self.seconds, "best": self._best, "pending_evaluation": self._pending_evaluation}
         self._sittings.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 
@@ -29,16 +30,18 @@ class Ratio(Cadence):
     stop_steps: int = 0  # nothing becomes due after these steps; 0: until the end
     mark: int = 0
 
-    def due(self, steps: int) -> list[float]:
-        """For each repetition due now that the clock shows ``steps``, when its turn began; they count as done.
+    def due(self, steps: int) -> Iterator[float]:
+        """For each repetition due now that the clock shows ``steps``, when its turn began; it counts as done when it
+        is taken, so that whoever leaves in between finds the others still due.
 
         Turns lie evenly between the start and the end, also of repetitions that were held back.
         """
         reached = steps // self.every_steps * self.every_steps
         if self.stop_steps:
             reached = min(reached, self.stop_steps)
-        first, self.mark = self.mark, max(self.mark, int((reached - self.start_steps) * self.per_step))
-        return [self.start_steps + i / self.per_step for i in range(first, self.mark)]
+        while self.mark < int((reached - self.start_steps) * self.per_step):
+            self.mark += 1
+            yield self.start_steps + (self.mark - 1) / self.per_step
 
 
 @dataclass

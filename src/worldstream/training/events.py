@@ -41,6 +41,10 @@ class Events:
     def skipped(self, update: SkippedUpdate) -> None:
         """An update was skipped."""
 
+    def after_update(self) -> bool:
+        """One update is done. True ends the run here; what else the step brings is done when it goes on."""
+        return False
+
     def after_step(self, steps: int) -> bool:
         """All that a step brought is done: the moment for a checkpoint. True ends the run here."""
         return False

@@ -35,6 +35,7 @@ class Trainer:
         self.experiment, self.config = experiment, config
         self.events = events or Events()
         self.clock = self.num_skipped = 0
+        self.within_step = False  # left between two updates
         collection = config.collection
         self.environments = VectorEnvironment(
             experiment.environment, collection.num_environments, seed, collection, on_fault=self.events.incident
@@ -69,10 +70,11 @@ class Trainer:
         self.log, self.evaluation = Every(config.log_every_steps), Every(config.evaluation.every_steps)
 
     def run(self) -> None:
-        """Train until the clock shows the last step, or ``events.after_step`` says that it is enough."""
+        """Train until the clock shows the last step, or ``events`` say that it is enough: after a step or an update."""
         last = self.experiment.last_step
-        while self.clock < last:
-            clock = self.collect()
+        while self.clock < last or self.within_step:
+            clock = self.clock if self.within_step else self.collect()
+            self.within_step = True
             if self.fit.due(clock):
                 with self.timed("fit"):
                     self.experience.fit_tokenizers()
@@ -80,10 +82,13 @@ class Trainer:
                 for turn in phase.cadence.due(clock):
                     with self.timed(phase.name):
                         self.metrics.add(phase.name, self.update(phase, turn))
+                    if self.events.after_update():
+                        return
             if self.log.due(clock) or clock >= last:
                 self.events.metrics(self.pop_metrics())
             if self.evaluation.due(clock):
                 self.events.evaluate(clock)
+            self.within_step = False
             if self.events.after_step(clock):
                 return
 
@@ -139,6 +144,11 @@ class Trainer:
         }
 
     @property
+    def num_updates(self) -> int:
+        """Updates of all phases so far."""
+        return sum(phase.cadence.mark for phase in self.phases)
+
+    @property
     def _parts(self) -> dict[str, Any]:
         """Whatever has a state, in the order in which it is loaded: some states go into those before."""
         others = ("collector", "fit", "log", "evaluation", "metrics", "random")
@@ -150,9 +160,9 @@ class Trainer:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that decides how the run goes on, beside the rows of replay; from within ``after_step``."""
+        """Everything that decides how the run goes on, beside the rows of replay; after a step or an update."""
         parts = {name: part.state_dict() for name, part in self._parts.items()}
-        return {"clock": self.clock, "num_skipped": self.num_skipped, **parts}
+        return {"clock": self.clock, "num_skipped": self.num_skipped, "within_step": self.within_step, **parts}
 
     def load_state_dict(self, state: dict[str, Any], rows: Iterable[dict[str, np.ndarray]]) -> int:
         """Continue from ``state_dict`` and the parts of replay, in a trainer of the same experiment.
@@ -164,6 +174,7 @@ class Trainer:
         """
         state = {**state, "experience": {**state["experience"], "rows": rows}}
         self.clock, self.num_skipped = int(state["clock"]), int(state["num_skipped"])
+        self.within_step = bool(state["within_step"])
         loaded = {name: part.load_state_dict(state[name]) for name, part in self._parts.items()}
         return int(loaded["collector"])
 
