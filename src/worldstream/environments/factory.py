@@ -24,6 +24,8 @@ class EnvironmentFactory:
     """Options, with what the suite decides filled in."""
     suite_name: str
     """One of ``ENVIRONMENTS``."""
+    was_made: bool = False
+    """Whether it was made before: then failing to be made is a fault that may pass, and it is tried again."""
 
     @property
     def suite(self) -> Suite:

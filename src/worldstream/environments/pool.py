@@ -42,15 +42,25 @@ class WorkerPool:
         self.num_restarts = 0
         self.failures_in_a_row = np.zeros(num_envs, np.int64)
         self.workers: list[Worker] = []
+        self._known: Any = None
         try:
             for _ in range(num_envs):
                 self.workers.append(self._make())
                 self.workers[-1].begin("specs")
-            specs = [worker.finish() for worker in self.workers]
+            specs = [self._first_specs(i, retry=environment.was_made) for i in range(num_envs)]
         except BaseException:
             self.close()
             raise
-        self.observation_specs, self.action_spec, self.protocol = specs[0]
+        self.observation_specs, self.action_spec, self.protocol = self._known = specs[0]
+
+    def _first_specs(self, index: int, *, retry: bool) -> Any:
+        """What environment ``index`` is like, once it is made; ``retry``: within the limits it may fail to be."""
+        try:
+            return self.workers[index].finish()
+        except EnvironmentFault as error:
+            if not retry:
+                raise
+            return self.replace(index, error)
 
     def ask(self, chosen: Sequence[int], request: str, arguments: Sequence[Any]) -> list[Any]:
         """Ask some environments at once. Answers in their order; of one that failed the error."""
@@ -64,8 +74,8 @@ class WorkerPool:
                 answers.append(error)
         return answers
 
-    def replace(self, index: int, error: WorldstreamError) -> None:
-        """Make environment ``index`` anew after an error. Beyond the limits, close all and raise it."""
+    def replace(self, index: int, error: WorldstreamError) -> Any:
+        """Make environment ``index`` anew after an error, and return its specs. Beyond the limits, raise it."""
         while True:
             self.failures_in_a_row[index] += 1
             hopeless = self.failures_in_a_row[index] >= MAX_FAILURES_IN_A_ROW
@@ -82,12 +92,13 @@ class WorkerPool:
             self.workers[index].close()
             try:
                 self.workers[index] = self._make()
-                if self.workers[index].ask("specs")[:2] != (self.observation_specs, self.action_spec):
+                specs = self.workers[index].ask("specs")
+                if self._known is not None and specs[:2] != self._known[:2]:
                     raise EnvironmentFault(f"environment {index}, made anew, has other spaces than before.")
             except WorldstreamError as again:
                 error = again
             else:
-                return
+                return specs
 
     def close(self) -> None:
         """Close all environments and end their processes; harmless when closed already."""

@@ -14,7 +14,7 @@ import numpy as np
 from worldstream.environments.config import WorkerConfig
 from worldstream.environments.factory import EnvironmentFactory
 from worldstream.environments.pool import OnFault, WorkerPool
-from worldstream.errors import WorldstreamError, warn
+from worldstream.errors import EnvironmentFault, WorldstreamError, warn
 from worldstream.specs import ActionSpec, KeySpec, Specs
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ class VectorEnvironment:
         self.latest: Observations = {}
         """(N, *shape) by key: the newest observation of every environment."""
         self._ended = np.ones(num_envs, bool)
+        self.closes_refused = False
+        """Whether an episode is closed whose environment refuses its saved state; else that is an error."""
         self._is_new = np.zeros(num_envs, bool)  # made anew, and not reset since
 
     @property
@@ -145,9 +147,10 @@ class VectorEnvironment:
         goes_on = np.array([state is not None for state in saved["states"]])
         # Seeds are only used up where an episode really begins, so that what comes later is as it would have been.
         self._reset(np.ones(self.num_envs, bool), seeded=~goes_on)
-        for worker, state in zip(self._pool.workers, saved["states"], strict=True):
-            if state is not None:
-                worker.ask("set_state", state)
+        refused = np.array([not self._continues(i, saved["states"][i]) for i in range(self.num_envs)]) & goes_on
+        if refused.any():
+            self._reset(refused, seeded=refused)
+            goes_on &= ~refused
         self._ended = np.where(goes_on, saved["ended"], False)
         observations = {key: np.asarray(saved["observations"][key]) for key in self.observation_specs}
         self._seen({int(i): {key: array[i] for key, array in observations.items()} for i in np.flatnonzero(goes_on)})
@@ -188,6 +191,18 @@ class VectorEnvironment:
     def _make_anew(self, index: int, error: WorldstreamError) -> None:
         self._pool.replace(index, error)
         self._is_new[index] = True
+
+    def _continues(self, index: int, state: Any) -> bool:
+        """Whether environment ``index`` takes its saved state, None where there is none. Raises EnvironmentFault."""
+        try:
+            if state is not None:
+                self._pool.workers[index].ask("set_state", state)
+        except WorldstreamError as error:
+            if not self.closes_refused:
+                raise EnvironmentFault(f"{error} Its episode can be closed as truncated: --close-episodes.") from error
+            warn(f"{error} Its episode is closed as truncated.")
+            return False
+        return True
 
     def _state(self, index: int) -> Any:
         """State of an environment, None when it cannot give it, or was made anew and has nothing to go on with."""

@@ -66,7 +66,8 @@ class LocalWorker(Worker):
     """In this process: fastest for cheap environments, but one that hangs or dies takes the run with it."""
 
     def __init__(self, make: Make) -> None:
-        self._environment = make()
+        self._make = make
+        self._environment: FlatEnvironment | None = None
         self._request: tuple[str, Any] = ("specs", None)
 
     def begin(self, request: str, argument: Any = None) -> None:
@@ -74,14 +75,17 @@ class LocalWorker(Worker):
 
     def finish(self) -> Any:
         request, argument = self._request
+        if self._environment is None:
+            self._environment = self._make()
         return REQUESTS[request](self._environment, argument)
 
     def release(self) -> None:
         pass
 
     def close(self) -> None:
-        with contextlib.suppress(Exception):  # it may be what has just failed
-            self._environment.close()
+        if self._environment is not None:
+            with contextlib.suppress(Exception):  # it may be what has just failed
+                self._environment.close()
 
 
 class ProcessWorker(Worker):
