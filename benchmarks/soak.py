@@ -29,6 +29,7 @@ import torch
 from records import provenance, write
 
 import worldstream
+from worldstream.runs.archive import array_digest, read_arrays
 from worldstream.runs.folder import RunFolder
 from worldstream.runs.log import read_lines
 from worldstream.runs.weights import load_weights
@@ -119,7 +120,7 @@ def facts(path: Path) -> dict[str, Any]:
         for log in (folder.metrics, folder.evaluations)
     }
     weights = {name: tensor.numpy().tobytes() for name, tensor in load_weights(folder.weights).items()}
-    return {**logs, "weights": weights, "episodes": folder.episodes.read_bytes()}
+    return {**logs, "weights": weights, "episodes": array_digest(read_arrays(folder.episodes)[0])}
 
 
 @dataclasses.dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from worldstream.runs.description import (
 )
 from worldstream.runs.episodes import keep_evaluation, why_not_kept
 from worldstream.runs.folder import RunFolder
+from worldstream.runs.lock import locked
 from worldstream.runs.log import read_lines
 from worldstream.runs.progress import ProgressDisplay, console, evaluation_progress
 from worldstream.runs.session import Session
@@ -164,7 +165,7 @@ def train(
     Raises:
         SpaceError, EnvironmentFault: the environment cannot be used.
         ConfigError: unknown preset, option or device, or the run does not fit.
-        RunFolderError: the output folder cannot be written, or is not empty.
+        RunFolderError: the output folder cannot be written, is not empty, or is in use by another process.
         Interrupted: SIGINT, SIGTERM or the time limit ended the run early; ``resume`` continues it.
     """
     if steps <= 0:
@@ -179,7 +180,11 @@ def train(
     )
     folder.require_unused()
     session = Session(folder, experiment, time_limit)
-    return _run(session, lambda: _begin(session, preset, force), console(quiet=quiet))
+    with closing(session.trainer):
+        if not force:
+            require_capacity(experiment.config, session.trainer.models, steps, folder.path)
+        with locked(folder):
+            return _run(session, _begin(session, preset), console(quiet=quiet))
 
 
 @_keep_thread_count()
@@ -188,6 +193,7 @@ def resume(
     *,
     environment: str | Callable[..., Any] | None = None,
     device: str | None = None,
+    close_episodes: bool = False,
     time_limit: float | None = None,
     force: bool = False,
     quiet: bool = False,
@@ -201,10 +207,14 @@ def resume(
         path: run folder.
         environment: None: as recorded; needed when that was a function without a name.
         device: None: as recorded.
-        time_limit, force, quiet: see ``train``.
+        close_episodes: close the episodes under way, as truncated, whose environment refuses its saved state.
+        time_limit, quiet: see ``train``.
+        force: as for ``train``; also begin anew where the run was further but its checkpoints are gone, which replaces
+            its logs and weights.
 
     Raises:
-        RunFolderError: not a run folder, a run that is finished, or no checkpoint of it is intact.
+        RunFolderError: not a run folder, a run that is finished or in use by another process, or no checkpoint of it is
+            intact.
         ConfigError: the environment is needed, or its observations or actions are not those of the run.
         Interrupted: see ``train``.
     """
@@ -215,8 +225,6 @@ def resume(
     if is_imported(folder, description):
         raise RunFolderError(f"{folder.path} was imported, not trained: there is no training to continue.")
     steps, config = int(description["steps"]), Config.from_json(description["config"])
-    if any(record["final"] for record in read_lines(folder.evaluations)):
-        raise RunFolderError(f"{folder.path} is finished: it has been trained for {steps} steps and evaluated.")
     experiment = Experiment.of(
         chosen,
         config,
@@ -224,28 +232,24 @@ def resume(
         steps=steps,
         device=choose_device(str(description["device"]) if device is None else device),
     )
-    session = Session(folder, experiment, time_limit)
+    with locked(folder):
+        if any(record["final"] for record in read_lines(folder.evaluations, folder.run_id)):
+            raise RunFolderError(f"{folder.path} is finished: it has been trained for {steps} steps and evaluated.")
+        session = Session(folder, experiment, time_limit)
+        with closing(session.trainer):
+            models, specs = session.trainer.models, specs_from_json(description["specs"])
+            # In order: the weights of keys and their positions in a block have no names but that.
+            require_specs(experiment.environment.label, models.specs, specs, in_order=True)
+            if not force:
+                require_capacity(config, models, steps, folder.path)
+            begun = session.restore(force=force, close_episodes=close_episodes)
+            return _run(session, f"resuming {folder.path} at {begun} of {steps} steps", console(quiet=quiet))
 
-    def begin() -> str:
-        models = session.trainer.models
-        # In order: the weights of keys and their positions in a block have no names but that.
-        require_specs(experiment.environment.label, models.specs, specs_from_json(description["specs"]), in_order=True)
-        if not force:
-            require_capacity(config, models, steps, folder.path)
-        return f"resuming {folder.path} at {session.restore()} of {steps} steps"
 
-    return _run(session, begin, console(quiet=quiet))
-
-
-def _run(session: Session, begin: Callable[[], str], out: Console) -> TrainingResult:
-    """Make the session ready by ``begin``, which says what happens; train to the end and say what came out."""
-    try:
-        out.print(begin())
-        for line in _notes(session):
-            out.print(line)
-    except BaseException:
-        session.trainer.close()
-        raise
+def _run(session: Session, what: str, out: Console) -> TrainingResult:
+    """Say ``what`` happens, train to the end, and say what came out."""
+    for line in (what, *_notes(session)):
+        out.print(line)
     display = ProgressDisplay(session.experiment.last_step, out)
     try:
         result = session.run(display.update, out.print)
@@ -356,8 +360,9 @@ def import_checkpoint(
     )
     experiment = Experiment.of(environment, agent.config)
     description = describe(experiment, agent.models.specs, preset=name, origin="imported")
-    folder.create({**description, "protocol": protocol_card(experiment, agent.protocol)})
-    save_weights(folder.weights, agent.models)
+    with locked(folder):
+        folder.create({**description, "protocol": protocol_card(experiment, agent.protocol)})
+        save_weights(folder.weights, agent.models, folder.run_id)
     for line in (*agent.notes, f"imported into {folder.path}. Next: worldstream evaluate {folder.path}"):
         console(quiet=quiet).print(line)
     return folder.path
@@ -376,12 +381,11 @@ def _notes(session: Session) -> list[str]:
     return notes
 
 
-def _begin(session: Session, preset: str, force: bool) -> str:
-    """Write run.json, unless the run does not fit; says what happens."""
+def _begin(session: Session, preset: str) -> str:
+    """Write run.json, and say what happens."""
     folder, experiment, trainer = session.folder, session.experiment, session.trainer
-    if not force:
-        require_capacity(experiment.config, trainer.models, experiment.steps, folder.path)
     description = describe(experiment, trainer.models.specs, preset=preset, origin="trained")
     folder.create({**description, "protocol": protocol_card(experiment, trainer.environments.protocol)})
+    session.restore()  # nothing yet, but it says whether checkpoints can be written
     name, device = experiment.environment.recorded_name, trainer.models.device
     return f"training on '{name}' for {experiment.steps} steps on {device}, preset {preset}, into {folder.path}"

@@ -42,6 +42,9 @@ Modality = Annotated[
 Resume = Annotated[
     Path | None, arg(help="run folder to continue from its newest checkpoint; everything else is as recorded there.")
 ]
+CloseEpisodes = Annotated[
+    bool, arg(help="with --resume: close the episodes, as truncated, whose environment refuses its saved state.")
+]
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ class Interface:
         return (inspect.getdoc(self.source) or "").partition("\n\nArgs:")[0]
 
 
-def train(*, resume: Path | None, modality: tuple[str, ...], **options: Any) -> None:
+def train(*, resume: Path | None, close_episodes: bool, modality: tuple[str, ...], **options: Any) -> None:
     """``api.train``, or ``api.resume`` with nothing that contradicts the run."""
     if resume is not None:
         known = inspect.signature(api.train).parameters
@@ -118,8 +121,10 @@ def train(*, resume: Path | None, modality: tuple[str, ...], **options: Any) -> 
         if given:
             raise ConfigError(f"--resume continues the run as it was recorded; leave out {', '.join(given)}.")
         shared = ("environment", "time_limit", "force", "quiet")
-        api.resume(resume, **{name: options[name] for name in shared})
+        api.resume(resume, close_episodes=close_episodes, **{name: options[name] for name in shared})
         return
+    if close_episodes:
+        raise ConfigError("--close-episodes belongs to --resume RUN: it closes episodes that a run was left in.")
     if options["environment"] is None or options["steps"] is None:
         raise ConfigError("give --env and --steps (or --resume RUN to continue a run).")
     api.train(**{**options, "config": with_modalities(options["config"], modality)})
@@ -192,6 +197,7 @@ COMMANDS = {
             "environment": (MaybeEnv, None),
             "steps": (int | None, None),
             "resume": (Resume, None),
+            "close_episodes": (CloseEpisodes, False),
             "output": PATH,
             "modality": (Modality, ()),
         },

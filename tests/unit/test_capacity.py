@@ -165,15 +165,15 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(tmp_path: Path, monkeypat
         tiny_config(), log_every_steps=10, checkpoint=replace(tiny_config().checkpoint, every_steps=20)
     )
     worldstream.train("clock", steps=120, config=config, output=tmp_path / "whole", quiet=True)
-    disk, original = FullDisk(), Session._after_step
+    disk, original = FullDisk(), Session.after_step
 
     def after_step(self: Session, steps: int) -> bool:
         disk.full = 35 <= steps < 90
         return original(self, steps)
 
     monkeypatch.setattr(line_log, "open", disk, raising=False)
-    monkeypatch.setattr(Session, "_after_step", after_step)
-    monkeypatch.setattr(session_module, "save_weights", lambda path, models: save_unless_full(disk, path, models))
+    monkeypatch.setattr(Session, "after_step", after_step)
+    monkeypatch.setattr(session_module, "save_weights", lambda path, models, run: save_unless_full(disk, path, models))
     worldstream.train("clock", steps=120, config=config, output=tmp_path / "run", quiet=True)
     ours, theirs = (read_lines(tmp_path / name / "metrics.jsonl") for name in ("run", "whole"))
     assert [{k: v for k, v in r.items() if "seconds" not in k} for r in ours] == [

@@ -102,6 +102,7 @@ def reader(folder: RunFolder, path: Path) -> Callable[[RunFolder], Any]:
         "skipped": skipped,
         "events": nothing,  # TensorBoard's; the library only writes it
         "report.html": nothing,
+        "lock": nothing,
     }[top]
 
 
@@ -128,7 +129,7 @@ def test_damage_is_noticed(run: Path) -> None:
     kinds = {path.relative_to(run).parts[0] for path in files}
     assert kinds == {
         "run.json", "metrics.jsonl", "evaluations.jsonl", "sittings.jsonl", "weights.safetensors", "best.safetensors",
-        "episodes.safetensors", "checkpoints", "replay", "skipped", "events", "report.html",
+        "episodes.safetensors", "checkpoints", "replay", "skipped", "events", "report.html", "lock",
     }  # fmt: skip
     intact = {path: reader(folder, path)(folder) for path in files}
     newest = sorted((run / "checkpoints").iterdir())[-1]

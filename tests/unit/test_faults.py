@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -222,6 +222,45 @@ def test_a_run_survives_a_first_reset_that_fails(tmp_path: Path) -> None:
         if incidents[0]["steps"] == 0:
             return
     raise AssertionError("no seed began with a failure")
+
+
+class Delicate(Clock):
+    """Cannot be made the third time, nor the fourth: when the second evaluation makes it."""
+
+    made: ClassVar[int] = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        Delicate.made += 1
+        if Delicate.made in (3, 4):
+            raise RuntimeError("the port is taken")
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_an_environment_that_cannot_be_made_for_an_evaluation_is_tried_again(
+    limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Delicate, "made", 0)
+    base = tiny_config()
+    evaluation = replace(base.evaluation, every_steps=5, max_episode_steps=3)
+    chosen = replace(base, evaluation=evaluation, collection=replace(base.collection, max_restarts=limit))
+
+    def train() -> None:
+        worldstream.train(Delicate, steps=12, config=chosen, output=tmp_path / "run", quiet=True)
+
+    if limit == 1:
+        with pytest.raises(EnvironmentFault, match="port is taken.*restarted 1 times"):
+            train()
+        return
+    with pytest.warns(WorldstreamWarning, match="port is taken.*It is made anew"):
+        train()
+    incidents = read_lines(RunFolder(tmp_path / "run").sittings)
+    assert [(record["during"], record["steps"]) for record in incidents] == [("evaluation", 10)] * 2
+
+
+def test_an_environment_that_cannot_be_made_at_all_is_refused_at_once() -> None:
+    with pytest.raises(EnvironmentFault, match="unknown environment"):
+        VectorEnvironment(resolve("NoSuchThing-v0"), workers=WorkerConfig(max_restarts=100))
 
 
 # Losses that are not finite.

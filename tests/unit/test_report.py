@@ -64,10 +64,10 @@ def finish_run(folder: RunFolder, models: Models) -> None:
     losses = {f"world_model/{name}": 1.0 for name in ("observation", "reward", "termination", "disagreement")}
     returns = {"actor_critic/imagined_return": 2.0, "actor_critic/value": 1.5, "episode/return": 46.0}
     for steps in (100, 200, 300):
-        LineLog(folder.metrics).append({"steps": steps, "wall_seconds": steps / 2, **losses, **returns})
+        LineLog(folder.metrics, folder.run_id).append({"steps": steps, "wall_seconds": steps / 2, **losses, **returns})
         record = {"return_mean": 46.0, "return_std": 0.1, "return_quartile_low": 45.9, "return_quartile_high": 46.1}
-        LineLog(folder.evaluations).append({"steps": steps, "episodes": 4, **record})
-    save_weights(folder.weights, models)
+        LineLog(folder.evaluations, folder.run_id).append({"steps": steps, "episodes": 4, **record})
+    save_weights(folder.weights, models, folder.run_id)
     save_episodes(folder, record_episodes(models, EXPERIMENT, 4))
 
 

@@ -466,3 +466,31 @@ def test_a_burst_of_updates_is_left_between_two_of_them(
         assert count == [done]
     worldstream.resume(tmp_path / "parts", quiet=True)
     assert same(tmp_path / "whole", tmp_path / "parts")
+
+
+class Forgetful(Clock):
+    """Refuses the states that it gave, once it was told to."""
+
+    refuses = False
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        if self.refuses and state["_step"] > 3:
+            raise ValueError("another version wrote that")
+
+
+def test_a_refused_state_closes_its_episode_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, config = tmp_path / "run", tiny(num_environments=2)
+    stop_after(monkeypatch, 10)
+    with pytest.raises(Interrupted):
+        worldstream.train(Forgetful, steps=40, config=config, output=run, quiet=True)
+    monkeypatch.setattr(Forgetful, "refuses", True)
+    with pytest.raises(EnvironmentFault, match="another version wrote that.* --close-episodes"):
+        worldstream.resume(run, environment=Forgetful, quiet=True)
+    with pytest.raises(SystemExit) as end:
+        main(["train", "--env", "clock", "--steps", "40", "--close-episodes"])
+    assert end.value.code == 2
+    with pytest.warns(UserWarning) as told:
+        worldstream.resume(run, environment=Forgetful, close_episodes=True, quiet=True)
+    assert sum("Its episode is closed as truncated" in str(warning.message) for warning in told) == 2
+    assert [event["truncated"] for event in read_lines(run / "sittings.jsonl") if event["event"] == "resumed"] == [2]

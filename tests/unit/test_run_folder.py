@@ -97,7 +97,8 @@ def test_a_missing_folder_is_an_error_with_a_remedy(tmp_path: Path) -> None:
 def test_create_and_read(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "a" / "b")
     folder.create({"seed": 3})
-    assert folder.read_description() == {"format": FORMAT, "seed": 3}
+    assert folder.read_description() == {"format": FORMAT, "run": folder.run_id, "seed": 3}
+    assert RunFolder(folder.path).run_id == folder.run_id != RunFolder(tmp_path / "c").run_id
 
 
 def test_an_empty_folder_may_be_used(tmp_path: Path) -> None:
@@ -159,7 +160,7 @@ def test_lines_are_appended_and_a_torn_last_line_is_left_out(tmp_path: Path) -> 
 def test_every_file_has_a_name_of_its_own(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     paths = [path for name, path in vars(folder).items() if name != "path"]
-    assert len(paths) == len(set(paths)) == 12 and all(path.parent == tmp_path for path in paths)
+    assert len(paths) == len(set(paths)) == 13 and all(path.parent == tmp_path for path in paths)
 
 
 # Specs.

@@ -69,7 +69,8 @@ class RunLog:
         """Raises RunFolderError when ``path`` is not a run folder."""
         folder = RunFolder(path)
         description = folder.read_description()
-        return RunLog(folder, description, read_lines(folder.metrics), read_lines(folder.evaluations))
+        logs = (folder.metrics, folder.evaluations)
+        return RunLog(folder, description, *(read_lines(log, folder.run_id) for log in logs))
 
     @property
     def imported(self) -> bool:

@@ -1,7 +1,7 @@
 """Archives: named arrays and plain values in one safetensors file, verified when it is read. Nothing is ever pickled.
 
-The header of the file holds a line of JSON, with the SHA-256 of itself before it: the plain values and the SHA-256 of
-the arrays. Nested state is such a pair, in which the plain part names the arrays::
+The header of the file holds a line of JSON, with the SHA-256 of itself before it: the plain values, the SHA-256 of the
+arrays, and the id of the run. Nested state is such a pair, in which the plain part names the arrays::
 
     {"memory": tensor, "steps": 7}  <->  {"memory": {"$tensor": "memory"}, "steps": 7}  and  {"memory": array}
 """
@@ -28,50 +28,50 @@ _HEADER = "worldstream"  # one entry alone: safetensors writes several in any or
 _TENSOR, _ARRAY = "$tensor", "$array"
 
 
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], plain: Any = None) -> str:
-    """Replace an archive, atomically, by arrays and what JSON can hold; returns the SHA-256 of its content.
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], plain: Any = None, *, run: str = "") -> str:
+    """Replace an archive, atomically, by arrays and what JSON can hold, of the run with that id.
 
-    Raises RunFolderError.
+    Returns the SHA-256 of its content. Raises RunFolderError.
     """
-    text = json.dumps({"plain": plain, "arrays": array_digest(arrays)})
+    text = json.dumps({"run": run, "plain": plain, "arrays": array_digest(arrays)})
     digest = text_digest(text)
     data = safetensors.numpy.save(dict(arrays), {_HEADER: digest + text})
     replace_file(path, lambda file: file.write(data))
     return digest
 
 
-def read_arrays(path: Path, digest: str | None = None) -> tuple[dict[str, np.ndarray], Any]:
+def read_arrays(path: Path, digest: str | None = None, *, run: str | None = None) -> tuple[dict[str, np.ndarray], Any]:
     """Arrays and plain values of an archive.
 
-    Raises RunFolderError when it is missing, not what was written, or not the content with that SHA-256.
+    Raises RunFolderError when it is missing, not what was written, not the content with that SHA-256, or another run's.
     """
-    with _opened(path) as (file, found, content):
+    with _opened(path, run) as (file, found, content):
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no dict)
         if digest not in (None, found) or array_digest(arrays) != content["arrays"]:
             raise _changed(path)
         return arrays, content["plain"]
 
 
-def read_plain(path: Path) -> Any:
-    """The plain values of an archive alone. Raises RunFolderError when they are not what was written."""
-    with _opened(path) as (_, _, content):
+def read_plain(path: Path, *, run: str | None = None) -> Any:
+    """The plain values of an archive alone. Raises RunFolderError when they are not what was written, or another's."""
+    with _opened(path, run) as (_, _, content):
         return content["plain"]
 
 
-def write_state(path: Path, state: Any) -> str:
+def write_state(path: Path, state: Any, *, run: str = "") -> str:
     """Replace an archive of nested state; see ``split`` and ``write_arrays``."""
     plain, arrays = split(state)
-    return write_arrays(path, arrays, plain)
+    return write_arrays(path, arrays, plain, run=run)
 
 
-def read_state(path: Path) -> Any:
-    """Inverse of ``write_state``. Raises RunFolderError when the archive is missing or not what was written."""
-    arrays, plain = read_arrays(path)
+def read_state(path: Path, *, run: str | None = None) -> Any:
+    """Inverse of ``write_state``; raises as ``read_arrays``."""
+    arrays, plain = read_arrays(path, run=run)
     return join(plain, arrays)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[Any, str, dict[str, Any]]]:
+def _opened(path: Path, run: str | None) -> Iterator[tuple[Any, str, dict[str, Any]]]:
     """The open archive, the digest of its content, and that content without the arrays."""
     try:
         with safetensors.safe_open(path, "numpy") as file:
@@ -79,7 +79,10 @@ def _opened(path: Path) -> Iterator[tuple[Any, str, dict[str, Any]]]:
             digest, text = header[:64], header[64:]
             if digest != text_digest(text):
                 raise _changed(path)
-            yield file, digest, json.loads(text)
+            content = json.loads(text)
+            if run not in (None, content.get("run", "")):
+                raise RunFolderError(f"{path} belongs to another run than the folder that it is in.")
+            yield file, digest, content
     except (safetensors.SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
         raise RunFolderError(f"{path} cannot be read: {error}.") from error
 

@@ -4,13 +4,17 @@
     replay/000000012000.safetensors         the rows that were written since the checkpoint before
 
 One that was written between two updates of a step has the number of updates of the run behind the steps, and comes
-before that of the whole step. Both are archives. Replay is a chain of such parts, each written once: a checkpoint costs what is new. ``latest``
+before that of the whole step.
+
+Both are archives. Replay is a chain of such parts, each written once: a checkpoint costs what is new. ``latest``
 verifies all that it reads, and falls back to the checkpoint before when anything is torn or changed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +42,7 @@ class Checkpoint:
     def replay_parts(self) -> Iterator[dict[str, np.ndarray]]:
         """The parts of replay, oldest first, one at a time in memory."""
         for name, digest in self.parts.items():
-            yield read_arrays(self.folder.replay / name, digest)[0]
+            yield read_arrays(self.folder.replay / name, digest, run=self.folder.run_id)[0]
 
 
 class Checkpoints:
@@ -68,14 +72,28 @@ class Checkpoints:
             with writing(path):
                 folder.mkdir(exist_ok=True)
         parts = {part: kept for part, kept in self._parts.items() if (kept[1] >= oldest).any() and part != file}
-        digest = write_arrays(self._folder.replay / file, replay)
+        digest = write_arrays(self._folder.replay / file, replay, run=self._folder.run_id)
         parts[file] = digest, _newest_serials(replay["serials"], len(oldest))
         digests = {part: digest for part, (digest, _) in parts.items()}
         content = {"name": name, "num_environments": len(oldest), "replay": digests, "state": state}
-        write_state(path, content)
+        write_state(path, content, run=self._folder.run_id)
         self._parts = parts
         self._prune(file)
         return path
+
+    def require_writable(self) -> None:
+        """Write and delete a file where checkpoints go. Raises RunFolderError when that fails."""
+        folder = self._folder.checkpoints
+        probe = folder / f".{secrets.token_hex(8)}"
+        with writing(folder):
+            folder.mkdir(exist_ok=True)
+            with open(probe, "xb") as file:
+                try:
+                    file.write(b"probe")
+                    file.flush()
+                    os.fsync(file.fileno())
+                finally:
+                    probe.unlink()
 
     def latest(self) -> Checkpoint | None:
         """The newest checkpoint that is intact; None when there is none at all.
@@ -98,10 +116,10 @@ class Checkpoints:
 
     def _read(self, path: Path) -> Checkpoint:
         parts = self._parts_of(path)
-        content = read_state(path)
+        content = read_state(path, run=self._folder.run_id)
         self._parts = {}
         for part, digest in parts.items():
-            rows, _ = read_arrays(self._folder.replay / part, digest)
+            rows, _ = read_arrays(self._folder.replay / part, digest, run=self._folder.run_id)
             self._parts[part] = digest, _newest_serials(rows["serials"], content["num_environments"])
         return Checkpoint(content["name"], content["state"], parts, self._folder)
 
@@ -122,8 +140,8 @@ class Checkpoints:
                 path.unlink()
 
     def _parts_of(self, path: Path) -> dict[str, str]:
-        """Parts of replay that a checkpoint names, with their SHA-256. Raises RunFolderError when it is no checkpoint."""
-        match read_plain(path):
+        """Parts of replay that a checkpoint names, with their SHA-256. RunFolderError when it is no checkpoint."""
+        match read_plain(path, run=self._folder.run_id):
             case {"name": str(name)} if name != path.stem:
                 raise RunFolderError(f"{path} was written as {name}{path.suffix}, and renamed.")
             case {"name": str(), "num_environments": int(n), "replay": dict(parts), "state": dict()} if n > 0:

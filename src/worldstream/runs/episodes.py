@@ -11,6 +11,7 @@ from worldstream.evaluation.episodes import RECORDED_EPISODES, RecordedEpisode, 
 from worldstream.evaluation.evaluate import Evaluation
 from worldstream.runs.archive import read_state, write_state
 from worldstream.runs.folder import RunFolder
+from worldstream.runs.lock import locked
 from worldstream.runs.log import LineLog
 from worldstream.runs.weights import LoadedRun
 from worldstream.training.experiment import Experiment
@@ -18,7 +19,7 @@ from worldstream.training.experiment import Experiment
 
 def save_episodes(folder: RunFolder, episodes: list[RecordedEpisode]) -> None:
     """Replace the recorded episodes of a run folder, atomically. Raises RunFolderError."""
-    write_state(folder.episodes, [dataclasses.asdict(episode) for episode in episodes])
+    write_state(folder.episodes, [dataclasses.asdict(episode) for episode in episodes], run=folder.run_id)
 
 
 def load_episodes(folder: RunFolder) -> list[RecordedEpisode]:
@@ -29,7 +30,7 @@ def load_episodes(folder: RunFolder) -> list[RecordedEpisode]:
             "imported one is evaluated (worldstream evaluate)."
         )
     try:
-        episodes = [RecordedEpisode(**fields) for fields in read_state(folder.episodes)]
+        episodes = [RecordedEpisode(**fields) for fields in read_state(folder.episodes, run=folder.run_id)]
         lengths = [
             {len(episode.actions), len(episode.rewards), *(len(x) - 1 for x in episode.observations.values())}
             for episode in episodes
@@ -46,10 +47,12 @@ def keep_evaluation(run: LoadedRun, experiment: Experiment, result: Evaluation) 
 
     Raises RunFolderError when the folder cannot be written.
     """
-    save_episodes(run.folder, record_episodes(run.models, experiment, RECORDED_EPISODES))
-    log = LineLog(run.folder.evaluations)
-    log.append(result.record(steps=0, environment_steps=0, final=True, training_seconds=0.0))
-    log.flush()
+    episodes = record_episodes(run.models, experiment, RECORDED_EPISODES)
+    with locked(run.folder):
+        save_episodes(run.folder, episodes)
+        log = LineLog(run.folder.evaluations, run.folder.run_id)
+        log.append(result.record(steps=0, environment_steps=0, final=True, training_seconds=0.0))
+        log.flush()
 
 
 def why_not_kept(run: LoadedRun, experiment: Experiment) -> str:

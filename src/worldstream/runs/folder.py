@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import secrets
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +14,7 @@ from worldstream.runs.files import replace_file, writing
 
 FORMAT = 5
 """Version of the format of everything in a run folder; run.json states it."""
-_CHECKSUM = "sha256"
+_RUN, _CHECKSUM = "run", "sha256"
 
 
 class RunFolder:
@@ -20,7 +22,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        # Written first, once: format, version, environment, origin, seed, configuration, specs.
+        # Written first, once: format, id, version, environment, origin, seed, configuration, specs.
         self.description = path / "run.json"
         # Appended: one object per logging step, the same for TensorBoard, one object per evaluation, and when the run
         # was stopped and resumed, with what failed meanwhile.
@@ -39,11 +41,21 @@ class RunFolder:
         # Replaced: a few real episodes of the latest evaluation, and what ``worldstream report`` makes.
         self.episodes = path / "episodes.safetensors"
         self.report = path / "report.html"
+        # Locked by whoever writes into the folder, and says who that is.
+        self.lock = path / "lock"
+
+    @cached_property
+    def run_id(self) -> str:
+        """Of the run, in every file of it, so that files of two runs are never mixed; a new one where there is none.
+
+        Raises as ``read_description``.
+        """
+        return str(self.read_description().get(_RUN, "")) if self.description.exists() else secrets.token_hex(8)
 
     def require_unused(self) -> None:
         """Raises RunFolderError when the path holds anything already."""
         with writing(self.path):
-            used = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
+            used = self.path.exists() and (not self.path.is_dir() or any(p != self.lock for p in self.path.iterdir()))
         if used:
             raise RunFolderError(f"{self.path} exists and is not empty. Choose another --output, or move it away.")
 
@@ -52,7 +64,7 @@ class RunFolder:
         self.require_unused()
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        text = checksummed({"format": FORMAT, **description})
+        text = checksummed({"format": FORMAT, _RUN: self.run_id, **description})
         replace_file(self.description, lambda file: file.write(text.encode()))
 
     def read_description(self) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Logs of a run: JSON objects, one a line, each with the CRC-32 of its text. A full disk makes them wait."""
+"""Logs of a run: JSON objects, one a line, each with the id of the run and the CRC-32 of its text.
+
+A full disk makes them wait.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import Any
 from worldstream.errors import RunFolderError, warn
 from worldstream.runs.files import writing
 
-_CRC = "crc"
+_RUN, _CRC = "run", "crc"
 
 
 class LineLog:
@@ -19,18 +22,19 @@ class LineLog:
 
     Args:
         path: of the file; it need not exist yet.
+        run: id of the run.
         held: lines wait until ``release``.
     """
 
-    def __init__(self, path: Path, *, held: bool = False) -> None:
+    def __init__(self, path: Path, run: str = "", *, held: bool = False) -> None:
         self.path = path
-        self._held = held
+        self._run, self._held = run, held
         self._waiting: list[bytes] = []
         self._warned = False
 
     def append(self, record: dict[str, Any]) -> None:
         """Write one line. When that fails, it is kept and written with the next one, and a warning says so once."""
-        text = json.dumps(record)
+        text = json.dumps({**record, _RUN: self._run})
         self._waiting.append(f'{text[:-1]}, "{_CRC}": {zlib.crc32(text.encode())}}}\n'.encode())
         if not self._held:
             self._try_to_flush()
@@ -91,11 +95,12 @@ class LineLog:
                 warn(f"{self.path} has {self.size} bytes, {size} were written: its last lines are lost.")
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path, run: str | None = None) -> list[dict[str, Any]]:
     """Objects of a log, [] when there is none.
 
-    Lines that are incomplete or were changed are left out, with a warning; only the last line of a run that was killed
-    is expected to be incomplete, and goes without one. Raises RunFolderError when the file cannot be read.
+    Lines that are incomplete, were changed, or are not of the ``run`` with that id (None: any) are left out, with a
+    warning; only the last line of a run that was killed is expected to be incomplete, and goes without one. Raises
+    RunFolderError when the file cannot be read.
     """
     if not path.is_file():
         return []
@@ -107,7 +112,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     if broken := [i for i, line in enumerate(lines[:-1]) if line and not read[i]]:
         numbers = ", ".join(str(i + 1) for i in broken)
         warn(f"{path}: lines {numbers} are not what was written and are left out.")
-    return [record for record in read if record]
+    records = [record for record in read if record is not None]
+    owners = [record.pop(_RUN, "") for record in records]
+    ours = [record for record, owner in zip(records, owners, strict=True) if run in (None, owner)]
+    if len(ours) < len(records):
+        warn(f"{path}: {len(records) - len(ours)} lines belong to another run and are left out.")
+    return ours
 
 
 def _read_line(line: bytes) -> dict[str, Any] | None:

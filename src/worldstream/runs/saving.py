@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from worldstream.config import CheckpointConfig
-from worldstream.errors import RunFolderError
+from worldstream.errors import RunFolderError, warn
 from worldstream.runs.checkpoint import Checkpoints
 from worldstream.runs.folder import RunFolder
-from worldstream.runs.log import LineLog
+from worldstream.runs.log import LineLog, read_lines
 from worldstream.training.cadence import Every
 from worldstream.training.trainer import Trainer
 
@@ -23,7 +23,7 @@ class Saver:
     """
 
     def __init__(self, folder: RunFolder, config: CheckpointConfig, logs: dict[str, LineLog]) -> None:
-        self._folder, self._logs = folder, logs
+        self._folder, self._config, self._logs = folder, config, logs
         self._checkpoints = Checkpoints(folder, config.keep)
         self.due = Every(config.every_steps)
         self._name = ""  # of the newest checkpoint, and what replay counted then
@@ -54,16 +54,20 @@ class Saver:
         self._checkpoints.save(name, state, store.rows_since(self._serials), store.ring.oldest_serials)
         self._note(name, state)
 
-    def restore(self, trainer: Trainer) -> tuple[dict[str, Any], int] | None:
+    def restore(self, trainer: Trainer, *, force: bool = False) -> tuple[dict[str, Any], int] | None:
         """Continue from the newest checkpoint; what was logged after it is cut off, and will be logged again.
 
         Returns:
             what the session saved, and the number of episodes that had to be closed as truncated; None when there is
             no checkpoint yet.
 
-        Raises RunFolderError when no checkpoint is intact, or it does not fit the run.
+        Raises RunFolderError when no checkpoint is intact, it does not fit the run, none can be written, or, without
+        ``force``, there is none any more.
         """
         checkpoint = self._checkpoints.latest()
+        if checkpoint is None:
+            self._require_beginning(trainer, force=force)
+        self._checkpoints.require_writable()
         if checkpoint is None:
             for log in self._logs.values():
                 log.cut(0)
@@ -80,6 +84,24 @@ class Saver:
         self.due.load_state_dict(state["due"])
         self._note(checkpoint.name, state)
         return state["session"], closed
+
+    def _require_beginning(self, trainer: Trainer, *, force: bool) -> None:
+        """Raises RunFolderError when a run without checkpoints must have had some: weights are written beside them."""
+        folder = self._folder
+        shown = {log.path: read_lines(log.path, folder.run_id) for log in self._logs.values()}
+        reached = max((int(record["steps"]) for records in shown.values() for record in records), default=0)
+        first = self._config.every_steps + trainer.config.collection.num_environments  # after this one there was one
+        if not folder.weights.exists() and (self._config.every_steps == 0 or reached < first):
+            return
+        there = [*(path for path, records in shown.items() if records), folder.weights, folder.best_weights]
+        lost = ", ".join(path.name for path in there if path.exists())
+        problem = f"{folder.checkpoints} holds no checkpoint, but the run was further: its files show {reached} steps."
+        if not force:
+            raise RunFolderError(
+                f"{problem} Is a disk not mounted, or a folder moved? Bring the checkpoints back; or give --force to "
+                f"begin anew, which destroys what there is in {lost}."
+            )
+        warn(f"{problem} It begins anew, which destroys what there was in {lost}.")
 
     def _note(self, name: str, state: dict[str, Any]) -> None:
         self._name, self._serials = name, state["trainer"]["experience"]["replay"]["next_serials"]

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from worldstream.errors import (
@@ -54,27 +55,35 @@ class Session(Events):
         self._best = float("-inf")
         self._say: Callable[[str], Any] = str
         self._pending_evaluation = False  # it was left because of a request to stop
-        self._metrics, self._evaluations = LineLog(folder.metrics), LineLog(folder.evaluations)
-        self._sittings = LineLog(folder.sittings, held=True)  # until there is a run folder
+        run = folder.run_id
+        self._metrics, self._evaluations = LineLog(folder.metrics, run), LineLog(folder.evaluations, run)
+        self._sittings = LineLog(folder.sittings, run, held=True)  # until there is a run folder
         self._metric_log: MetricLog | None = None
         logs = {"metrics": self._metrics, "evaluations": self._evaluations}
         self._saver = Saver(folder, experiment.config.checkpoint, logs)
         self.trainer = Trainer(experiment, self)
+        # What can be made once will be again: an evaluation does not give up at the first failure.
+        self._evaluated = replace(experiment, environment=replace(experiment.environment, was_made=True))
 
     @property
     def seconds(self) -> float:
         """Wall time of the run so far, earlier sittings included."""
         return self._earlier_seconds + time.monotonic() - self._began
 
-    def restore(self) -> int:
+    def restore(self, *, force: bool = False, close_episodes: bool = False) -> int:
         """Continue from the newest checkpoint, or from the beginning when there is none yet.
+
+        Args:
+            force: begin anew although the run was further, and its checkpoints are gone.
+            close_episodes: also go on where environments refuse their saved states.
 
         Returns:
             environment steps taken.
 
-        Raises RunFolderError when no checkpoint is intact, or it does not fit the run.
+        Raises RunFolderError when checkpoints are gone, damaged, of something else, or cannot be written.
         """
-        found = self._saver.restore(self.trainer)
+        self.trainer.environments.closes_refused = close_episodes
+        found = self._saver.restore(self.trainer, force=force)
         if found is None:
             return 0
         saved, closed = found
@@ -82,7 +91,8 @@ class Session(Events):
         self._earlier_seconds, self._best = saved["seconds"], saved["best"]
         self._record("resumed", truncated=closed)
         if closed:
-            warn(f"{closed} episodes were under way whose environment cannot give its state; they count as truncated.")
+            problem = "episodes were under way whose environment cannot give or take its state"
+            warn(f"{closed} {problem}; they count as truncated.")
         return self.trainer.clock
 
     def run(self, display: Callable[[dict[str, Any]], None], say: Callable[[str], Any] = str) -> Evaluation:
@@ -127,7 +137,7 @@ class Session(Events):
                 trainer.run()
         except (EnvironmentFault, DivergedError, OutOfMemoryError):
             with contextlib.suppress(RunFolderError):  # what went wrong first is more important
-                save_weights(self.folder.weights, trainer.models)
+                save_weights(self.folder.weights, trainer.models, self.folder.run_id)
             raise
         self._save()
 
@@ -138,7 +148,7 @@ class Session(Events):
         with self.trainer.random.kept():
             recorded = record_episodes(
                 self.trainer.models,
-                self.experiment,
+                self._evaluated,
                 RECORDED_EPISODES,
                 on_fault=functools.partial(self._incident, "recording"),
                 stop=self._request.is_due,
@@ -154,7 +164,7 @@ class Session(Events):
         with enough_memory("evaluation"), self.trainer.random.kept():  # it may be left, and made again
             return evaluate(
                 self.trainer.models,
-                self.experiment,
+                self._evaluated,
                 episodes,
                 on_fault=functools.partial(self._incident, "evaluation"),
                 on_progress=evaluation_progress(episodes, self._say),
@@ -196,7 +206,7 @@ class Session(Events):
         mean = result.summary["return_mean"]
         if mean > self._best:
             try:
-                save_weights(self.folder.best_weights, self.trainer.models)
+                save_weights(self.folder.best_weights, self.trainer.models, self.folder.run_id)
             except RunFolderError as error:
                 warn(f"the best weights so far are not kept: {error}")
             else:
@@ -249,5 +259,5 @@ class Session(Events):
         self._sittings.flush()
         self._sittings.sync()
         self._saver.save(self.trainer, session)
-        save_weights(self.folder.weights, self.trainer.models)
+        save_weights(self.folder.weights, self.trainer.models, self.folder.run_id)
         self.trainer.metrics.add("seconds", {"checkpoint": time.perf_counter() - began})

@@ -37,7 +37,7 @@ def save_skipped(folder: RunFolder, update: SkippedUpdate, models: Models) -> Pa
         "random": update.random,
         "models": dict(models.state_dict()),
     }
-    write_state(path, state)
+    write_state(path, state, run=folder.run_id)
     return path
 
 
@@ -47,9 +47,10 @@ def reproduce(path: Path) -> dict[str, float]:
     It draws the same random numbers when the run was on the CPU too. Returns the metrics of the update: the
     ``gradient_norm`` is NaN when the loss or the gradient is not finite. Raises RunFolderError for a damaged file.
     """
-    description = RunFolder(path.parent.parent).read_description()
+    folder = RunFolder(path.parent.parent)
+    description = folder.read_description()
     config = Config.from_json(description["config"])
-    state = read_state(path)
+    state = read_state(path, run=folder.run_id)
     models = Models(config, *specs_from_json(description["specs"]))
     models.load_state_dict(state["models"])
     generator = torch.Generator()

@@ -33,15 +33,15 @@ class LoadedRun:
         return is_imported(self.folder, self.description)
 
 
-def save_weights(path: Path, models: Models) -> None:
-    """Replace a file of weights, atomically. Raises RunFolderError."""
+def save_weights(path: Path, models: Models, run: str = "") -> None:
+    """Replace a file of weights of the ``run`` with that id, atomically. Raises RunFolderError."""
     tensors = models.state_dict().items()
-    write_arrays(path, {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in tensors})
+    write_arrays(path, {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in tensors}, run=run)
 
 
-def load_weights(path: Path) -> dict[str, Tensor]:
-    """Inverse of ``save_weights``. Raises RunFolderError when the file is not what was written."""
-    return {name: torch.from_numpy(array.copy()) for name, array in read_arrays(path)[0].items()}
+def load_weights(path: Path, run: str | None = None) -> dict[str, Tensor]:
+    """Inverse of ``save_weights``; ``run`` None: of any. RunFolderError when the file is not what was written."""
+    return {name: torch.from_numpy(array.copy()) for name, array in read_arrays(path, run=run)[0].items()}
 
 
 def load_run(path: str | Path, device: str = "auto", *, best: bool = False) -> LoadedRun:
@@ -62,7 +62,7 @@ def load_run(path: str | Path, device: str = "auto", *, best: bool = False) -> L
             reason = "yet: it is written by evaluations during training (--evaluation.every-steps)."
         raise RunFolderError(f"{folder.path} has no {weights.name} {reason}")
     try:
-        models.load_state_dict(load_weights(weights))
+        models.load_state_dict(load_weights(weights, folder.run_id))
     except RuntimeError as error:
         raise RunFolderError(f"{weights} does not hold the weights of this run: {error}") from error
     models.to(choose_device(device)).eval()
