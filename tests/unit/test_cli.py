@@ -51,7 +51,7 @@ def test_train_writes_every_file(run: Path) -> None:
     names = {path.name for path in run.iterdir()}
     assert names == {
         "run.json", "metrics.jsonl", "evaluations.jsonl", "events", "weights.safetensors", "episodes.safetensors",
-        "checkpoints", "replay",
+        "checkpoints", "replay", "lock",
     }  # fmt: skip
     description = json.loads((run / "run.json").read_text())
     assert description["environment"] == "clock"

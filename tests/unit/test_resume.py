@@ -196,7 +196,7 @@ def test_checkpoints_cannot_lead_out_of_the_folder(tmp_path: Path, monkeypatch: 
     state = read_state(path)
     led_out = {"replay": {"../run.json": "0"}}
     for crafted in (led_out, {"state": 1}, {"name": 3}, {"replay": [1]}, {"num_environments": 0}):
-        write_state(path, {**state, **crafted})
+        write_state(path, {**state, **crafted}, run=RunFolder(run).run_id)
         with pytest.warns(UserWarning, match="does not describe"), pytest.raises(RunFolderError, match="is intact"):
             worldstream.resume(run, quiet=True)
 
