@@ -145,12 +145,7 @@ def play(
 
 
 def protocol_card(experiment: Experiment, training: dict[str, Any]) -> dict[str, Any]:
-    """How an environment is played in training and in evaluation; empty for one that says nothing about it.
-
-    Args:
-        experiment: the run.
-        training: what the training environment says.
-    """
+    """How an environment is played, by what the training one says; empty for one that says nothing about it."""
     if not training:
         return {}
     evaluated, evaluation = experiment.environment.for_evaluation().make(), experiment.config.evaluation
@@ -177,10 +172,9 @@ def evaluate(
     on_progress: Callable[[int, int], Any] | None = None,
     stop: Callable[[], bool] = never,
 ) -> Evaluation:
-    """Returns and lengths of whole episodes without exploration; the other arguments are those of ``play``.
+    """Returns and lengths of whole episodes without exploration; arguments are those of ``play``.
 
-    Args:
-        on_progress: called after each step with the episodes that have ended and the steps of all environments.
+    ``on_progress`` is called after each step with the episodes that have ended and the steps of all environments.
     """
     taken = incidents = 0
 

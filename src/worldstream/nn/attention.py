@@ -130,8 +130,7 @@ class BlockAttention(nn.Module):
             past: (2, B, H, P, d) keys and values of the context before block 0.
             chunks: of ``PredictionMasks.chunks``.
 
-        Returns:
-            (B, T, L + n, E), and keys and values of the context after the last block.
+        Returns what x becomes, and keys and values of the context after the last block.
         """
         q, keys_values = self._heads(x, phases)
         context = torch.cat((past.to(keys_values.dtype), keys_values[..., : self.block_length, :].flatten(3, 4)), 3)

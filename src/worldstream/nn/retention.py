@@ -107,8 +107,7 @@ class BlockRetention(nn.Module):
             memory: (B, H, d, d) before the first block.
             mask: (B, T) bool; blocks where it is false are not written to the memory. None: all are.
 
-        Returns:
-            as x, and the memory after the last block.
+        Returns what x becomes, and the memory after the last block.
         """
         num_tokens = x.shape[2]
         q, k, v, gate = self._heads(x, phases)

@@ -96,18 +96,15 @@ class Collector:
     def load_state_dict(self, state: dict[str, Any]) -> int:
         """Continue from ``state_dict``; load the store and the models first.
 
-        Returns:
-            number of episodes that were closed as truncated, because their environments cannot give their state.
+        Returns the number of episodes closed as truncated, because their environments cannot give their state.
         """
         self.steps = int(state["steps"])
         self._rng.bit_generator.state = state["rng"]
         self._returns, self._lengths = state["returns"].copy(), state["lengths"].copy()
         self._held, self._hold = state["held"].copy(), state["hold"].copy()
-        device = self._carry.acted.device
-        carry = state["carry"]
-        self._carry = Carry(
-            tuple(x.to(device) for x in carry["memory"]), carry["action"].to(device), carry["acted"].to(device)
-        )
+        device, carry = self._carry.acted.device, state["carry"]
+        memory = tuple(x.to(device) for x in carry["memory"])
+        self._carry = Carry(memory, carry["action"].to(device), carry["acted"].to(device))
         goes_on = self._environments.load_state_dict(state["environments"])
         self._observations = self._environments.latest
         if goes_on.all():

@@ -51,8 +51,7 @@ class Learner:
     def step(self, loss: Tensor) -> Tensor:
         """One update from a scalar loss, unless the loss or its gradient is not finite: then no parameter changes.
 
-        Returns:
-            norm of the gradient before clipping, a scalar tensor; NaN when the update was skipped.
+        Returns the norm of the gradient before clipping, a scalar tensor; NaN when the update was skipped.
         """
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()

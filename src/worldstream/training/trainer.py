@@ -107,8 +107,7 @@ class Trainer:
     def update(self, phase: Phase, turn: float) -> dict[str, Tensor]:
         """One gradient step of a phase, at the learning rate of the steps at which its turn began.
 
-        Returns:
-            metrics, () each; none when the update was skipped. Raises DivergedError when too many were.
+        Returns metrics, () each; none when the update was skipped. Raises DivergedError when too many were.
         """
         phase.learner.schedule(turn, self.experiment.last_step)
         drawn = phase.draw()
@@ -167,10 +166,8 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any], rows: Iterable[dict[str, np.ndarray]]) -> int:
         """Continue from ``state_dict`` and the parts of replay, in a trainer of the same experiment.
 
-        Returns:
-            number of episodes that had to be closed as truncated; see ``Collector.load_state_dict``.
-
-        Raises ConfigError for the replay of another environment.
+        Returns the number of episodes that had to be closed as truncated; see ``Collector.load_state_dict``. Raises
+        ConfigError for the replay of another environment.
         """
         state = {**state, "experience": {**state["experience"], "rows": rows}}
         self.clock, self.num_skipped = int(state["clock"]), int(state["num_skipped"])

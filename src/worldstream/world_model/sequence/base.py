@@ -53,8 +53,7 @@ class SequenceModel(nn.Module, ABC, Generic[State]):
     def step(self, block: Tensor, state: State) -> tuple[Tensor, State]:
         """The hot path of imagination: append one block (B, L, E), predict the observation of the next.
 
-        Returns:
-            (B, n, E) latents of every observation token, at once; and the new state.
+        Returns latents (B, n, E) of every observation token, at once; and the new state.
         """
 
 
