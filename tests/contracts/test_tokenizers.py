@@ -21,9 +21,9 @@ from worldstream.specs import KeySpec
 from worldstream.tokenizers import TOKENIZERS
 from worldstream.tokenizers.base import Tokenizer, TokenizerOptions
 from worldstream.tokenizers.fitted_levels import FittedLevelsConfig
-from worldstream.tokenizers.fixed_levels import FixedLevelsConfig
 from worldstream.tokenizers.identity import IdentityConfig
 from worldstream.tokenizers.image import ImageFSQConfig, ImageVQConfig
+from worldstream.tokenizers.levels import FixedLevelsConfig
 
 VECTOR = KeySpec(key="x", modality="vector", shape=(5,), dtype="float32")
 CATEGORIES = KeySpec(key="x", modality="categorical", shape=(3,), dtype="uint8", vocabulary=(2, 7, 7))

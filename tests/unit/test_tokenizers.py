@@ -18,9 +18,8 @@ from worldstream.tokenizers import TOKENIZERS
 from worldstream.tokenizers.base import TokenizerOptions
 from worldstream.tokenizers.bundle import TokenizerBundle, TokenizerConfig
 from worldstream.tokenizers.fitted_levels import FittedLevels, FittedLevelsConfig
-from worldstream.tokenizers.fixed_levels import FixedLevels, FixedLevelsConfig, published_levels
 from worldstream.tokenizers.identity import IdentityConfig
-from worldstream.tokenizers.levels import LevelQuantizer
+from worldstream.tokenizers.levels import FixedLevels, FixedLevelsConfig, LevelQuantizer, published_levels
 
 
 def vector(size: int, key: str = "x") -> KeySpec:

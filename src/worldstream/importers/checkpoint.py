@@ -73,20 +73,12 @@ def imported_agent(
     modality: Mapping[str, str] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> ImportedAgent:
-    """Models of a published agent for an environment, with its weights.
+    """Models of an agent that was trained with one of ``PUBLISHED``, for an environment, with its weights.
 
-    Args:
-        tensors: the checkpoint.
-        published: which of ``PUBLISHED`` it was trained with.
-        environment: name or factory; its keys are matched by what they are, and its shapes must be those of the
-            tensors.
-        modality: overrides by observation key, as in ``EnvironmentConfig``.
-        settings: of an agent that was trained with others than published, see ``settings_from``.
-
-    Raises:
-        ConfigError: unknown configuration.
-        WeightsError: checkpoint, configuration and environment do not fit each other.
-        SpaceError, EnvironmentFault: the environment cannot be used.
+    The environment's keys are matched by what they are, or by ``modality`` as in ``EnvironmentConfig``; ``settings``
+    are those of an agent that was trained with others than published, see ``settings_from``. Raises ConfigError for an
+    unknown configuration, WeightsError when checkpoint, configuration and environment do not fit each other, and
+    SpaceError and EnvironmentFault when the environment cannot be used.
     """
     agent = _stated_agent(tensors, published, settings or {})
     config = agent.config(tensors.source)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from worldstream.agent.actor_critic import ActorCritic, Trunk
 from worldstream.agent.encoder import KeyEncoder
 from worldstream.errors import WeightsError
-from worldstream.importers.published import PublishedAgent
+from worldstream.importers.published import AGENT, IMAGE, MODEL, PublishedAgent
 from worldstream.importers.sizes import advice
 from worldstream.importers.tensors import ForeignTensors
 from worldstream.models import Models
@@ -34,7 +34,6 @@ from worldstream.world_model.model import WorldModel
 from worldstream.world_model.sequence.attention import AttentionModel
 from worldstream.world_model.sequence.retention import RetentionModel
 
-IMAGE, MODEL, AGENT = "tokenizer.tokenizers.image.", "world_model.", "actor_critic."
 SEQUENCE = f"{MODEL}_model."
 RETENTION_LAYER = {
     "retention.out": "retention.out_proj",
@@ -60,13 +59,7 @@ TABLES = {"token": "embeddings.weight", "token_2d": "embeddings.embeddings.embed
 
 @torch.no_grad()
 def load_published(models: Models, tensors: ForeignTensors, agent: PublishedAgent, kinds: Mapping[str, str]) -> None:
-    """Fill models with published weights.
-
-    Args:
-        models: of the agent's configuration.
-        tensors: the weights.
-        agent: what they are stated to be.
-        kinds: published kind of observation by key.
+    """Fill models of the agent's configuration with published weights; ``kinds`` of observation are by key.
 
     Raises WeightsError that lists every tensor that does not fit.
     """

@@ -33,13 +33,7 @@ def published_kinds(
 ) -> dict[str, str]:
     """Published kind by key, in the order in which the published agent lays keys out.
 
-    Args:
-        specs: the keys.
-        observed: kinds that the agent observes.
-        tensors: of the agent.
-        environment: what messages call it.
-
-    Raises WeightsError when a key is of no kind, and when the kinds are not those that the agent observes.
+    Raises WeightsError when a key is of no kind, and when the kinds are not those ``observed`` by the agent.
     """
     single_channel = _num_channels(tensors) == 1
     unsorted = {key: _kind(spec, observed, single_channel) for key, spec in specs.items()}

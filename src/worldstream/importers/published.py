@@ -18,9 +18,9 @@ from worldstream.importers.tensors import ForeignTensors
 from worldstream.options import Between
 from worldstream.tokenizers.base import TokenizerOptions
 from worldstream.tokenizers.bundle import TokenizerConfig
-from worldstream.tokenizers.fixed_levels import FixedLevelsConfig
 from worldstream.tokenizers.image import ImageFSQConfig, ImageVQConfig
 from worldstream.tokenizers.image_networks import NUM_GROUPS
+from worldstream.tokenizers.levels import FixedLevelsConfig
 from worldstream.world_model.heads.base import HeadConfig
 from worldstream.world_model.heads.disagreement import DisagreementConfig
 from worldstream.world_model.heads.observation import ObservationConfig
@@ -33,6 +33,9 @@ from worldstream.world_model.sequence.retention import RetentionConfig
 
 KINDS = ("image", "vector", "token", "token_2d")
 """Kinds of observation in the order in which the published agents lay them out."""
+
+MODEL, AGENT, IMAGE = "world_model.", "actor_critic.", "tokenizer.tokenizers.image."
+"""Beginnings of the names of tensors."""
 
 Size = Annotated[int, Between(1, 65_536)]
 Few = Annotated[int, Between(1, 1000)]
@@ -223,21 +226,20 @@ class Parts(NamedTuple):
     @staticmethod
     def of(tensors: ForeignTensors) -> Parts:
         """As the names of tensors show. Raises WeightsError when they are none of a published agent."""
-        model, agent, image = "world_model.", "actor_critic.", "tokenizer.tokenizers.image."
-        kinds = tuple(kind for kind in KINDS if tensors.has(f"{model}head_observations.{kind}."))
+        kinds = tuple(kind for kind in KINDS if tensors.has(f"{MODEL}head_observations.{kind}."))
         if not kinds:
             raise WeightsError(
-                f"{tensors.source} has no tensor '{model}head_observations.*': it is no published agent's checkpoint."
+                f"{tensors.source} has no tensor '{MODEL}head_observations.*': it is no published agent's checkpoint."
             )
         return Parts(
             kinds=kinds,
-            continuous=tensors.has(f"{agent}actor_action_projection.", f"{agent}actor_linear.0."),
-            attention=tensors.has(f"{model}_model.pred_tokens", f"{model}_model.layers.0.self_attn."),
-            curious=tensors.has(f"{model}curiosity_head."),
-            separate_networks=tensors.has(f"{agent}critic_latent_fuser."),
-            fsq=tensors.has(f"{image}fsq.", f"{image}pre_quant_conv."),
-            batch_norm=tensors.has(*(f"{image}decoder.cnn.0.0.{name}" for name in ("running_", "num_batches"))),
-            image_table=tensors.has(f"{model}obs_embeddings.image."),
+            continuous=tensors.has(f"{AGENT}actor_action_projection.", f"{AGENT}actor_linear.0."),
+            attention=tensors.has(f"{MODEL}_model.pred_tokens", f"{MODEL}_model.layers.0.self_attn."),
+            curious=tensors.has(f"{MODEL}curiosity_head."),
+            separate_networks=tensors.has(f"{AGENT}critic_latent_fuser."),
+            fsq=tensors.has(f"{IMAGE}fsq.", f"{IMAGE}pre_quant_conv."),
+            batch_norm=tensors.has(*(f"{IMAGE}decoder.cnn.0.0.{name}" for name in ("running_", "num_batches"))),
+            image_table=tensors.has(f"{MODEL}obs_embeddings.image."),
         )
 
 

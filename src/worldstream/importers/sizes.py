@@ -8,30 +8,29 @@ from __future__ import annotations
 from math import prod
 from typing import Any
 
-from worldstream.importers.published import PublishedAgent
+from worldstream.importers.published import AGENT, IMAGE, MODEL, PublishedAgent
 from worldstream.importers.tensors import ForeignTensors
 
-_MODEL, _AGENT, _IMAGE = "world_model.", "actor_critic.", "tokenizer.tokenizers.image."
-_ENCODER, _POLICY = "tokenizer.image.encoder.config", f"{_AGENT}obs_encoders."
-_FUSER, _LEVELS = f"{_AGENT}obs_latent_fuser.{{}}.", f"{_AGENT}actor_linear.0.bias"
+_ENCODER, _POLICY = "tokenizer.image.encoder.config", f"{AGENT}obs_encoders."
+_FUSER, _LEVELS = f"{AGENT}obs_latent_fuser.{{}}.", f"{AGENT}actor_linear.0.bias"
 AXES = (
-    ("world_model.SEQUENCE.embed_dim", f"{_MODEL}head_ends.0.weight", 1, f"{_MODEL}head_ends.0.bias"),
-    ("world_model.obs_emb_dim", f"{_MODEL}obs_emb_map.weight", 1, ""),
+    ("world_model.SEQUENCE.embed_dim", f"{MODEL}head_ends.0.weight", 1, f"{MODEL}head_ends.0.bias"),
+    ("world_model.obs_emb_dim", f"{MODEL}obs_emb_map.weight", 1, ""),
     ("actor_critic.obs_mlp_layer_sizes", f"{_FUSER}weight", 0, f"{_FUSER}bias"),
-    ("actor_critic.n_action_quant_levels", f"{_MODEL}action_encoder.embedding.weight", 0, _LEVELS),
-    ("actor_critic.num_value_bins", f"{_AGENT}critic_v_head.linear.weight", 0, f"{_AGENT}critic_v_head.linear.bias"),
+    ("actor_critic.n_action_quant_levels", f"{MODEL}action_encoder.embedding.weight", 0, _LEVELS),
+    ("actor_critic.num_value_bins", f"{AGENT}critic_v_head.linear.weight", 0, f"{AGENT}critic_v_head.linear.bias"),
     ("actor_critic.tokens_embed_dim", f"{_POLICY}token.embeddings.weight", 1, ""),
     ("actor_critic.tokens_embed_dim", f"{_POLICY}token_2d.embeddings.embeddings.embeddings.0.weight", 1, ""),
     ("policy_convolutions", f"{_POLICY}image.model.{{}}.0.weight", 0, f"{_POLICY}image.model.{{}}.0.bias"),
-    ("tokenizer.image.vocab_size", f"{_IMAGE}embedding.weight", 0, f"{_MODEL}head_observations.image.3.bias"),
-    (f"{_ENCODER}.out_channels", f"{_IMAGE}encoder.cnn.2.2.weight", 0, f"{_IMAGE}encoder.cnn.2.2.bias"),
-    (f"{_ENCODER}.out_channels_1st_layer", f"{_IMAGE}encoder.cnn.0.weight", 0, f"{_IMAGE}encoder.cnn.0.bias"),
+    ("tokenizer.image.vocab_size", f"{IMAGE}embedding.weight", 0, f"{MODEL}head_observations.image.3.bias"),
+    (f"{_ENCODER}.out_channels", f"{IMAGE}encoder.cnn.2.2.weight", 0, f"{IMAGE}encoder.cnn.2.2.bias"),
+    (f"{_ENCODER}.out_channels_1st_layer", f"{IMAGE}encoder.cnn.0.weight", 0, f"{IMAGE}encoder.cnn.0.bias"),
 )  # fmt: skip
 """Setting, a tensor (one for each layer where there is a {}), its axis of that size, and a witness: another tensor
 whose length is a multiple of it."""
 NUMBERED = {
     "world_model.SEQUENCE.num_layers": "world_model._model.layers.",
-    f"{_ENCODER}.num_downsample_steps": f"{_IMAGE}encoder.cnn.1.",
+    f"{_ENCODER}.num_downsample_steps": f"{IMAGE}encoder.cnn.1.",
 }
 """By setting: beginning of the names of tensors that count so many things."""
 
@@ -61,17 +60,17 @@ def shown_sizes(agent: PublishedAgent, tensors: ForeignTensors) -> dict[str, Any
         numbers = tensors.numbers(prefix)
         found[place] = len(numbers) if numbers == list(range(len(numbers))) else 0
     if agent.parts.curious:
-        ensembles = (f"{_MODEL}curiosity_head.{kind}.ensemble." for kind in agent.parts.kinds)
+        ensembles = (f"{MODEL}curiosity_head.{kind}.ensemble." for kind in agent.parts.kinds)
         found["world_model.curiosity_ensemble_size"] = max(len(tensors.numbers(prefix)) for prefix in ensembles)
     # There is a rotary frequency for each pair of features of a head, or for each feature.
-    pairs = tensors.look(f"{_MODEL}_model.rotary_emb.inv_freq")
-    each = tensors.look(f"{_MODEL}_model.layers.0.retention.thetas")
+    pairs = tensors.look(f"{MODEL}_model.rotary_emb.inv_freq")
+    each = tensors.look(f"{MODEL}_model.layers.0.retention.thetas")
     head, width = 2 * pairs.numel() or each.numel(), found.get("world_model.SEQUENCE.embed_dim", 0)
     found["world_model.SEQUENCE.num_heads"] = width // head if head and width % head == 0 else 0
     if "actor_critic.num_value_bins" in found:
         found["actor_critic.num_value_bins"] -= 1
-    levels = tuple(tensors.look(f"{_IMAGE}fsq._levels").flatten().tolist())
-    if prod(levels) == tensors.look(f"{_MODEL}head_observations.image.3.bias").numel():
+    levels = tuple(tensors.look(f"{IMAGE}fsq._levels").flatten().tolist())
+    if prod(levels) == tensors.look(f"{MODEL}head_observations.image.3.bias").numel():
         found["tokenizer.image.fsq_levels"] = levels
     return {place.replace("SEQUENCE", agent.sequence_part): value for place, value in found.items() if value}
 

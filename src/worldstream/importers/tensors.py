@@ -22,11 +22,7 @@ PROBLEMS = (MISSING, MISSHAPED, MISTYPED, INFINITE, DIFFERENT, UNKNOWN)
 class ForeignTensors:
     """A state dict that must be used up: ``check`` refuses it when anything is missing, unknown or not what it must be.
 
-    Args:
-        tensors: by name.
-        source: what messages call it.
-
-    Raises WeightsError when some are no plain arrays of numbers.
+    Messages call it ``source``. Raises WeightsError when some of it are no plain arrays of numbers.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], source: str) -> None:
@@ -34,7 +30,7 @@ class ForeignTensors:
         self._tensors = dict(tensors)
         self._unused = set(tensors)
         self._problems: dict[str, list[str]] = {kind: [] for kind in PROBLEMS}
-        if odd := [name for name, tensor in tensors.items() if not _is_plain(tensor)]:
+        if odd := [name for name, x in tensors.items() if x.layout != torch.strided or x.is_nested or x.is_quantized]:
             raise WeightsError(
                 f"{source} holds sparse, nested or quantised tensors. {_listed('These are', odd)} Save them dense."
             )
@@ -55,8 +51,7 @@ class ForeignTensors:
     def take(self, name: str, shape: tuple[int, ...], *, integer: bool = False) -> Tensor:
         """A tensor that must have this shape and hold finite floating-point numbers, or integers.
 
-        Returns:
-            zeros where it is not so, which ``check`` will report.
+        Zeros where it is not so, which ``check`` will report.
         """
         tensor = self._taken(name, shape, integer)
         return torch.zeros(shape) if tensor is None else tensor
@@ -107,10 +102,6 @@ class ForeignTensors:
         if text not in self._problems[kind]:  # several keys of a kind share their tensors
             self._problems[kind].append(text)
         return None
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    return tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_quantized
 
 
 def _is_integer(tensor: Tensor) -> bool:

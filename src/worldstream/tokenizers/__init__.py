@@ -5,7 +5,7 @@ from worldstream.registry import Registry
 TOKENIZERS = Registry(
     "tokenizer",
     {
-        "fixed_levels": "worldstream.tokenizers.fixed_levels:FixedLevelsConfig",
+        "fixed_levels": "worldstream.tokenizers.levels:FixedLevelsConfig",
         "fitted_levels": "worldstream.tokenizers.fitted_levels:FittedLevelsConfig",
         "identity": "worldstream.tokenizers.identity:IdentityConfig",
         "image_vq": "worldstream.tokenizers.image:ImageVQConfig",

@@ -38,11 +38,7 @@ class TokenizerConfig:
 
 
 class TokenizerBundle(nn.Module):
-    """All tokenizers of an environment, by observation key.
-
-    Args:
-        config: which tokenizer for which modality.
-        specs: the keys, in block order.
+    """All tokenizers of an environment, by observation key, in block order.
 
     Raises ConfigError when options do not suit a key, or the loss weights do not name exactly the losses of the
     tokenizers that are trained.
@@ -131,9 +127,8 @@ class TokenizerBundle(nn.Module):
     def losses(self, observations: Observations) -> tuple[Tensor, dict[str, Tensor]]:
         """Losses of the trained tokenizers for stored arrays (B, T, *shape) of all ``trained_keys``.
 
-        Returns:
-            the weighted sum (), and the mean of each named loss (), summed over keys; where there are several keys,
-            also of each key alone, as "key/name".
+        They are the weighted sum (), and the mean of each named loss (), summed over keys; where there are several
+        keys, also of each key alone, as "key/name".
         """
         found = {
             key: {name: loss.mean() for name, loss in self.by_key[key].losses(x).items()}

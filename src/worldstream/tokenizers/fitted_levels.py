@@ -17,8 +17,7 @@ from torch import Tensor
 from worldstream.options import Between
 from worldstream.specs import KeySpec
 from worldstream.tokenizers.base import TokenizerOptions
-from worldstream.tokenizers.fixed_levels import published_levels
-from worldstream.tokenizers.levels import LevelTokenizer
+from worldstream.tokenizers.levels import LevelTokenizer, published_levels
 
 RANGE_MARGIN = 0.25
 """How far the evenly spread levels reach beyond the seen range, as a share of it, on each side."""

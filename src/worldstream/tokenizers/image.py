@@ -56,15 +56,12 @@ class ImageTokenizer(Tokenizer):
     """uint8 pictures (..., c, h, w) <-> ids (..., K, C) on a grid; each token has a code of ``code_size``.
 
     Decoding an id and encoding the picture again need not give the id back, as the codes are learned. ``decode`` and
-    ``features`` have no gradient.
-
-    Raises ConfigError when the sizes do not fit the key.
-
-    ``error`` () is the even squared error of the last trained batch, in units of half the range of a byte: unlike the
-    loss "reconstruction" it can be compared between settings of ``rarity``.
+    ``features`` have no gradient. Raises ConfigError when the sizes do not fit the key.
     """
 
     error: Tensor
+    """() even squared error of the last trained batch, in units of half the range of a byte: unlike the loss
+    "reconstruction" it can be compared between settings of ``rarity``."""
     loss_names = ("reconstruction", "quantization", "perceptual")
 
     def __init__(self, spec: KeySpec, config: ImageOptions, quantizer: Quantizer) -> None:
@@ -89,7 +86,8 @@ class ImageTokenizer(Tokenizer):
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
         pictures = x.reshape(-1, *x.shape[-3:])
-        ids = [self.quantizer.encode(self._outputs(part)) for part in pictures.split(ENCODED_TOGETHER)]
+        parts = pictures.split(ENCODED_TOGETHER)
+        ids = [self.quantizer.encode(self._rows(self.encoder(scaled(part)))) for part in parts]
         return torch.cat(ids).reshape(*x.shape[:-3], self.spec.num_tokens, self.spec.num_channels)
 
     @torch.no_grad()
@@ -104,6 +102,8 @@ class ImageTokenizer(Tokenizer):
         return self.quantizer.codes(ids)
 
     def losses(self, x: Tensor) -> dict[str, Tensor]:
+        if not self._perceptual:
+            self.prepare_training()
         pictures = scaled(x.flatten(0, 1))
         quantized = self.quantizer(self._rows(self.encoder(pictures)))
         decoded = self._pictures(quantized.codes.unflatten(0, (len(pictures), -1)))
@@ -112,7 +112,7 @@ class ImageTokenizer(Tokenizer):
         losses = {
             "reconstruction": (pixel_weights(pictures, self.config.rarity) * squared).mean((1, 2, 3)),
             "quantization": quantized.loss.unflatten(0, (len(pictures), -1)).mean(1),
-            "perceptual": self._distance(decoded, pictures),
+            "perceptual": self._perceptual[0](decoded, pictures),
         }
         return {name: loss.unflatten(0, x.shape[:2]) for name, loss in losses.items()}
 
@@ -134,9 +134,6 @@ class ImageTokenizer(Tokenizer):
     def statistics(self) -> dict[str, Tensor]:
         return {**self.quantizer.statistics(), "squared_error": self.error}
 
-    def _outputs(self, pictures: Tensor) -> Tensor:
-        return self._rows(self.encoder(scaled(pictures)))
-
     @staticmethod
     def _rows(outputs: Tensor) -> Tensor:
         """(N, D, rows, columns) -> (N * K, D), row by row."""
@@ -147,13 +144,6 @@ class ImageTokenizer(Tokenizer):
         assert self.spec.grid is not None
         pictures: Tensor = self.decoder(codes.unflatten(1, self.spec.grid).movedim(-1, 1))
         return pictures
-
-    def _distance(self, decoded: Tensor, pictures: Tensor) -> Tensor:
-        """Perceptual distance (N,) of pictures."""
-        if not self._perceptual:
-            self.prepare_training()
-        distance: Tensor = self._perceptual[0](decoded, pictures)
-        return distance
 
 
 def scaled(pictures: Tensor) -> Tensor:

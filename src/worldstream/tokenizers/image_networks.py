@@ -151,19 +151,12 @@ TYPICAL = 0.02
 
 
 def pixel_weights(pictures: Tensor, rarity: float) -> Tensor:
-    """Weight of every pixel in the squared error, mean 1: even, but for the share ``rarity``; even where all of the
-    batch is still.
+    """Weight (N, 1, h, w) of every pixel of a batch (N, c, h, w) in the squared error, mean 1: even, but for the share
+    ``rarity``; even where all of the batch is still.
 
     That share goes by the deviation of a pixel from the median of its place in the batch, as a multiple of the mean
     deviation there. So what is seldom at a place weighs most, a ball more than a large thing that is somewhere always,
     and the batch as a whole weighs all places alike where anything changes.
-
-    Args:
-        pictures: (N, c, h, w), all of one batch.
-        rarity: share of the weight that goes by rarity.
-
-    Returns:
-        (N, 1, h, w).
     """
     deviation = (pictures - pictures.median(0, keepdim=True).values).abs().mean(1, keepdim=True)
     rare = deviation / (deviation.mean(0, keepdim=True) + TYPICAL)

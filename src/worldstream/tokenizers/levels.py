@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from typing import final
+
 import torch
 from torch import Tensor, nn
 
-from worldstream.specs import TokenSpec
-from worldstream.tokenizers.base import Tokenizer
+from worldstream.specs import KeySpec, TokenSpec
+from worldstream.tokenizers.base import Tokenizer, TokenizerOptions
 
 
 class LevelQuantizer(nn.Module):
-    """Nearest-level quantiser of D features with V levels each; values outside of the levels saturate.
-
-    Args:
-        levels: (D, V), non-decreasing along V, in symlog space.
-    """
+    """Nearest of ``levels`` (D, V), non-decreasing along V, in symlog space; values outside of them saturate."""
 
     levels: Tensor
 
@@ -36,11 +36,7 @@ class LevelQuantizer(nn.Module):
 
 
 class LevelTokenizer(Tokenizer):
-    """D features, one token each, with V levels.
-
-    Args:
-        levels: (D, V), see ``LevelQuantizer``.
-    """
+    """D features, one token each, of ``levels`` (D, V)."""
 
     def __init__(self, levels: Tensor) -> None:
         super().__init__()
@@ -53,3 +49,35 @@ class LevelTokenizer(Tokenizer):
 
     def decode(self, ids: Tensor) -> Tensor:
         return self.quantizer.decode(ids.squeeze(-1))
+
+
+def published_levels() -> Tensor:
+    """(125,) fixed levels of the published method, in symlog space (docs/method.md, "fixed levels").
+
+    32 equally spaced points on [0, ln(1 + pi)] joined with 31 more up to 6, mirrored. Index 62 is zero; the range is
+    +-402 in raw units, the resolution 0.046 near zero.
+    """
+    knee = math.log1p(math.pi)
+    inner = torch.linspace(0.0, knee, 32, dtype=torch.float64)
+    outer = torch.linspace(knee, 6.0, 32, dtype=torch.float64)[1:]
+    positive = torch.cat((inner, outer))
+    return torch.cat((-positive[1:].flip(0), positive)).float()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FixedLevelsConfig(TokenizerOptions):
+    """The published level set, a constant of the method without options."""
+
+    def build(self, spec: KeySpec) -> FixedLevels:
+        return FixedLevels(spec)
+
+
+@final
+class FixedLevels(LevelTokenizer):
+    """One level set for all features; what the agent reads is the level, in symlog units."""
+
+    def __init__(self, spec: KeySpec) -> None:
+        super().__init__(published_levels().repeat(spec.shape[0], 1))
+
+    def features(self, ids: Tensor) -> Tensor:
+        return self.decode(ids).unsqueeze(-1)

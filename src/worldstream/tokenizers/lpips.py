@@ -49,10 +49,7 @@ class LpipsConfig(PerceptualOptions):
 
 @final
 class Lpips(PerceptualLoss):
-    """Weighted distance of unit features of five levels.
-
-    Args:
-        folder: where ``VGG_FILE`` and ``HEADS_FILE`` are; None: random weights.
+    """Weighted distance of unit features of five levels; ``folder`` None: with random weights.
 
     Raises ConfigError when a file does not hold the weights.
     """

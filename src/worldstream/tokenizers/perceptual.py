@@ -61,7 +61,8 @@ class PerceptualLoss(nn.Module, ABC):
         with torch.no_grad():  # half of the cost, if one is not careful (P15)
             wanted = self.features(_in_colour(targets))
         found = self.features(_in_colour(pictures))
-        return torch.stack([self._level(i, a, b) for i, (a, b) in enumerate(zip(found, wanted, strict=True))]).sum(0)
+        squared = [(_unit(a) - _unit(b)).square() for a, b in zip(found, wanted, strict=True)]
+        return torch.stack([self.weigh(level, x).mean((1, 2, 3)) for level, x in enumerate(squared)]).sum(0)
 
     @abstractmethod
     def features(self, pictures: Tensor) -> list[Tensor]:
@@ -70,9 +71,6 @@ class PerceptualLoss(nn.Module, ABC):
     def weigh(self, level: int, squared: Tensor) -> Tensor:
         """(N, C, h, w) squared differences of one level -> (N, 1, h, w)."""
         return squared.sum(1, keepdim=True)
-
-    def _level(self, level: int, found: Tensor, wanted: Tensor) -> Tensor:
-        return self.weigh(level, (_unit(found) - _unit(wanted)).square()).mean((1, 2, 3))
 
 
 def _unit(features: Tensor) -> Tensor:

@@ -82,25 +82,23 @@ class Quantizer(nn.Module, ABC):
 
 @final
 class VectorQuantizer(Quantizer):
-    """The nearest of V codes (docs/method.md, "VQ").
+    """The nearest of V codes of width D (docs/method.md, "VQ").
 
-    Args:
-        num_codes: V.
-        width: D.
-        ema_decay: 0: codes are parameters, and the loss pulls them to the rows; above 0: each is the exponential
-            average of the rows that chose it, with this decay, and the loss pulls only the rows.
-        revive_below: codes whose usage is below this are put onto rows of the batch, drawn by their squared distance to
-            the nearest code: where codes are missing. Their averages start anew there, so that the next update does not
-            bring the dead code back (C16). In the first update these are nearly all codes, which thus begin on data; 0:
-            never.
+    With ``ema_decay`` 0 codes are parameters, and the loss pulls them to the rows; above 0 each is the exponential
+    average of the rows that chose it, with this decay, and the loss pulls only the rows.
 
-    ``life`` (V,) is the usage, but for codes that were just revived, which are given time.
+    Codes whose usage is below ``revive_below`` are put onto rows of the batch, drawn by their squared distance to the
+    nearest code: where codes are missing. Their averages start anew there, so that the next update does not bring the
+    dead code back (C16). In the first update these are nearly all codes, which thus begin on data.
     """
 
     codebook: Tensor
     life: Tensor
+    """(V,) usage, but for codes that were just revived, which are given time."""
     totals: Tensor
+    """(V, D) average over batches of the sum of a code's rows."""
     weights: Tensor
+    """(V,) the same average of their number, as a multiple of the mean."""
 
     def __init__(self, num_codes: int, width: int, *, ema_decay: float = 0.0, revive_below: float = 0.0) -> None:
         super().__init__(num_codes)
@@ -110,8 +108,8 @@ class VectorQuantizer(Quantizer):
         self.register_buffer("life", torch.zeros(num_codes))
         if ema_decay:
             self.register_buffer("codebook", codebook)
-            self.register_buffer("totals", codebook.clone())  # average over batches of the sum of a code's rows
-            self.register_buffer("weights", torch.ones(num_codes))  # and of their number, as a multiple of the mean
+            self.register_buffer("totals", codebook.clone())
+            self.register_buffer("weights", torch.ones(num_codes))
         else:
             self.codebook = nn.Parameter(codebook)
 
@@ -164,14 +162,8 @@ class FiniteScalarQuantizer(Quantizer):
     """Each of a few scalars is rounded to one of its levels; an id numbers their combination (docs/method.md, "FSQ").
 
     With several channels a token says more without a larger vocabulary: each channel numbers the combination of
-    scalars of its own, and the code depends on all of them. (Published: one channel.)
-
-    Args:
-        levels: number of levels of each scalar of a channel, at least 2.
-        width: D; linear maps lead from D to the scalars and back.
-        num_channels: C.
-
-    Raises ConfigError for fewer than two levels, and more than 65,536 combinations.
+    scalars of its own, and the code depends on all of them. (Published: one channel.) Linear maps lead from D to the
+    scalars and back. Raises ConfigError for fewer than two levels, and more than 65,536 combinations.
     """
 
     levels: Tensor
