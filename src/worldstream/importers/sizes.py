@@ -10,6 +10,7 @@ from typing import Any
 
 from worldstream.importers.published import AGENT, IMAGE, MODEL, PublishedAgent
 from worldstream.importers.tensors import ForeignTensors
+from worldstream.options import at
 
 _ENCODER, _POLICY = "tokenizer.image.encoder.config", f"{AGENT}obs_encoders."
 _FUSER, _LEVELS = f"{AGENT}obs_latent_fuser.{{}}.", f"{AGENT}actor_linear.0.bias"
@@ -39,10 +40,7 @@ def advice(agent: PublishedAgent, tensors: ForeignTensors) -> str:
     """What a user should look at when tensors do not fit: settings of which they show another value."""
     differing = []
     for place, shown in shown_sizes(agent, tensors).items():
-        stated: Any = agent.settings
-        for name in place.split("."):
-            stated = getattr(stated, name)
-        if shown != stated:
+        if shown != (stated := at(agent.settings, place)):
             values = (list(value) if isinstance(value, tuple) else value for value in (shown, stated))
             differing.append("{} {} instead of {}".format(place, *values))
     if differing:

@@ -93,12 +93,10 @@ def is_integer_box(space: Space[Any]) -> bool:
 
 def integer_bounds(key: str, space: Space[Any]) -> tuple[np.ndarray, np.ndarray]:
     """Lowest and highest value of every entry, both of the space's shape. Raises SpaceError unless discrete."""
-    if isinstance(space, spaces.Discrete):
-        low: Any = np.asarray(int(space.start))
-        return low, low + int(space.n) - 1
-    if isinstance(space, spaces.MultiDiscrete):
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        sizes = space.n if isinstance(space, spaces.Discrete) else space.nvec
         low = np.asarray(space.start, dtype=np.int64)
-        return low, low + np.asarray(space.nvec, dtype=np.int64) - 1
+        return low, np.asarray(low + sizes - 1, dtype=np.int64)
     if isinstance(space, spaces.MultiBinary):
         return np.zeros(space.shape, np.int64), np.ones(space.shape, np.int64)
     if is_integer_box(space):

@@ -23,11 +23,9 @@ _IGNORE = "ignore"
 
 
 class ObservationAdapter:
-    """Stores whole observations.
+    """Stores whole observations: modalities by flat key, in the order of the observation space.
 
-    Args:
-        modalities: modality by flat key, in the order of the observation space.
-        ignored: flat keys that are dropped; None when they are not known, and any further key is then dropped.
+    Flat keys that are ``ignored`` are dropped; None when they are not known, and any further key is then dropped.
     """
 
     def __init__(self, modalities: dict[str, Modality], ignored: frozenset[str] | None) -> None:
@@ -43,12 +41,9 @@ class ObservationAdapter:
     ) -> Self:
         """Choose a modality for every leaf of an observation space, any nesting of Dict and Tuple.
 
-        Args:
-            space: the observation space.
-            overrides: flat key -> "kind", "kind:11,6,4" or "ignore".
-            sizes: modality -> the numbers that keys of it get where no override gives any.
-
-        Raises SpaceError for a leaf that no modality can express, and an override with an unknown key or kind.
+        ``overrides`` are flat key -> "kind", "kind:11,6,4" or "ignore", and ``sizes`` modality -> the numbers that keys
+        of it get where no override gives any. Raises SpaceError for a leaf that no modality can express, and an
+        override with an unknown key or kind.
         """
         overrides, leaves = overrides or {}, leaves_of(space)
         if unknown := [key for key in overrides if key not in leaves]:

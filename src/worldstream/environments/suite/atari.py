@@ -48,8 +48,7 @@ def known_games() -> dict[str, str]:
     """Names in lower case without separators -> name of the ROM; without ale-py the games of the benchmark."""
     spec = importlib.util.find_spec("ale_py")
     folders = list(spec.submodule_search_locations or []) if spec else []
-    roms = [file.stem for folder in folders for file in Path(folder, "roms").glob("*.bin")]
-    roms = [rom for rom in roms if rom not in _TWO_PLAYERS]
+    roms = {file.stem for folder in folders for file in Path(folder, "roms").glob("*.bin")} - _TWO_PLAYERS
     return {rom.replace("_", ""): rom for rom in sorted(roms)} or {game.lower(): game for game in ATARI_100K}
 
 
@@ -115,13 +114,9 @@ def _rom(name: str) -> str:
     key = match["game"].lower()
     if key not in games:
         near = difflib.get_close_matches(key, games, n=4, cutoff=0.5)
-        titles = [_title(games[other]) for other in near] or list(ATARI_100K)
+        titles = ["".join(map(str.capitalize, games[other].split("_"))) for other in near] or list(ATARI_100K)
         raise EnvironmentFault(f"unknown Atari game '{match['game']}'. The nearest names are: {', '.join(titles)}.")
     return games[key]
-
-
-def _title(rom: str) -> str:
-    return "".join(part.capitalize() for part in rom.split("_"))
 
 
 SUITE = AtariSuite(example="ALE/Breakout-v5", package="ale_py", extra="atari", action_repeat=4, preset="atari-small")
