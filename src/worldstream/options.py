@@ -47,6 +47,8 @@ class OneOf:
     """A choice between the components of a registry, whose entries are the classes of their options."""
 
     registry: Registry
+    by_flag: bool = True
+    """Whether one may be exchanged for another by itself; else other options have to change along with it."""
 
 
 def hints(cls: type) -> dict[str, Any]:
@@ -65,9 +67,9 @@ def check(options: Any, path: str = "") -> None:
 
 
 def choices(options: Any) -> dict[str, Registry]:
-    """Where nested options choose between components, as in "world_model.sequence", and between which."""
+    """Where one component of nested options may be exchanged, as in "world_model.sequence", and for which."""
     found = {place: _choice(hint) for place, hint, _ in _fields(options)}
-    return {place: registry for place, registry in found.items() if registry is not None}
+    return {place: choice.registry for place, choice in found.items() if choice and choice.by_flag}
 
 
 def choose(options: T, place: str, name: str) -> T:
@@ -147,9 +149,9 @@ def _bare(hint: Any) -> tuple[Any, tuple[Any, ...]]:
     return (hint.__origin__, hint.__metadata__) if get_origin(hint) is Annotated else (hint, ())
 
 
-def _choice(hint: Any) -> Registry | None:
-    """Where the type is a choice between components: their registry."""
-    return next((item.registry for item in _bare(hint)[1] if isinstance(item, OneOf)), None)
+def _choice(hint: Any) -> OneOf | None:
+    """The choice between components that the type is, if it is one."""
+    return next((item for item in _bare(hint)[1] if isinstance(item, OneOf)), None)
 
 
 def to_plain(options: Any) -> dict[str, Any]:
@@ -160,8 +162,8 @@ def to_plain(options: Any) -> dict[str, Any]:
 def _to_plain_value(hint: Any, value: Any) -> Any:
     bare, _ = _bare(hint)
     if dataclasses.is_dataclass(value):
-        registry = _choice(hint)
-        return {**({KIND: registry.name_of(type(value))} if registry else {}), **to_plain(value)}
+        choice = _choice(hint)
+        return {**({KIND: choice.registry.name_of(type(value))} if choice else {}), **to_plain(value)}
     if isinstance(value, dict):
         inner = get_args(bare)[1] if get_args(bare) else Any
         return {name: _to_plain_value(inner, item) for name, item in value.items()}
@@ -185,11 +187,11 @@ def from_plain(cls: type[T], data: Any, where: str) -> T:
 
 
 def _from_plain_value(hint: Any, data: Any, where: str) -> Any:
-    if (registry := _choice(hint)) is not None:
+    if (choice := _choice(hint)) is not None:
         if not isinstance(data, dict) or not isinstance(data.get(KIND), str):
             raise ConfigError(f"{where}: expected an object with the field '{KIND}', got {json.dumps(data)}.")
         try:
-            chosen = registry[data[KIND]]
+            chosen = choice.registry[data[KIND]]
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
         return from_plain(chosen, {name: x for name, x in data.items() if name != KIND}, where)

@@ -9,9 +9,17 @@ import pytest
 
 from tiny import Recorded
 from worldstream.config import Config
+from worldstream.options import at, choices, choose
 from worldstream.presets import PRESETS
 from worldstream.training.experiment import Experiment
 from worldstream.training.trainer import Trainer
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_component_that_the_command_line_offers_can_be_chosen_by_itself(name: str) -> None:
+    config: Config = PRESETS[name]()
+    for place, registry in choices(config).items():
+        assert all(type(at(choose(config, place, each), place)) is registry[each] for each in registry)
 
 
 @pytest.mark.parametrize("name", PRESETS)

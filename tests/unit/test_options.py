@@ -40,6 +40,7 @@ class House:
     colour: Literal["red", "green"] = "red"
     doors: Annotated[int, Between(1)] | None = None
     floors: Annotated[tuple[float, float], Between(2, 2)] = (1.0, 2.0)
+    herd: dict[str, Annotated[Animal, OneOf(ANIMALS, by_flag=False)]] = field(default_factory=lambda: {"one": Cat()})
     notes: dict[str, Any] = field(default_factory=dict)
 
 
@@ -101,7 +102,7 @@ def test_what_is_within_bounds_or_of_any_type_passes() -> None:
     check(House(doors=1, notes={"a": nan}))
 
 
-def test_choices_are_found_wherever_they_are() -> None:
+def test_choices_are_found_wherever_they_are_but_for_those_of_several_options() -> None:
     assert choices(House()) == {"pet": ANIMALS, "by_room.pond": ANIMALS}
 
 

@@ -415,6 +415,13 @@ def test_heads_that_imagination_needs_are_asked_for(missing: str) -> None:
         WorldModelConfig(heads=heads, loss_weights=weights, priority_weights={})
 
 
+@pytest.mark.parametrize("twice", ["observation", "reward", "termination"])
+def test_what_only_one_head_may_predict_is_not_predicted_by_two(twice: str) -> None:
+    heads = {**HEADS_OF_TWO, "second": HEADS_OF_TWO[twice]}
+    with pytest.raises(ConfigError, match=rf"\['{twice}', 'second'\] all predict '.*exactly one"):
+        WorldModelConfig(heads=heads, loss_weights=dict.fromkeys(heads, 1.0))
+
+
 # Layout and embedding.
 
 

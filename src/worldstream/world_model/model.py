@@ -40,7 +40,7 @@ class WorldModelConfig:
     sequence: Annotated[SequenceConfig, OneOf(SEQUENCE_MODELS)] = field(
         default_factory=lambda: SEQUENCE_MODELS[DEFAULT_SEQUENCE_MODEL]()
     )
-    heads: dict[str, Annotated[HeadConfig, OneOf(HEADS)]] = field(
+    heads: dict[str, Annotated[HeadConfig, OneOf(HEADS, by_flag=False)]] = field(
         default_factory=lambda: {name: HEADS[name]() for name in DEFAULT_HEADS}
     )
     """What is read from predictions, by the name of its loss."""
@@ -60,7 +60,7 @@ class WorldModelConfig:
     """Weight of the losses of heads in the priority of a segment in replay; those without one do not count."""
 
     def __post_init__(self) -> None:
-        names, yields = sorted(self.heads), {name for head in self.heads.values() for name in head.yields}
+        names = sorted(self.heads)
         if names != sorted(self.loss_weights):
             raise ConfigError(
                 f"world_model.loss_weights names {sorted(self.loss_weights)}, but there are the heads {names}: "
@@ -68,8 +68,11 @@ class WorldModelConfig:
             )
         if unknown := set(self.priority_weights) - set(names):
             raise ConfigError(f"world_model.priority_weights names {sorted(unknown)}, but there are the heads {names}.")
-        if missing := {*ALWAYS, EXTRINSIC} - yields:
-            raise ConfigError(f"no head of world_model.heads {names} predicts {sorted(missing)}: imagination needs it.")
+        for what in (*ALWAYS, EXTRINSIC):
+            by = [name for name, head in self.heads.items() if what in head.yields]
+            if len(by) != 1:
+                those = f"the heads {by} all predict" if by else f"no head of world_model.heads {names} predicts"
+                raise ConfigError(f"{those} '{what}': imagination needs it from exactly one.")
 
     @property
     def rewards(self) -> tuple[str, ...]:
