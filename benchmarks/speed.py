@@ -189,7 +189,7 @@ def measure(name: str, device: torch.device, repetitions: int, precision: str | 
 
     parts: dict[str, Callable[[], Any]] = {
         "tokenizer_encode": lambda: models.tokenizers.encode(observations),
-        "world_model_update": lambda: update_world_model(models, world_model, segments),
+        "world_model_update": lambda: update_world_model(models.world_model, world_model, segments),
         "imagination_step": imagination_step,
         "imagination_trajectory": lambda: imagine_from(models, starts, config.imagination, generator),
         "actor_critic_update": lambda: update_actor_critic(models, actor_critic, starts, config, generator),

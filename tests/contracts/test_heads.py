@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from worldstream.config import LearnerConfig
 from worldstream.specs import ActionComponent, ActionSpec, TokenSpec
+from worldstream.training.learner import Learner
+from worldstream.training.updates import update_world_model
 from worldstream.types import Batch
 from worldstream.world_model import HEADS
 from worldstream.world_model.block import BlockLayout
@@ -67,12 +71,14 @@ def make_heads(name: str) -> list[Head]:
     return [head.eval() for head in heads]
 
 
-def make_model() -> WorldModel:
+def make_model(**changes: Any) -> WorldModel:
     torch.manual_seed(0)
     sequence = RetentionConfig(num_layers=1, width=WIDTH, num_heads=2)
     heads = {name: HEADS[name]() for name in HEADS}
-    config = WorldModelConfig(sequence=sequence, heads=heads, loss_weights=dict.fromkeys(heads, 1.0))
-    return WorldModel(config, TOKEN_SPECS, ACTION_SPEC, max_blocks=32).eval()
+    changes = {"loss_weights": dict.fromkeys(heads, 1.0), **changes}
+    return WorldModel(
+        WorldModelConfig(sequence=sequence, heads=heads, **changes), TOKEN_SPECS, ACTION_SPEC, max_blocks=32
+    ).eval()
 
 
 def random_latents(head: Head, *leading: int) -> Tensor:
@@ -130,7 +136,10 @@ def test_the_state_of_a_head_is_all_in_its_state_dict(name: str) -> None:
     """Same inputs, same outputs; and a twin with the same state goes on alike after some training."""
     for head, twin in zip(make_heads(name), make_heads(name), strict=True):
         for _ in range(3):
-            head.train().loss(random_latents(head, 4, 6), random_batch(4, 6)).mean().backward()
+            batch = random_batch(4, 6)
+            loss = head.train().loss(random_latents(head, 4, 6), batch)
+            head.learned(loss.detach(), batch.observed)
+            loss.mean().backward()
             with torch.no_grad():
                 for parameter in head.parameters():
                     parameter -= 0 if parameter.grad is None else 0.01 * parameter.grad
@@ -149,6 +158,48 @@ def test_the_world_model_counts_and_asks_every_head(name: str) -> None:
     for rewards in ((), yields):
         step, _ = model.step(tokens, batch.actions[:, 0], model.init_state(4), rewards=rewards)
         assert set(step.rewards) == set(rewards) - {TOKENS, TERMINATED}
+
+
+@every_head
+def test_a_skipped_update_leaves_no_trace(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither where the head's own loss is not finite, nor where another's is."""
+    config = LearnerConfig(batch_size=4, learning_rate=0.01, updates_per_step=1.0, start_steps=0)
+    for broken in (name, "observation"):
+        model = make_model()
+        learner = Learner(model, config)
+        update_world_model(model, learner, random_batch(4, 6))
+        before = copy.deepcopy(model.state_dict())
+        head = model.heads_of(broken)[0]
+        with monkeypatch.context() as patch:
+            loss = head.loss
+            patch.setattr(head, "loss", lambda latents, batch: loss(latents, batch) * torch.nan)  # noqa: B023
+            metrics, _ = update_world_model(model, learner, random_batch(4, 6, seed=1))
+        assert not metrics["gradient_norm"].isfinite()
+        after = model.state_dict()
+        assert [key for key, value in before.items() if not torch.equal(value, after[key])] == []
+
+
+@every_head
+def test_a_head_without_weight_is_not_computed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model(loss_weights={**dict.fromkeys(HEADS, 1.0), name: 0.0}, priority_weights={})
+    for head in model.heads_of(name):
+        monkeypatch.setattr(head, "loss", lambda latents, batch: torch.full(batch.acted.shape, torch.nan))
+    losses = model.train().losses(random_batch(4, 6))
+    assert losses.total.isfinite() and set(losses.means) == set(HEADS) - {name}
+
+
+@every_head
+def test_a_head_is_told_which_blocks_count(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, told = make_model(), []
+    for head in model.heads_of(name):
+        monkeypatch.setattr(head, "learned", lambda loss, mask: told.append((loss[mask].mean(), int(mask.sum()))))
+    batch = random_batch(4, 6)
+    model.losses(batch)
+    assert told == []  # only in training mode
+    mean = model.train().losses(batch).means[name]
+    assert {number for _, number in told} == {20}  # of 24: nothing precedes the first block
+    if len(told) == 1:
+        torch.testing.assert_close(told[0][0], mean)
 
 
 @settings(max_examples=10)

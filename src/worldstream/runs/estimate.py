@@ -155,7 +155,7 @@ def _repeated_work(models: Models, config: Config, steps: int) -> dict[str, _Wor
         return partial(act, models.tokenizers, models.actor_critic.policy(), seen, carry, generator)
 
     def learn_world(size: int) -> Callable[[], Any]:
-        return partial(update_world_model, models, world_model, batch(size, config.segment_length))
+        return partial(update_world_model, models.world_model, world_model, batch(size, config.segment_length))
 
     def learn_to_act(size: int) -> Callable[[], Any]:
         starts = batch(size, past_length(config.imagination) + 1)

@@ -61,7 +61,7 @@ def reproduce(path: Path) -> dict[str, float]:
         metrics = update_tokenizers(models.tokenizers, learner, state["batch"])
     elif state["component"] == "world_model":
         learner = Learner(models.world_model, config.world_model_learner)
-        metrics, _ = update_world_model(models, learner, Batch(**state["batch"]))
+        metrics, _ = update_world_model(models.world_model, learner, Batch(**state["batch"]))
     else:
         learner = Learner(models.actor_critic, config.actor_critic_learner)
         metrics, _ = update_actor_critic(models, learner, Batch(**state["batch"]), config, generator)

@@ -75,7 +75,7 @@ def world_model_phase(config: Config, models: Models, experience: Experience, rn
     learner, replay = Learner(models.world_model, config.world_model_learner), config.replay
     sampler = replay.sampler.build(experience.store, rng, AnchorRule.first(config.world_model.context_length))
     draw = partial(experience.segments, sampler, learner.config.batch_size, config.segment_length, "first")
-    update = partial(update_world_model, models, learner)
+    update = partial(update_world_model, models.world_model, learner)
     return Phase("world_model", learner, learner.cadence(), draw, update, sampler)
 
 

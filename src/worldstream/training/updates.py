@@ -14,32 +14,44 @@ from worldstream.models import Models
 from worldstream.tokenizers.bundle import TokenizerBundle
 from worldstream.training.learner import Learner
 from worldstream.types import Batch, Observations, Trajectories
+from worldstream.world_model.model import WorldModel
 
 
 def update_tokenizers(tokenizers: TokenizerBundle, learner: Learner, observations: Observations) -> dict[str, Tensor]:
     """One gradient step of the tokenizers that are trained, on stored arrays (B, T, *shape); ids change their meaning.
 
-    What the tokenizers write themselves (codebooks by moving average, revived codes, batch norms) stays as it was where
-    the loss or its gradient is not finite. Returns metrics, () each.
+    What the tokenizers write themselves (codebooks by moving average, revived codes, batch norms) stays as it was when
+    the update is skipped. Returns metrics, () each.
     """
-    before = [tensor.detach().clone() for tensor in tokenizers.written_while_training()]
+    before = _copies(tokenizers.written_while_training())
     tokenizers.train()
     total, means = tokenizers.losses(observations)
     norm = learner.step(total)
     tokenizers.eval()
-    with torch.no_grad():
-        for tensor, old in zip(tokenizers.written_while_training(), before, strict=True):
-            tensor.copy_(torch.where(norm.isfinite(), tensor, old))
+    _put_back(tokenizers.written_while_training(), before, norm)
     tokenizers.relearned()
     return {**means, **tokenizers.statistics(), "gradient_norm": norm}
 
 
-def update_world_model(models: Models, learner: Learner, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+def update_world_model(world_model: WorldModel, learner: Learner, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
     """One gradient step on segments that begin at their anchors: metrics, () each, and priorities (B,)."""
-    models.world_model.train()
-    losses = models.world_model.losses(batch)
+    before = _copies(world_model.written_while_training())
+    world_model.train()
+    losses = world_model.losses(batch)
     norm = learner.step(losses.total)
+    _put_back(world_model.written_while_training(), before, norm)
     return {**losses.means, "gradient_norm": norm}, losses.priorities
+
+
+def _copies(written: list[Tensor]) -> list[Tensor]:
+    return [tensor.detach().clone() for tensor in written]
+
+
+@torch.no_grad()
+def _put_back(written: list[Tensor], before: list[Tensor], norm: Tensor) -> None:
+    """Undo what an update wrote beside its gradient step, if it was skipped: then ``norm`` is not finite."""
+    for tensor, old in zip(written, before, strict=True):
+        tensor.copy_(torch.where(norm.isfinite(), tensor, old))
 
 
 def past_length(config: ImaginationConfig) -> int:

@@ -55,7 +55,7 @@ class WorldModelConfig:
     shared_embeddings: bool = True
     """Embed tokens that have learned codes by these codes instead of a table of their own."""
     loss_weights: dict[str, float] = field(default_factory=lambda: dict.fromkeys(DEFAULT_HEADS, 1.0))
-    """Weight of the loss of each head."""
+    """Weight of the loss of each head. One of weight 0, that gives no priority either, is not computed."""
     priority_weights: dict[str, float] = field(default_factory=lambda: {"observation": 1.0, "reward": 1.0})
     """Weight of the losses of heads in the priority of a segment in replay; those without one do not count."""
 
@@ -66,6 +66,8 @@ class WorldModelConfig:
                 f"world_model.loss_weights names {sorted(self.loss_weights)}, but there are the heads {names}: "
                 "give exactly one weight for each."
             )
+        if not any(self.loss_weights.values()):
+            raise ConfigError("world_model.loss_weights are all 0: nothing would be learned.")
         if unknown := set(self.priority_weights) - set(names):
             raise ConfigError(f"world_model.priority_weights names {sorted(unknown)}, but there are the heads {names}.")
         for what in (*ALWAYS, EXTRINSIC):
@@ -153,10 +155,11 @@ class WorldModel(nn.Module):
         trained = batch.observed.clone()
         trained[:, : self.config.context_length] = False
         arrived, before = trained[:, 1:] & batch.acted[:, :-1], batch.without_last()
-        means: dict[str, Tensor] = {}
+        weights, means = self.config.loss_weights, dict[str, Tensor]()
         per_segment = torch.zeros(len(blocks), device=blocks.device)
         for name in self.config.heads:
-            heads = self.heads_of(name)
+            in_priority = self.config.priority_weights.get(name, 0.0)
+            heads = self.heads_of(name) if weights[name] or in_priority else []
             latents_of = [predictions[..., self.layout.positions(head.positions), :] for head in heads]
             num_positions = sum(latents.shape[2] for latents in latents_of)
             for head, latents in zip(heads, latents_of, strict=True):
@@ -165,11 +168,22 @@ class WorldModel(nn.Module):
                     loss = head.loss(latents[:, 1:], before) if head.arrives_with_next else head.loss(latents, batch)
                 mask = arrived if head.arrives_with_next else trained
                 means[name] = means.get(name, 0.0) + share * masked_mean(loss, mask)
-                if weight := self.config.priority_weights.get(name, 0.0):
+                if self.training and weights[name]:
+                    head.learned(loss.detach(), mask)
+                if in_priority:
                     of_segments = torch.where(mask, loss.detach(), 0.0).sum(1) / mask.sum(1).clamp(min=1)
-                    per_segment = per_segment + weight * share * of_segments
-        total = torch.stack([self.config.loss_weights[name] * mean for name, mean in means.items()]).sum()
+                    per_segment = per_segment + in_priority * share * of_segments
+        total = torch.stack([weights[name] * mean for name, mean in means.items() if weights[name]]).sum()
         return WorldModelLosses(total, {name: mean.detach() for name, mean in means.items()}, per_segment)
+
+    def written_while_training(self) -> list[Tensor]:
+        """See ``Head.written_while_training``, of all heads."""
+        return [
+            tensor
+            for name in self.config.heads
+            for head in self.heads_of(name)
+            for tensor in head.written_while_training()
+        ]
 
     def init_state(self, batch_size: int) -> Any:
         """State of the sequence model before any block."""

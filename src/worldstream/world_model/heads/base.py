@@ -34,6 +34,13 @@ class Head(nn.Module, ABC):
         Latents are (B, T, P, E); those at [:, t] belong to block t of the batch.
         """
 
+    def learned(self, loss: Tensor, mask: Tensor) -> None:
+        """Called in training mode with the (B, T) loss and which blocks count, of which a head may keep statistics."""
+
+    def written_while_training(self) -> list[Tensor]:
+        """Tensors that ``loss`` and ``learned`` write, so that an update that is skipped can put them back."""
+        return list(self.buffers())
+
     def predict(self, latents: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
         """What imagination reads from latents (B, P, E): TOKENS, TERMINATED, or rewards (B,) by name."""
         return {}

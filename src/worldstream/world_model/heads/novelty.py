@@ -61,23 +61,18 @@ class NoveltyHead(Head):
         return (self.predictor(x) - self.target(x)).square().mean(-1)
 
     def loss(self, latents: Tensor, batch: Batch) -> Tensor:
-        error = self._error(latents)
-        if self.training:
-            counted = batch.observed.clone()
-            counted[:, 0] = False  # what is predicted from nothing is not trained on
-            self._remember(error.detach(), counted)
-        return error
+        return self._error(latents)
 
-    def _remember(self, errors: Tensor, counted: Tensor) -> None:
-        """Add the errors that count to the moments (Chan et al. 1979), unless one is not finite."""
-        number = counted.sum()
-        mean = torch.where(counted, errors, 0.0).sum() / number.clamp(min=1)
-        squares = torch.where(counted, errors - mean, 0.0).square().sum()
+    def learned(self, loss: Tensor, mask: Tensor) -> None:
+        """Add the errors that count to the moments (Chan et al. 1979)."""
+        number = mask.sum()
+        mean = torch.where(mask, loss, 0.0).sum() / number.clamp(min=1)
+        squares = torch.where(mask, loss - mean, 0.0).square().sum()
         total, gap = self.count + number, mean - self.mean
         share = number / total.clamp(min=1)
         moments = (total, self.mean + gap * share, self.squares + squares + gap**2 * self.count * share)
         for buffer, value in zip((self.count, self.mean, self.squares), moments, strict=True):
-            buffer.copy_(torch.where(mean.isfinite(), value, buffer))
+            buffer.copy_(value)
 
     @property
     def deviation(self) -> Tensor:
