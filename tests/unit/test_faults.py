@@ -342,7 +342,7 @@ def test_a_dream_that_is_not_finite_is_skipped_too(tmp_path: Path, monkeypatch: 
               RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")]
 )  # fmt: skip
 def test_exhausted_memory_names_the_setting(error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(*_: Any) -> Any:
+    def fails(*_: Any, **__: Any) -> Any:
         raise error
 
     monkeypatch.setattr(phases, "update_actor_critic", fails)
