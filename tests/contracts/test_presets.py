@@ -23,6 +23,12 @@ def test_every_component_that_the_command_line_offers_can_be_chosen_by_itself(na
 
 
 @pytest.mark.parametrize("name", PRESETS)
+def test_every_reward_of_a_preset_has_a_weight_that_flags_can_change(name: str) -> None:
+    config: Config = PRESETS[name]()
+    assert set(config.losses.reward_weights) == set(config.world_model.rewards)
+
+
+@pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_survives_json_and_learns(name: str) -> None:
     config: Config = PRESETS[name]()
     assert Config.from_json(json.loads(json.dumps(config.to_json()))) == config

@@ -102,6 +102,20 @@ def test_some_case_here_exercises_every_tokenizer(name: str) -> None:
     assert any(type(options) is TOKENIZERS[name] for _, options in CASES.values())
 
 
+@pytest.mark.parametrize("spec", [VECTOR, CATEGORIES, GRID, PICTURE], ids=lambda spec: spec.modality)
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_a_tokenizer_reads_a_modality_or_says_which_one_would(name: str, spec: KeySpec) -> None:
+    options = next(options for _, options in CASES.values() if type(options) is TOKENIZERS[name])
+    if any(options == suited and spec == key for key, suited in CASES.values()):
+        tokenizer = options.build(spec).eval()
+        assert_valid(tokenizer, tensors(spec, (3,), 0), (3,))
+    else:
+        others = [each for each in TOKENIZERS if TOKENIZERS[each].reads(spec)]
+        message = f"'{name}' cannot read key 'x', whose modality is {spec.modality}.*one of {', '.join(others)}"
+        with pytest.raises(ConfigError, match=message):
+            options.build(spec)
+
+
 @pytest.mark.parametrize("case", CASES)
 @given(seed=SEEDS, leading=st.sampled_from([(), (1,), (7,), (2, 3)]), scale=st.sampled_from([0.0, 0.3, 1.0, 1e6]))
 def test_ids_before_any_fit(case: str, seed: int, leading: tuple[int, ...], scale: float) -> None:
@@ -145,7 +159,7 @@ def test_trainable_means_losses_with_gradient(case: str) -> None:
     if not tokenizer.trainable:
         assert losses == {} and trained == []
         return
-    assert tuple(losses) == tokenizer.loss_names and all(loss.shape == (2, 3) for loss in losses.values())
+    assert tuple(losses) == tuple(tokenizer.loss_weights) and all(loss.shape == (2, 3) for loss in losses.values())
     torch.stack([loss.sum() for loss in losses.values()]).sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.abs().any() for p in trained)
     assert set(tokenizer.statistics()) and all(value.shape == () for value in tokenizer.statistics().values())
@@ -180,7 +194,11 @@ class SignsConfig(TokenizerOptions):
     margin: Annotated[float, Between(0, 1)] = 0.1
     """Largest magnitude that counts as zero."""
 
-    def build(self, spec):
+    @classmethod
+    def reads(cls, spec):
+        return spec.modality == "vector"
+
+    def make(self, spec):
         return Signs(spec, self)
 
 

@@ -346,7 +346,7 @@ PUBLISHED = {
     "tokenizers.by_modality.image.rarity": 0.0,
     "tokenizers.by_modality.image.batch_norm": True,
     "tokenizers.by_modality.image.perceptual": {"kind": "lpips", "weights": ""},
-    "tokenizers.loss_weights": {"reconstruction": 1.0, "quantization": 1.0, "perceptual": 1.0},
+    "tokenizers.loss_weights": {},
     "tokenizer_learner.batch_size": 128,
     "tokenizer_learner.learning_rate": 1e-4,
     "tokenizer_learner.cooldown": 0.0,

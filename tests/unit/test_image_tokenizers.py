@@ -305,7 +305,15 @@ def test_sizes_that_do_not_fit(shape: tuple[int, ...], options: ImageOptions, me
         options.build(replace(SPEC, shape=shape))
 
 
-def test_loss_weights_name_exactly_the_losses() -> None:
-    with pytest.raises(ConfigError, match=r"the tokenizers have \['perceptual', 'quantization', 'reconstruction'\]"):
-        config = TokenizerConfig(by_modality={"image": VQ}, loss_weights={"reconstruction": 1.0})
-        TokenizerBundle(config, {"front": SPEC})
+def test_loss_weights_replace_the_tokenizers_own_and_name_their_losses() -> None:
+    pictures = {"front": np.random.default_rng(0).integers(0, 256, (2, 3, *SPEC.shape), dtype=np.uint8)}
+
+    def bundle(**weights: float) -> TokenizerBundle:
+        torch.manual_seed(0)
+        return TokenizerBundle(TokenizerConfig(by_modality={"image": VQ}, loss_weights=weights), {"front": SPEC})
+
+    (own, means), (other, _) = bundle().losses(pictures), bundle(reconstruction=3.0).losses(pictures)
+    torch.testing.assert_close(own, torch.stack([*means.values()]).sum())
+    torch.testing.assert_close(other - own, 2 * means["reconstruction"], rtol=1e-4, atol=1e-5)
+    with pytest.raises(ConfigError, match=r"\['sharpness'\], but the tokenizers have \['perceptual', 'quant"):
+        bundle(sharpness=1.0)

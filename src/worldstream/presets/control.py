@@ -20,7 +20,9 @@ def control() -> Config:
         base,
         environment=replace(base.environment, num_action_levels=11),
         actor_critic=replace(base.actor_critic, separate_networks=True),
-        losses=replace(base.losses, discount=0.97, entropy_weight=0.005, reward_weights={"extrinsic": 1.0}),
+        losses=replace(
+            base.losses, discount=0.97, entropy_weight=0.005, reward_weights={"extrinsic": 1.0, "disagreement": 0.0}
+        ),
         collection=replace(base.collection, random_steps=1500),
         world_model_learner=replace(base.world_model_learner, updates_per_step=0.4),
         actor_critic_learner=replace(

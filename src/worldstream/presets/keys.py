@@ -21,7 +21,9 @@ def keys() -> Config:
         base,
         environment=replace(base.environment, num_action_levels=11),
         tokenizers=TokenizerConfig(by_modality={"grid": IdentityConfig(cells_per_token=4)}),
-        losses=replace(base.losses, discount=0.5, entropy_weight=0.02, reward_weights={"extrinsic": 1.0}),
+        losses=replace(
+            base.losses, discount=0.5, entropy_weight=0.02, reward_weights={"extrinsic": 1.0, "disagreement": 0.0}
+        ),
         world_model_learner=replace(base.world_model_learner, updates_per_step=0.15),
         actor_critic_learner=replace(
             base.actor_critic_learner, learning_rate=1e-3, updates_per_step=0.2, start_steps=1500

@@ -4,19 +4,37 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
+from worldstream.errors import ConfigError
 from worldstream.specs import KeySpec, TokenSpec
+from worldstream.tokenizers import TOKENIZERS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizerOptions(ABC):
     """Options of one tokenizer; each defines its own in a subclass, which ``TOKENIZERS`` names."""
 
+    @classmethod
     @abstractmethod
+    def reads(cls, spec: KeySpec) -> bool:
+        """Whether such keys can be read at all, with some options."""
+
     def build(self, spec: KeySpec) -> Tokenizer:
-        """The tokenizer of a key. Raises ConfigError when the options do not suit it."""
+        """The tokenizer of a key. Raises ConfigError when it, or its options, do not suit the key."""
+        if not self.reads(spec):
+            suited = ", ".join(name for name, options in TOKENIZERS.items() if options.reads(spec))
+            raise ConfigError(
+                f"the tokenizer '{TOKENIZERS.name_of(type(self))}' cannot read key '{spec.key}', whose modality is "
+                f"{spec.modality}. Choose another: --tokenizers.by-modality.{spec.modality} with one of {suited}."
+            )
+        return self.make(spec)
+
+    @abstractmethod
+    def make(self, spec: KeySpec) -> Tokenizer:
+        """The tokenizer of a key that it ``reads``. Raises ConfigError when the options do not suit it."""
 
     @property
     def fetches(self) -> bool:
@@ -28,15 +46,15 @@ class Tokenizer(nn.Module, ABC):
     """One observation key: tensors of its modality <-> ids (..., K, C)."""
 
     spec: TokenSpec
-    loss_names: tuple[str, ...] = ()
-    """Names of what ``losses`` returns; fixed and fitted tokenizers have none."""
+    loss_weights: ClassVar[dict[str, float]] = {}
+    """What ``losses`` returns, with the weights of each unless configured; fixed and fitted tokenizers have none."""
     adaptive: bool = False
     """Whether ``fit`` adapts to data."""
 
     @property
     def trainable(self) -> bool:
         """Whether ``losses`` returns gradients."""
-        return bool(self.loss_names)
+        return bool(self.loss_weights)
 
     @abstractmethod
     def encode(self, x: Tensor) -> Tensor:

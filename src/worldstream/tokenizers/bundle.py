@@ -25,10 +25,8 @@ class TokenizerConfig:
 
     by_modality: dict[str, Annotated[TokenizerOptions, OneOf(TOKENIZERS)]] = field(default_factory=dict)
     """Tokenizer of each modality; those that are not named here get the one that the modality names."""
-    loss_weights: dict[str, float] = field(
-        default_factory=lambda: {"reconstruction": 1.0, "quantization": 1.0, "perceptual": 1.0}
-    )
-    """Weight of each named loss of tokenizers that are trained; the names must be exactly theirs."""
+    loss_weights: dict[str, float] = field(default_factory=dict)
+    """Weights of named losses of tokenizers that are trained, instead of the tokenizers' own."""
 
     def __post_init__(self) -> None:
         if unknown := sorted(set(self.by_modality) - set(MODALITIES)):
@@ -40,8 +38,7 @@ class TokenizerConfig:
 class TokenizerBundle(nn.Module):
     """All tokenizers of an environment, by observation key, in block order.
 
-    Raises ConfigError when options do not suit a key, or the loss weights do not name exactly the losses of the
-    tokenizers that are trained.
+    Raises ConfigError when options do not suit a key, or a loss weight names no loss of the tokenizers.
     """
 
     version: Tensor
@@ -53,12 +50,9 @@ class TokenizerBundle(nn.Module):
         self._tokenizers = nn.ModuleList(config.by_modality[spec.modality].build(spec) for spec in specs.values())
         self.register_buffer("version", torch.zeros((), dtype=torch.int64))
         self._loss_weights = config.loss_weights
-        names = {name for tokenizer in self.by_key.values() for name in tokenizer.loss_names}
-        if names and names != set(config.loss_weights):
-            raise ConfigError(
-                f"tokenizers.loss_weights names {sorted(config.loss_weights)}, the tokenizers have {sorted(names)}: "
-                "give exactly one weight for each."
-            )
+        names = {name for tokenizer in self.by_key.values() for name in tokenizer.loss_weights}
+        if names and (unknown := sorted(set(config.loss_weights) - names)):
+            raise ConfigError(f"tokenizers.loss_weights names {unknown}, but the tokenizers have {sorted(names)}.")
 
     @property
     def by_key(self) -> dict[str, Tokenizer]:
@@ -130,12 +124,15 @@ class TokenizerBundle(nn.Module):
         They are the weighted sum (), and the mean of each named loss (), summed over keys; where there are several
         keys, also of each key alone, as "key/name".
         """
+        by_key = self.by_key
         found = {
-            key: {name: loss.mean() for name, loss in self.by_key[key].losses(x).items()}
+            key: {name: loss.mean() for name, loss in by_key[key].losses(x).items()}
             for key, x in self.load(observations, self.trained_keys).items()
         }
+        weights = {key: {**by_key[key].loss_weights, **self._loss_weights} for key in found}
+        weighted = {key: {name: weights[key][name] * x for name, x in losses.items()} for key, losses in found.items()}
+        total = torch.stack([torch.stack(values).sum() for values in _by_name(weighted).values()]).sum()
         means = {name: torch.stack(values).sum() for name, values in _by_name(found).items()}
-        total = torch.stack([self._loss_weights[name] * mean for name, mean in means.items()]).sum()
         return total, {name: mean.detach() for name, mean in (means | _alone(found)).items()}
 
     def statistics(self) -> dict[str, Tensor]:

@@ -16,15 +16,14 @@ from torch import Tensor
 
 from worldstream.options import Between
 from worldstream.specs import KeySpec
-from worldstream.tokenizers.base import TokenizerOptions
-from worldstream.tokenizers.levels import LevelTokenizer, published_levels
+from worldstream.tokenizers.levels import LevelOptions, LevelTokenizer, published_levels
 
 RANGE_MARGIN = 0.25
 """How far the evenly spread levels reach beyond the seen range, as a share of it, on each side."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FittedLevelsConfig(TokenizerOptions):
+class FittedLevelsConfig(LevelOptions):
     """Levels that are fitted to the data."""
 
     num_levels: Annotated[int, Between(2)] = 125
@@ -32,7 +31,7 @@ class FittedLevelsConfig(TokenizerOptions):
     uniform_share: Annotated[float, Between(0, 1)] = 0.5
     """Share of the levels spread evenly over the seen range; the others sit at quantiles."""
 
-    def build(self, spec: KeySpec) -> FittedLevels:
+    def make(self, spec: KeySpec) -> FittedLevels:
         return FittedLevels(spec, self)
 
 

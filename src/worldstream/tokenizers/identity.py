@@ -25,7 +25,11 @@ class IdentityConfig(TokenizerOptions):
     """Neighbouring cells of a grid, part of a row or whole rows, that share one token (more channels, shorter blocks).
     0: all cells are one token."""
 
-    def build(self, spec: KeySpec) -> Identity:
+    @classmethod
+    def reads(cls, spec: KeySpec) -> bool:
+        return bool(spec.vocabulary)
+
+    def make(self, spec: KeySpec) -> Identity:
         return Identity(spec, self)
 
 

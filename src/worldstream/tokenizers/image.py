@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, final
+from typing import Annotated, ClassVar, final
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ class ImageVQConfig(ImageOptions):
     revive_below: Annotated[float, Between(0, 1)] = 0.03
     """Codes used less than this share of the average are put where the encoder's outputs lack one; 0: never."""
 
-    def build(self, spec: KeySpec) -> ImageTokenizer:
+    def make(self, spec: KeySpec) -> ImageTokenizer:
         quantizer = VectorQuantizer(
             self.codebook_size, self.code_size, ema_decay=self.ema_decay, revive_below=self.revive_below
         )
@@ -47,7 +47,7 @@ class ImageFSQConfig(ImageOptions):
     ids_per_token: Annotated[int, Between(1)] = 1
     """Ids of a token, each with such scalars of its own. More of them let a coarse grid say more. Published: 1."""
 
-    def build(self, spec: KeySpec) -> ImageTokenizer:
+    def make(self, spec: KeySpec) -> ImageTokenizer:
         return ImageTokenizer(spec, self, FiniteScalarQuantizer(self.levels, self.code_size, self.ids_per_token))
 
 
@@ -62,7 +62,7 @@ class ImageTokenizer(Tokenizer):
     error: Tensor
     """() even squared error of the last trained batch, in units of half the range of a byte: unlike the loss
     "reconstruction" it can be compared between settings of ``rarity``."""
-    loss_names = ("reconstruction", "quantization", "perceptual")
+    loss_weights: ClassVar[dict[str, float]] = {"reconstruction": 1.0, "quantization": 1.0, "perceptual": 1.0}
 
     def __init__(self, spec: KeySpec, config: ImageOptions, quantizer: Quantizer) -> None:
         super().__init__()

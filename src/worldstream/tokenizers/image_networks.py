@@ -49,6 +49,10 @@ class ImageOptions(TokenizerOptions):
     perceptual: Annotated[PerceptualOptions, OneOf(PERCEPTUAL)] = field(default_factory=NoPerceptualConfig)
     """Perceptual loss beside the squared error."""
 
+    @classmethod
+    def reads(cls, spec: KeySpec) -> bool:
+        return spec.dtype == "uint8" and len(spec.shape) == 3 and not spec.vocabulary
+
     @property
     def fetches(self) -> bool:
         return self.perceptual.fetches

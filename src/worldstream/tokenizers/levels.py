@@ -64,11 +64,21 @@ def published_levels() -> Tensor:
     return torch.cat((-positive[1:].flip(0), positive)).float()
 
 
+class LevelOptions(TokenizerOptions):
+    """Options of tokenizers of vectors."""
+
+    __slots__ = ()
+
+    @classmethod
+    def reads(cls, spec: KeySpec) -> bool:
+        return spec.dtype.startswith("float") and len(spec.shape) == 1
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FixedLevelsConfig(TokenizerOptions):
+class FixedLevelsConfig(LevelOptions):
     """The published level set, a constant of the method without options."""
 
-    def build(self, spec: KeySpec) -> FixedLevels:
+    def make(self, spec: KeySpec) -> FixedLevels:
         return FixedLevels(spec)
 
 
