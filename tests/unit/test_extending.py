@@ -37,6 +37,27 @@ def carry_out(title: str, source: Path) -> list[str]:
     return rest
 
 
+LEARNS = """
+from tiny import Recorded
+from worldstream.training.experiment import Experiment
+from worldstream.training.trainer import Trainer
+
+once = {"start_steps": 30, "updates_per_step": 1.0, "batch_size": 8}
+config = replace(
+    config,
+    world_model_learner=replace(config.world_model_learner, **once),
+    actor_critic_learner=replace(config.actor_critic_learner, **once),
+    log_every_steps=1,
+)
+trainer = Trainer(Experiment.of("clock", config, steps=32), events := Recorded())
+trainer.run()
+trainer.close()
+last = events.records[-1]
+assert last["world_model/distillation"] > 0 and last["actor_critic/distillation"] > 0, last
+"""
+"""Follows the configuration of a recipe: the reward is learned, and imagined."""
+
+
 @pytest.mark.parametrize(
     ("title", "contracts", "name", "at_least"),
     [
@@ -59,6 +80,6 @@ def test_a_recipe_passes_the_contracts_of_its_family(
     assert passed and int(passed[1]) >= at_least, done.stdout[-500:]
     for code in rest:
         done = subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100
+            [sys.executable, "-c", code + LEARNS], env=environment, capture_output=True, text=True, timeout=100
         )
         assert done.returncode == 0, done.stderr[-2000:]

@@ -1,4 +1,4 @@
-"""Modality-free building blocks: numerics, outputs that carry their own loss, retention, ensembles, encoders."""
+"""Modality-free building blocks: layers, attention, retention, numerics, and outputs that carry their own loss."""
 
 from worldstream.registry import Registry
 

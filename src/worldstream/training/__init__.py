@@ -1,1 +1,1 @@
-"""Training: learners, cadences, collection, metrics, checkpoints and the loop that joins them."""
+"""Training: collection, experience, the phases and their updates, and the loop that joins them."""

@@ -22,12 +22,12 @@ class SkippedUpdate:
     batch: Batch | Observations
     """What it learned from; of the tokenizers: stored observations (B, T, *shape) by key."""
     random: dict[str, Any]
-    """``randomness.capture`` before the update."""
+    """``RandomState.networks`` before the update."""
     metrics: dict[str, float]
 
 
 class Events:
-    """Takes notice of nothing; a subclass says of what."""
+    """Ignores everything; a subclass overrides what it wants to be told."""
 
     def metrics(self, record: dict[str, Any]) -> None:
         """Means since the last record, by name; "steps" is among them."""
