@@ -12,9 +12,19 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 
 from worldstream.errors import RunFolderError
-from worldstream.runs.archive import join, read_arrays, read_plain, read_state, split, write_arrays, write_state
+from worldstream.runs.archive import (
+    MAX_HEADER_BYTES,
+    join,
+    read_arrays,
+    read_plain,
+    read_state,
+    split,
+    write_arrays,
+    write_state,
+)
 
 LEAVES: st.SearchStrategy[Any] = st.one_of(
     st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(allow_nan=False), st.text(max_size=3)
@@ -54,6 +64,32 @@ def test_state_survives_a_file(tmp_path: Path) -> None:
 def test_equal_states_are_equal_files(tmp_path: Path) -> None:
     digests = {write_state(tmp_path / name, STATE) for name in ("x", "y")}
     assert len(digests) == 1 and (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
+
+
+def test_a_plain_state_too_large_for_a_header_survives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit in (MAX_HEADER_BYTES, 10):
+        monkeypatch.setattr("worldstream.runs.archive.MAX_HEADER_BYTES", limit)
+        state = {"long": "\u00e9\"" * (2 * limit), "array": np.arange(3)}
+        write_state(tmp_path / "x", state)
+        np.testing.assert_equal(read_state(tmp_path / "x"), state)
+        assert read_plain(tmp_path / "x")["long"] == state["long"]
+        assert set(read_arrays(tmp_path / "x")[0]) == {"array"}
+        content = bytearray((tmp_path / "x").read_bytes())
+        content[content.index(b"long")] ^= 1
+        (tmp_path / "x").write_bytes(content)
+        with pytest.raises(RunFolderError, match="x is not what was written"):
+            read_plain(tmp_path / "x")
+
+
+def test_what_safetensors_refuses_is_said_with_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> bytes:
+        raise SafetensorError("header too large")
+
+    write_state(tmp_path / "x", STATE)
+    monkeypatch.setattr("safetensors.numpy.save", refuse)
+    with pytest.raises(RunFolderError, match="cannot write .*x: header too large"):
+        write_state(tmp_path / "x", {})
+    assert read_state(tmp_path / "x")["e"] == 0.5
 
 
 def test_an_archive_of_other_content_is_refused(tmp_path: Path) -> None:

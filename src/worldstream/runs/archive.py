@@ -4,6 +4,8 @@ The header of the file holds a line of JSON, with the SHA-256 of itself before i
 arrays, and the id of the run. Nested state is such a pair, in which the plain part names the arrays::
 
     {"memory": tensor, "steps": 7}  <->  {"memory": {"$tensor": "memory"}, "steps": 7}  and  {"memory": array}
+
+A header has a limit: a line above ``MAX_HEADER_BYTES`` stands in an array of its own, and its SHA-256 alone in the header.
 """
 
 from __future__ import annotations
@@ -22,10 +24,13 @@ import torch
 from torch import Tensor
 
 from worldstream.errors import RunFolderError
-from worldstream.runs.files import replace_file
+from worldstream.runs.files import replace_file, writing
+
+MAX_HEADER_BYTES = 1_000_000
+"""Longest line of JSON in a header: safetensors writes no header above 100 MB, names of arrays and escapes included."""
 
 _HEADER = "worldstream"  # one entry alone: safetensors writes several in any order
-_TENSOR, _ARRAY = "$tensor", "$array"
+_TENSOR, _ARRAY, _LINE = "$tensor", "$array", "$line"
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], plain: Any = None, *, run: str = "") -> str:
@@ -34,8 +39,14 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], plain: Any = None
     Returns the SHA-256 of its content. Raises RunFolderError.
     """
     text = json.dumps({"run": run, "plain": plain, "arrays": array_digest(arrays)})
-    digest = text_digest(text)
-    data = safetensors.numpy.save(dict(arrays), {_HEADER: digest + text})
+    digest, stored = text_digest(text), dict(arrays)
+    if len(text) > MAX_HEADER_BYTES:
+        stored[_LINE], text = np.frombuffer(text.encode(), np.uint8), ""
+    with writing(path):
+        try:
+            data = safetensors.numpy.save(stored, {_HEADER: digest + text})
+        except safetensors.SafetensorError as error:
+            raise ValueError(error) from error
     replace_file(path, lambda file: file.write(data))
     return digest
 
@@ -46,7 +57,7 @@ def read_arrays(path: Path, digest: str | None = None, *, run: str | None = None
     Raises RunFolderError when it is missing, not what was written, not the content with that SHA-256, or another run's.
     """
     with _opened(path, run) as (file, found, content):
-        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no dict)
+        arrays = {name: file.get_tensor(name) for name in file.keys() if name != _LINE}  # noqa: SIM118  (no dict)
         if digest not in (None, found) or array_digest(arrays) != content["arrays"]:
             raise _changed(path)
         return arrays, content["plain"]
@@ -77,6 +88,8 @@ def _opened(path: Path, run: str | None) -> Iterator[tuple[Any, str, dict[str, A
         with safetensors.safe_open(path, "numpy") as file:
             header = (file.metadata() or {}).get(_HEADER, "")
             digest, text = header[:64], header[64:]
+            if not text:
+                text = file.get_tensor(_LINE).tobytes().decode()
             if digest != text_digest(text):
                 raise _changed(path)
             content = json.loads(text)
@@ -120,7 +133,7 @@ def split(state: Any, path: str = "") -> tuple[Any, dict[str, np.ndarray]]:
     if state is None or isinstance(state, bool | int | float | str):
         return state, {}
     if isinstance(state, dict):
-        if wrong := [key for key in state if not isinstance(key, str) or key in (_TENSOR, _ARRAY)]:
+        if wrong := [key for key in state if not isinstance(key, str) or key in (_TENSOR, _ARRAY, _LINE)]:
             raise TypeError(f"state at '{path}' has keys {wrong}; keys are strings")
         items: Any = state.items()
     elif isinstance(state, list | tuple):
