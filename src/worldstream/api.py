@@ -260,6 +260,8 @@ def _run(session: Session, what: str, out: Console) -> TrainingResult:
         f"mean return {summary['return_mean']:.4g} over {summary['episodes']:.0f} episodes "
         f"after {session.seconds:.0f} s. Next: worldstream report {session.folder.path}"
     )
+    if result.reservation:
+        out.print(result.reservation)
     agent = Agent(session.trainer.models, temperature=session.experiment.config.evaluation.temperature)
     return TrainingResult(session.folder.path, agent, result)
 

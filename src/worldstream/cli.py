@@ -134,8 +134,8 @@ def evaluate(path: Path, **options: Any) -> None:
     """``api.evaluate``, and print what came out."""
     result = api.evaluate(path, **options)
     print_mapping(f"{result.environment}, {options['episodes']} episodes", result.evaluation.summary)
-    if result.note:
-        console(quiet=False).print(result.note)
+    for line in filter(None, (result.evaluation.reservation, result.note)):
+        console(quiet=False).print(line)
 
 
 def report(paths: tuple[Path, ...], output: Path | None = None) -> None:

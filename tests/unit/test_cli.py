@@ -6,10 +6,14 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from worldstream import api
+from worldstream.api import EvaluationResult
 from worldstream.cli import main, parse
+from worldstream.evaluation.evaluate import Evaluation
 from worldstream.presets import PRESETS
 from worldstream.tokenizers.image import ImageFSQConfig
 
@@ -64,6 +68,13 @@ def test_train_writes_every_file(run: Path) -> None:
 def test_evaluate_prints_the_return(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["evaluate", str(run), "--episodes", "3"])
     assert "return_mean" in capsys.readouterr().out
+
+
+def test_evaluate_prints_incidents(run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    result = EvaluationResult("clock", Evaluation([1.0, 2.0], [3, 4], incidents=2), note="")
+    monkeypatch.setattr(api, "evaluate", lambda *_, **options: result)
+    main(["evaluate", str(run), "--episodes", "2"])
+    assert "incidents: 2 (environments that failed" in capsys.readouterr().out
 
 
 def test_report_is_written(run: Path, tmp_path: Path) -> None:

@@ -58,14 +58,17 @@ def config(log: Path, probabilities: dict[str, float], **collection: Any) -> wor
     ("backend", "probabilities", "environments"), [("sync", IN_PROCESS, 1), ("process", ANYWHERE, 2)]
 )
 def test_a_run_survives_faults_and_counts_them_all(
-    backend: str, probabilities: dict[str, float], environments: int, tmp_path: Path
+    backend: str, probabilities: dict[str, float], environments: int, tmp_path: Path, capsys: Any
 ) -> None:
     log = tmp_path / "faults"
     chosen = config(log, probabilities, backend=backend, num_environments=environments, timeout=20.0)
-    worldstream.train("faulty:make", steps=STEPS, config=chosen, output=tmp_path / "run", quiet=True)
+    worldstream.train("faulty:make", steps=STEPS, config=chosen, output=tmp_path / "run")
+    said = capsys.readouterr().out
     injected = Counter(log.read_text().split())
     assert set(injected) == set(probabilities)
     folder = RunFolder(tmp_path / "run")
+    count = read_lines(folder.evaluations)[-1]["incidents"]
+    assert (f"incidents: {count} " in said) == (count > 0)
     incidents = [r for r in read_lines(folder.sittings) if r["event"] == "environment restarted"]
     assert len(incidents) == injected.total()
     words = {"raise": "motor is stuck", "nan": "nan", "shape": "shape", "die": "exit code -9", "hang": "did not answer"}
@@ -103,6 +106,7 @@ def test_an_evaluation_counts_incidents_and_whole_episodes(tmp_path: Path) -> No
         result = evaluate(models, experiment, 20)
     recorded = record_episodes(models, experiment, 20)
     assert result.incidents > 3 and len(result.returns) == 20
+    assert result.reservation.startswith(f"incidents: {result.incidents} ")
     assert [episode.length for episode in recorded] == result.lengths
     assert all(episode.truncated for episode in recorded if episode.length < 10)
 

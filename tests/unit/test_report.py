@@ -121,6 +121,18 @@ def test_a_finished_run_is_shown_completely(tmp_path: Path, models: Models) -> N
     assert str(tmp_path) not in raw, "a report travels"
 
 
+@pytest.mark.parametrize("origin", ["trained", "imported"])
+def test_incidents_of_evaluations_are_shown(origin: str, tmp_path: Path, models: Models) -> None:
+    folder = begin_run(tmp_path / "run", models, origin=origin)
+    finish_run(folder, models)
+    assert "incidents" not in Checked(write_report([folder.path]).read_text()).text
+    record = {"steps": 300, "episodes": 4, "return_mean": 1.0, "return_std": 0.1, "incidents": 3}
+    LineLog(folder.evaluations).append(record)
+    text = Checked(write_report([folder.path]).read_text()).text
+    assert "1 ± 0.1 over 4 episodes, incidents: 3" in text
+    assert "run, 1 of 4 evaluations: incidents: 3 (environments that failed; their episodes count as truncated" in text
+
+
 def test_a_run_that_just_began_says_what_is_missing(tmp_path: Path, models: Models) -> None:
     folder = begin_run(tmp_path / "run", models)
     raw = write_report([folder.path]).read_text()

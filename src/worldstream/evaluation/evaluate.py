@@ -33,7 +33,12 @@ class Evaluation:
     returns: list[float]
     lengths: list[int]
     incidents: int = 0
-    """Environments that failed meanwhile; their episodes count as truncated."""
+    """Environments that failed meanwhile; their episodes count as truncated, with the returns so far."""
+
+    @property
+    def reservation(self) -> str:
+        """What a user should know beside the returns; empty when nothing happened."""
+        return incidents_in_words(self.incidents) if self.incidents else ""
 
     @property
     def summary(self) -> dict[str, float]:
@@ -73,6 +78,11 @@ class Played:
     result: StepResult
     counted: np.ndarray  # (N,) bool: the step belongs to one of the episodes that were asked for
     ended: np.ndarray  # (N,) bool: the episode terminated, was truncated or was cut at max_steps
+
+
+def incidents_in_words(count: int) -> str:
+    """How failing environments change the mean return."""
+    return f"incidents: {count} (environments that failed; their episodes count as truncated, with the returns so far)"
 
 
 def never() -> bool:

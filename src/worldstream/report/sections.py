@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from worldstream.evaluation.evaluate import incidents_in_words
 from worldstream.report import page
 from worldstream.report.figures import BLACK, COLOURS, Panel, Series, draw
 from worldstream.runs.description import is_imported
@@ -118,7 +119,17 @@ class RunLog:
             return "not evaluated"
         last = self.evaluations[-1]
         mean, deviation = last.get("return_mean", math.nan), last.get("return_std", math.nan)
-        return f"{mean:.4g} ± {deviation:.3g} over {last.get('episodes', '?')} episodes"
+        text = f"{mean:.4g} ± {deviation:.3g} over {last.get('episodes', '?')} episodes"
+        return f"{text}, incidents: {last['incidents']}" if last.get("incidents") else text
+
+    @property
+    def reservations(self) -> list[str]:
+        """A paragraph that says in how many evaluations environments failed, where any did."""
+        counts = [count for record in self.evaluations if (count := record.get("incidents", 0))]
+        if not counts:
+            return []
+        share = f"{len(counts)} of {len(self.evaluations)} evaluations"
+        return [page.paragraph(f"{self.name}, {share}: {incidents_in_words(sum(counts))}.", "note")]
 
 
 def protocol(runs: list[RunLog]) -> str:
@@ -194,6 +205,7 @@ def learning(runs: list[RunLog]) -> str:
             "Evaluations: whole episodes in environments of their own, with seeds of their own."
         )
         parts.append(page.picture(draw(panels), alt, caption))
+    parts += [paragraph for run in runs for paragraph in run.reservations]
     return page.section("Learning curve", *parts)
 
 
@@ -218,6 +230,7 @@ def _evaluations(runs: list[RunLog]) -> str:
         parts.append(page.columns(("run", "episodes", *_EVALUATION), rows))
     else:
         parts.append(page.missing("No evaluation was recorded yet: worldstream evaluate does."))
+    parts += [paragraph for run in runs for paragraph in run.reservations]
     return page.section("Evaluations", *parts)
 
 

@@ -5,7 +5,7 @@ arrays, and the id of the run. Nested state is such a pair, in which the plain p
 
     {"memory": tensor, "steps": 7}  <->  {"memory": {"$tensor": "memory"}, "steps": 7}  and  {"memory": array}
 
-A header has a limit: a line above ``MAX_HEADER_BYTES`` stands in an array of its own, and its SHA-256 alone in the header.
+A line above ``MAX_HEADER_BYTES`` stands in an array of its own, and its SHA-256 alone in the header.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from worldstream.errors import (
     warn,
 )
 from worldstream.evaluation.episodes import RECORDED_EPISODES, record_episodes
-from worldstream.evaluation.evaluate import Evaluation, Stopped, evaluate
+from worldstream.evaluation.evaluate import Evaluation, Stopped, evaluate, warn_of_fault
 from worldstream.runs.episodes import save_episodes
 from worldstream.runs.folder import RunFolder
 from worldstream.runs.log import LineLog
@@ -245,7 +245,7 @@ class Session(Events):
 
     def _incident(self, during: str, index: int, error: WorldstreamError) -> None:
         self._record("environment restarted", during=during, environment=index, problem=str(error))
-        warn(f"{error} It is made anew; its episode counts as truncated.")
+        warn_of_fault(index, error)
 
     def _record(self, event: str, **details: Any) -> None:
         """Note something out of the ordinary. Environments may fail before the trainer is complete."""
