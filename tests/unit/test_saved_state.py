@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.envs.registration import EnvSpec
 
 from worldstream.environments import VectorEnvironment, WorkerConfig, make_environment, resolve
 from worldstream.environments import state as environment_state
+from worldstream.environments.config import EnvironmentConfig
+from worldstream.environments.suite.registered import GymSuite
+from worldstream.environments.toy.clock import Clock
 from worldstream.runs.archive import join, split
 
 
@@ -48,6 +54,26 @@ def test_an_environment_goes_on_from_its_state(name: str) -> None:
         if others_a[1] or others_a[2]:
             a, b = ours.reset()[0], theirs.reset()[0]
             assert all(np.array_equal(a[key], b[key]) for key in a)
+
+
+class Talkative(Clock):
+    """Prints when it is reset."""
+
+    def reset(self, **options: Any) -> Any:
+        sys.stdout.write("a new episode")
+        return super().reset(**options)
+
+
+def test_an_environment_of_a_quiet_suite_gives_its_state(monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.setitem(gym.registry, "Talkative-v0", EnvSpec("Talkative-v0", Talkative))
+    suite = GymSuite(prefixes=("Talkative",), package="worldstream", example="Talkative-v0", quiet=True)
+    ours, theirs = (suite.make("Talkative-v0", EnvironmentConfig(), None) for _ in range(2))
+    ours.reset(seed=3), theirs.reset(seed=9), ours.step(np.array([1]))
+    assert ours.saved_state is not None
+    theirs.saved_state = ours.saved_state
+    for a, b in zip(ours.step(np.array([2]))[0].values(), theirs.step(np.array([2]))[0].values(), strict=True):
+        assert np.array_equal(a, b)
+    assert not capsys.readouterr().out
 
 
 def test_unknown_wrappers_and_environments_have_no_state() -> None:

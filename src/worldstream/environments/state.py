@@ -18,12 +18,13 @@ import gymnasium
 import numpy as np
 from gymnasium.wrappers import OrderEnforcing, TimeLimit
 
-from worldstream.environments.wrappers import ActionRepeat
+from worldstream.environments.wrappers import ActionRepeat, QuietReset
 
 _WRAPPERS: dict[type[gymnasium.Wrapper[Any, Any, Any, Any]], str | None] = {
     TimeLimit: "_elapsed_steps",
     OrderEnforcing: "_has_reset",
     ActionRepeat: None,
+    QuietReset: None,
 }
 """Wrappers that a state can be taken through -> the attribute that changes in them."""
 
