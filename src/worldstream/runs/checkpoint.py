@@ -98,10 +98,17 @@ class Checkpoints:
     def latest(self) -> Checkpoint | None:
         """The newest checkpoint that is intact; None when there is none at all.
 
-        Warns of each that is not, and raises RunFolderError when there are checkpoints but none is intact.
+        Warns of each that is not, or that is gone while its part of replay is there, and raises RunFolderError when
+        there are checkpoints but none is intact.
         """
-        problems = []
-        for path in reversed(self._all()):
+        problems, paths = [], _numbered(self._folder.checkpoints)
+        for part in _numbered(self._folder.replay)[-1:]:
+            if paths and part.name > paths[-1].name:
+                warn(
+                    f"{part} is newer than every checkpoint: the run was killed before it wrote that checkpoint, or it "
+                    f"was deleted. Falling back to {paths[-1].name}."
+                )
+        for path in reversed(paths):
             try:
                 return self._read(path)
             except RunFolderError as error:
@@ -110,9 +117,6 @@ class Checkpoints:
         if problems:
             raise RunFolderError(f"no checkpoint in {self._folder.checkpoints} is intact. {' '.join(problems)}")
         return None
-
-    def _all(self) -> list[Path]:
-        return sorted(self._folder.checkpoints.glob("[0-9]*.safetensors"))
 
     def _read(self, path: Path) -> Checkpoint:
         parts = self._parts_of(path)
@@ -128,7 +132,7 @@ class Checkpoints:
 
         One that comes after the ``newest`` was damaged when the run was resumed from before it.
         """
-        kept = [path for path in self._all() if path.name <= newest][-self._keep :]
+        kept = [path for path in _numbered(self._folder.checkpoints) if path.name <= newest][-self._keep :]
         named = set(self._parts)
         for path in kept:
             with contextlib.suppress(RunFolderError):
@@ -148,6 +152,11 @@ class Checkpoints:
                 if all(Path(name).name == name and isinstance(digest, str) for name, digest in parts.items()):
                     return parts
         raise RunFolderError(f"{path} does not describe a checkpoint.")
+
+
+def _numbered(folder: Path) -> list[Path]:
+    """Checkpoints or parts of replay, by steps."""
+    return sorted(folder.glob("[0-9]*.safetensors"))
 
 
 def _newest_serials(serials: np.ndarray, num_environments: int) -> np.ndarray:
