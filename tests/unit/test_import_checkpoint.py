@@ -243,6 +243,21 @@ def test_settings_of_other_agents_are_read(tmp_path: Path) -> None:
     assert other.world_model.sequence.decay_blocks == (2.0, 5.0)  # what is not given is as published
 
 
+@pytest.mark.parametrize(("size", "value", "shown"), [("embed_dim", 65536, 32), ("num_layers", 1000, 2)])
+@pytest.mark.parametrize("name", ["dmc_retnet", "atari_attention"])
+def test_settings_far_beyond_the_tensors_are_refused_before_they_take_memory(
+    name: str, size: str, value: int, shown: int, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("worldstream.importers.checkpoint.MOST_UNLIKE", 0)
+    monkeypatch.setattr("worldstream.importers.checkpoint.load_published", None)  # not reached
+    config, part = name.split("_")[0], "transformer" if "attention" in name else "retnet"
+    stated = settings_file(name, tmp_path, {"world_model": {part: {size: value}}})
+    environment = ["--env", f"published_environments:{config}", "--output", str(tmp_path / "run")]
+    message = fails(capsys, str(checkpoint(name, tmp_path)), "--config", config, *environment, *stated)
+    message = " ".join(message.split())
+    assert f"world_model.{part}.{size} {shown} instead of {value}" in message and "does not fit" in message
+
+
 def test_sizes_that_are_not_as_published_are_named_with_their_settings(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

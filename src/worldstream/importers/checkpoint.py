@@ -18,9 +18,10 @@ from worldstream.importers.names import load_published
 from worldstream.importers.observations import joined_keys, modalities, published_kinds
 from worldstream.importers.published import PLAYED, PUBLISHED, Parts, PublishedAgent
 from worldstream.importers.settings import settings_from
+from worldstream.importers.sizes import advice
 from worldstream.importers.tensors import ForeignTensors
-from worldstream.models import Models
-from worldstream.specs import ActionSpec, KeySpec
+from worldstream.models import Models, num_parameters
+from worldstream.specs import ActionSpec, KeySpec, Specs
 
 OBSERVED: dict[str, tuple[tuple[str, ...], bool]] = {
     "atari": (("image",), False),
@@ -28,6 +29,9 @@ OBSERVED: dict[str, tuple[tuple[str, ...], bool]] = {
     "craftax": (("vector", "token", "token_2d"), False),
 }
 """Kinds of observation of the agents of each published configuration, and whether their actions are continuous."""
+
+MOST_UNLIKE = 100_000_000
+"""Weights up to which an agent is built even where its tensors are far fewer, so that they are compared one by one."""
 
 COMPILED = "_orig_mod."
 """What compiled modules put into the names of their parameters."""
@@ -91,7 +95,9 @@ def imported_agent(
     kinds = published_kinds(made.observation_specs, agent.parts.kinds, tensors, made.name)
     _check_actions(agent, made.action_spec, tensors, made.name)
     config = replace(config, environment=played)
-    models = make_models(config, {key: made.observation_specs[key] for key in kinds}, made.action_spec, tensors.source)
+    specs = {key: made.observation_specs[key] for key in kinds}
+    _check_size(agent, config, (specs, made.action_spec), tensors)
+    models = make_models(config, specs, made.action_spec, tensors.source)
     load_published(models, tensors, agent, kinds)
     return ImportedAgent(config, models, made.protocol, [*joined_keys(kinds), *_repeated_actions(environment, played)])
 
@@ -102,6 +108,17 @@ def make_models(config: Config, specs: dict[str, KeySpec], action_spec: ActionSp
         return Models(config, specs, action_spec).eval()
     except ConfigError as error:
         raise WeightsError(f"{source} and the observations that it is given do not fit each other: {error}") from error
+
+
+def _check_size(agent: PublishedAgent, config: Config, specs: Specs, tensors: ForeignTensors) -> None:
+    """Raises WeightsError for an agent that is far larger than its tensors, before it takes any memory."""
+    with torch.device("meta"):
+        stated = num_parameters(make_models(config, *specs, tensors.source))
+    if stated > max(MOST_UNLIKE, 4 * tensors.num_values):
+        raise WeightsError(
+            f"{tensors.source} does not fit. It holds {tensors.num_values} numbers, and the agent that configuration "
+            f"and settings state would have {stated}. {advice(agent, tensors)}"
+        )
 
 
 def _stated_agent(tensors: ForeignTensors, published: str, changes: Mapping[str, Any]) -> PublishedAgent:

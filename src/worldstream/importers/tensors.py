@@ -35,6 +35,11 @@ class ForeignTensors:
                 f"{source} holds sparse, nested or quantised tensors. {_listed('These are', odd)} Save them dense."
             )
 
+    @property
+    def num_values(self) -> int:
+        """Number of all numbers."""
+        return sum(tensor.numel() for tensor in self._tensors.values())
+
     def has(self, *prefixes: str) -> bool:
         """Whether any name begins with one of these."""
         return any(name.startswith(prefixes) for name in self._tensors)

@@ -29,8 +29,9 @@ def decay_rates(num_heads: int, block_length: int, decay_blocks: tuple[float, fl
     In double precision, for powers of them, but rounded to single as the published ones are: over hundreds of tokens
     the difference adds up to 1e-5.
     """
-    low, high = (torch.tensor(1.0 / (limit * block_length), dtype=torch.float64).log() for limit in decay_blocks)
-    rates = 1.0 - torch.linspace(float(low), float(high), num_heads, dtype=torch.float64).exp()
+    limits = torch.tensor([1.0 / (limit * block_length) for limit in decay_blocks], dtype=torch.float64, device="cpu")
+    low, high = limits.log().tolist()
+    rates = 1.0 - torch.linspace(low, high, num_heads, dtype=torch.float64).exp()
     return rates.float().double()
 
 
