@@ -165,6 +165,30 @@ def test_levels_that_make_no_vocabulary_are_refused(levels: list[int]) -> None:
     assert key in refusal({**weights, key: np.array(levels)}, settings)
 
 
+def test_a_number_that_is_left_out_is_named() -> None:
+    """Layers are counted by the settings: one of a number that they do not reach is unknown, one between is missing."""
+    weights, settings = read("dmc_retnet")
+    layer = "world_model._model.layers."
+    message = refusal({**weights, f"{layer}10000000000.norm1.weight": np.zeros(1, np.float32)}, settings)
+    assert f"Unknown: {layer}10000000000.norm1.weight." in message
+    message = refusal({key.replace(f"{layer}1.", f"{layer}2."): x for key, x in weights.items()}, settings)
+    missing, unknown = message.split("Unknown: ")
+    assert f"{layer}1.norm1.weight (32,)" in missing and f"{layer}2.norm1.weight" in unknown
+
+
+def test_widths_that_do_not_split_into_heads_are_refused() -> None:
+    weights, settings = read("dmc_retnet")
+    part = dict(settings["world_model"]["retnet"])
+    for heads in (3, 5, 32):  # the features of a head are rotated in pairs
+        stated = {**settings, "world_model": {**settings["world_model"], "retnet": {**part, "num_heads": heads}}}
+        message = refusal(weights, stated)
+        assert "sequence width 32 must be a multiple" in message, message
+    keys = [f"world_model._model.layers.{i}.retention.thetas" for i in range(2)]
+    for size in (17, 12, 64, 1):
+        message = refusal({**weights, **dict.fromkeys(keys, np.ones(size, np.float32))}, settings)
+        assert all(f"{key} is ({size},), not" in message for key in keys), message
+
+
 def test_tensors_that_are_no_plain_arrays_are_refused() -> None:
     with pytest.raises(WeightsError, match=r"These are: world_model\.odd\."):
         ForeignTensors({"world_model.odd": torch.eye(3).to_sparse(), "world_model.even": torch.zeros(1)}, "x")
