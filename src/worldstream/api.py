@@ -128,7 +128,7 @@ class EvaluationResult:
     """Where it was evaluated."""
     evaluation: Evaluation
     note: str
-    """Of an imported run: whether the run folder keeps the evaluation, or why not. Of others: empty."""
+    """Whether the folder of an imported run keeps the evaluation, or why not; empty where the run was trained here."""
 
 
 @_keep_thread_count()

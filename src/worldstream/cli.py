@@ -55,7 +55,7 @@ class Command:
     options: dict[str, Any]
 
     def run(self) -> None:
-        """Do it."""
+        """Call the function with the arguments."""
         self.function(**self.options)
 
 

@@ -1,1 +1,1 @@
-"""Evaluation: returns over whole episodes, world-model errors, and the report."""
+"""Evaluation: returns over whole episodes, recorded episodes, and errors of the world model."""

@@ -40,7 +40,7 @@ class LineLog:
             self._try_to_flush()
 
     def release(self) -> None:
-        """From now on lines are written; those that were held at once."""
+        """Write the lines that were held, and each later one when it is appended."""
         self._held = False
         self._try_to_flush()
 

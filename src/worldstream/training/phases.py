@@ -30,7 +30,7 @@ class Phase:
     """One component that learns."""
 
     name: str
-    """Of the component, and of its metrics."""
+    """Name of the component; its metrics begin with it."""
     learner: Learner
     cadence: Ratio
     draw: Callable[[], Any]
