@@ -157,7 +157,8 @@ def train(
         seed: seed of environments, networks, replay and policy.
         device: "auto", "cpu", "cuda", ...
         output: run folder; must not exist or be empty. None: below ``runs/``.
-        time_limit: seconds of wall time after which the run is saved and interrupted (exit status 75), for clusters.
+        time_limit: seconds of wall time after which the run is saved and interrupted (exit status 75), for clusters,
+            between two environment steps: one that hangs delays it by at most ``collection.timeout``.
             None: no limit.
         force: start although replay, models or checkpoints do not fit into the memory or onto the disk that is free.
         quiet: print nothing.

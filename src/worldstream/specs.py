@@ -14,6 +14,16 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+
+def smallest_dtype(num_values: int) -> np.dtype:
+    """The smallest dtype of {uint8, uint16, int32} that holds 0 .. num_values - 1."""
+    for dtype in (np.uint8, np.uint16):
+        if num_values - 1 <= np.iinfo(dtype).max:
+            return np.dtype(dtype)
+    return np.dtype(np.int32)
+
 
 @dataclass(frozen=True, kw_only=True)
 class KeySpec:

@@ -7,7 +7,7 @@ import pytest
 
 from small_replay import Clock, make_clock_store, row_format
 from worldstream.replay import rows as rows_module
-from worldstream.replay.rows import smallest_dtype
+from worldstream.specs import smallest_dtype
 
 
 def test_memory_is_bounded_and_grows_as_needed(monkeypatch: pytest.MonkeyPatch) -> None:

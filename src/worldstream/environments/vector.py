@@ -20,7 +20,7 @@ from worldstream.specs import ActionSpec, KeySpec, Specs
 if TYPE_CHECKING:
     from worldstream.types import Observations  # which imports torch
 
-_HERE = WorkerConfig(max_restarts=0)
+_NO_RESTARTS = WorkerConfig(max_restarts=0)
 
 
 class StepResult(NamedTuple):
@@ -52,7 +52,7 @@ class VectorEnvironment:
         environment: EnvironmentFactory,
         num_envs: int = 1,
         seed: int = 0,
-        workers: WorkerConfig = _HERE,
+        workers: WorkerConfig = _NO_RESTARTS,
         *,
         on_fault: OnFault = lambda index, error: None,
     ) -> None:

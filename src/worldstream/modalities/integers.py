@@ -9,7 +9,7 @@ from gymnasium import Space, spaces
 
 from worldstream.errors import SpaceError
 from worldstream.modalities.base import Modality
-from worldstream.specs import KeySpec
+from worldstream.specs import KeySpec, smallest_dtype
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,13 +36,12 @@ class IntegerModality(Modality):
     ) -> Self:
         """A space whose channels have the lowest and highest values ``bounds``, (C,) each; see ``_channel_sizes``."""
         vocabulary, offset = _channel_sizes(key, cls.name, space, bounds, options)
-        largest = max(vocabulary) - 1
         return cls(
             KeySpec(
                 key=key,
                 modality=cls.name,
                 shape=(len(vocabulary),) if grid is None else (grid[0] * grid[1], len(vocabulary)),
-                dtype="uint8" if largest <= 0xFF else "uint16" if largest <= 0xFFFF else "int32",
+                dtype=smallest_dtype(max(vocabulary)).name,
                 vocabulary=vocabulary,
                 grid=grid,
                 offset=offset,

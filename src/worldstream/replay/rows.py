@@ -18,21 +18,13 @@ from pathlib import Path
 import numpy as np
 
 from worldstream.errors import ConfigError
-from worldstream.specs import ActionSpec, KeySpec
+from worldstream.specs import ActionSpec, KeySpec, smallest_dtype
 
 Columns = dict[str, tuple[tuple[int, ...], np.dtype]]
 """Name -> (shape of one item, dtype)."""
 
 _FIRST_ROWS = 1024
 _ZEROS = 1 << 22
-
-
-def smallest_dtype(num_values: int) -> np.dtype:
-    """The smallest dtype of {uint8, uint16, int32} that holds 0 .. num_values - 1."""
-    for dtype in (np.uint8, np.uint16):
-        if num_values - 1 <= np.iinfo(dtype).max:
-            return np.dtype(dtype)
-    return np.dtype(np.int32)
 
 
 def bytes_per_row(columns: Columns) -> int:

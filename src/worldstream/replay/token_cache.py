@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from worldstream.replay.rows import Columns, GrowingArrays, bytes_per_row, smallest_dtype
+from worldstream.replay.rows import Columns, GrowingArrays, bytes_per_row
 from worldstream.replay.store import ReplayStore
-from worldstream.specs import TokenSpec
+from worldstream.specs import TokenSpec, smallest_dtype
 from worldstream.types import Observations
 
 Encode = Callable[[Observations], dict[str, np.ndarray]]

@@ -145,7 +145,7 @@ class Session(Events):
         """Evaluate and record episodes. The evaluation is noted last: then the run is finished."""
         seconds = self.seconds
         result = self._evaluate(self.experiment.config.evaluation.final_episodes)
-        with self.trainer.random.kept():
+        with self.trainer.random.unchanged():
             recorded = record_episodes(
                 self.trainer.models,
                 self._evaluated,
@@ -161,7 +161,7 @@ class Session(Events):
 
     def _evaluate(self, episodes: int) -> Evaluation:
         """Evaluate the models as they are. Raises Stopped when told to stop meanwhile."""
-        with enough_memory("evaluation"), self.trainer.random.kept():  # it may be left, and made again
+        with enough_memory("evaluation"), self.trainer.random.unchanged():  # it may be left, and made again
             return evaluate(
                 self.trainer.models,
                 self._evaluated,

@@ -49,7 +49,7 @@ class RandomState:
         np.random.set_state(state["numpy"])
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
+    def unchanged(self) -> Iterator[None]:
         """Put everything back in the end, however that comes: what is drawn meanwhile leaves no trace in the run."""
         before = self.state_dict()
         try:
