@@ -127,7 +127,7 @@ def test_incidents_of_evaluations_are_shown(origin: str, tmp_path: Path, models:
     finish_run(folder, models)
     assert "incidents" not in Checked(write_report([folder.path]).read_text()).text
     record = {"steps": 300, "episodes": 4, "return_mean": 1.0, "return_std": 0.1, "incidents": 3}
-    LineLog(folder.evaluations).append(record)
+    LineLog(folder.evaluations, run=folder.run_id).append(record)
     text = Checked(write_report([folder.path]).read_text()).text
     assert "1 ± 0.1 over 4 episodes, incidents: 3" in text
     assert "run, 1 of 4 evaluations: incidents: 3 (environments that failed; their episodes count as truncated" in text
