@@ -64,13 +64,8 @@ def empty(path: Path) -> None:
     path.mkdir()
 
 
-def not_mounted(path: Path) -> None:
-    missing(path)
-    path.symlink_to(path.parent.parent / "disk" / "checkpoints")
-
-
 @pytest.mark.filterwarnings("default::worldstream.errors.WorldstreamWarning")
-@pytest.mark.parametrize("lose", [missing, empty, not_mounted])
+@pytest.mark.parametrize("lose", [missing, empty])
 def test_a_run_without_its_checkpoints_is_refused_and_kept(
     lose: Callable[[Path], None],
     tmp_path: Path,

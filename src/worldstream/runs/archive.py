@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from worldstream.errors import RunFolderError
-from worldstream.runs.files import replace_file, writing
+from worldstream.runs.files import replace_file, require_plain, writing
 
 MAX_HEADER_BYTES = 1_000_000
 """Longest line of JSON in a header: safetensors writes no header above 100 MB, names of arrays and escapes included."""
@@ -84,6 +84,7 @@ def read_state(path: Path, *, run: str | None = None) -> Any:
 @contextmanager
 def _opened(path: Path, run: str | None) -> Iterator[tuple[Any, str, dict[str, Any]]]:
     """The open archive, the digest of its content, and that content without the arrays."""
+    require_plain(path)
     try:
         with safetensors.safe_open(path, "numpy") as file:
             header = (file.metadata() or {}).get(_HEADER, "")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +24,21 @@ import numpy as np
 
 from worldstream.errors import RunFolderError, warn
 from worldstream.runs.archive import read_arrays, read_plain, read_state, write_arrays, write_state
-from worldstream.runs.files import writing
+from worldstream.runs.files import (
+    TEMPORARY,
+    make_folder,
+    open_plain,
+    reading,
+    require_plain,
+    temporary_name,
+    writing,
+)
 from worldstream.runs.folder import RunFolder
+
+_SUFFIX, _PROBE = ".safetensors", "probe"
+_FILE = r"[0-9]{12,}(-[0-9]{9,})?\.safetensors"
+_OWN = re.compile(f"{_FILE}|{TEMPORARY.format(name=f'({_PROBE}|{_FILE})')}")
+"""Names of files in ``checkpoints/`` and ``replay/``; what has another name is not ours to delete."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +82,7 @@ class Checkpoints:
         file = f"{name}.safetensors"
         path = self._folder.checkpoints / file
         for folder in (self._folder.checkpoints, self._folder.replay):
-            with writing(path):
-                folder.mkdir(exist_ok=True)
+            make_folder(folder)
         parts = {part: kept for part, kept in self._parts.items() if (kept[1] >= oldest).any() and part != file}
         digest = write_arrays(self._folder.replay / file, replay, run=self._folder.run_id)
         parts[file] = digest, _newest_serials(replay["serials"], len(oldest))
@@ -84,16 +96,15 @@ class Checkpoints:
     def require_writable(self) -> None:
         """Write and delete a file where checkpoints go. Raises RunFolderError when that fails."""
         folder = self._folder.checkpoints
-        probe = folder / f".{secrets.token_hex(8)}"
-        with writing(folder):
-            folder.mkdir(exist_ok=True)
-            with open(probe, "xb") as file:
-                try:
-                    file.write(b"probe")
-                    file.flush()
-                    os.fsync(file.fileno())
-                finally:
-                    probe.unlink()
+        make_folder(folder)
+        probe = temporary_name(folder / _PROBE)
+        with writing(folder), open_plain(probe, "xb") as file:
+            try:
+                file.write(b"probe")
+                file.flush()
+                os.fsync(file.fileno())
+            finally:
+                probe.unlink()
 
     def latest(self) -> Checkpoint | None:
         """The newest checkpoint that is intact; None when there is none at all.
@@ -137,8 +148,8 @@ class Checkpoints:
         for path in kept:
             with contextlib.suppress(RunFolderError):
                 named |= self._parts_of(path).keys()
-        unwanted = [path for path in self._folder.checkpoints.iterdir() if path not in kept]
-        unwanted += [path for path in self._folder.replay.iterdir() if path.name not in named]
+        unwanted = [path for path in _own(self._folder.checkpoints) if path not in kept]
+        unwanted += [path for path in _own(self._folder.replay) if path.name not in named]
         for path in unwanted:
             with contextlib.suppress(OSError):  # a file too many does no harm
                 path.unlink()
@@ -155,8 +166,16 @@ class Checkpoints:
 
 
 def _numbered(folder: Path) -> list[Path]:
-    """Checkpoints or parts of replay, by steps."""
-    return sorted(folder.glob("[0-9]*.safetensors"))
+    """Checkpoints or parts of replay, by steps. Raises RunFolderError when the folder is a link or cannot be read."""
+    return [path for path in _own(folder) if path.suffix == _SUFFIX]
+
+
+def _own(folder: Path) -> list[Path]:
+    """Files of a folder that a run has written itself, by their names, in order. Raises RunFolderError."""
+    require_plain(folder)
+    with reading(folder):
+        names = os.listdir(folder) if folder.is_dir() else []
+    return [folder / name for name in sorted(names) if _OWN.fullmatch(name)]
 
 
 def _newest_serials(serials: np.ndarray, num_environments: int) -> np.ndarray:

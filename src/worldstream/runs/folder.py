@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import re
 import secrets
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +13,7 @@ from typing import Any, cast
 
 from worldstream.errors import RunFolderError
 from worldstream.runs.archive import text_digest
-from worldstream.runs.files import replace_file, writing
+from worldstream.runs.files import TEMPORARY, open_plain, reading, replace_file, require_plain, writing
 
 FORMAT = 5
 """Version of the format of everything in a run folder; run.json states it."""
@@ -50,7 +53,36 @@ class RunFolder:
 
         Raises as ``read_description``.
         """
-        return str(self.read_description().get(_RUN, "")) if self.description.exists() else secrets.token_hex(8)
+        with reading(self.path):
+            is_run = self.description.exists()
+        return str(self.read_description().get(_RUN, "")) if is_run else secrets.token_hex(8)
+
+    def require_plain(self) -> None:
+        """Raises RunFolderError when a file of the run is a link, a pipe or a device; the folder itself may be a link.
+
+        Files that are none of the run's are not looked at.
+        """
+        for path in (each for each in vars(self).values() if isinstance(each, Path) and each != self.path):
+            require_plain(path)
+            with reading(path):
+                for name in sorted(os.listdir(path)) if path.is_dir() else []:
+                    require_plain(path / name)
+
+    def prepare_writing(self) -> None:
+        """Delete what a killed process has left of files that it was replacing.
+
+        Raises as ``require_plain``, and when logs cannot be appended to, or have a second name elsewhere.
+        """
+        self.require_plain()
+        for log in (self.metrics, self.evaluations, self.sittings):
+            with writing(log):
+                if log.exists():
+                    open_plain(log, "ab").close()
+        replaced = (self.description, self.weights, self.best_weights, self.episodes)
+        pattern = re.compile(TEMPORARY.format(name=f"({'|'.join(re.escape(path.name) for path in replaced)})"))
+        with contextlib.suppress(OSError):  # a file too many does no harm
+            for name in filter(pattern.fullmatch, os.listdir(self.path)):
+                (self.path / name).unlink()
 
     def require_unused(self) -> None:
         """Raises RunFolderError when the path holds anything already."""
@@ -70,16 +102,20 @@ class RunFolder:
     def read_description(self) -> dict[str, Any]:
         """Content of run.json. Raises RunFolderError when it is missing, of another format, or not what was written."""
         path = self.description
-        if not self.path.is_dir():
-            raise RunFolderError(f"{self.path} is not a folder. Give the folder that `worldstream train` wrote.")
-        if not path.is_file():
-            raise RunFolderError(
-                f"{self.path} is not a run folder: it has no {path.name}. "
-                "Give the folder that `worldstream train` wrote."
-            )
+        with reading(self.path):
+            if not self.path.is_dir():
+                raise RunFolderError(f"{self.path} is not a folder. Give the folder that `worldstream train` wrote.")
+            self.require_plain()
+            if not path.is_file():
+                raise RunFolderError(
+                    f"{self.path} is not a run folder: it has no {path.name}. "
+                    "Give the folder that `worldstream train` wrote."
+                )
+            with open_plain(path, "rb") as file:
+                text = file.read()
         try:
-            data = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as error:
             raise RunFolderError(f"{path} cannot be read as JSON: {error}.") from error
         found = data.get("format") if isinstance(data, dict) else None
         if found != FORMAT:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from worldstream.errors import RunFolderError, warn
-from worldstream.runs.files import writing
+from worldstream.runs.files import plain_descriptor, writing
 from worldstream.runs.folder import RunFolder
 
 try:
@@ -32,10 +32,11 @@ def locked(folder: RunFolder) -> Iterator[None]:
     """
     with writing(folder.lock):
         folder.path.mkdir(parents=True, exist_ok=True)
-        file = os.open(folder.lock, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        file = plain_descriptor(folder.lock, os.O_RDWR | os.O_CREAT)
     try:
         _take(file, folder.path)
         _write(file, json.dumps({"host": socket.gethostname(), "process": os.getpid()}))
+        folder.prepare_writing()
         yield
     finally:  # the file stays: one that is deleted could be locked twice
         os.close(file)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from worldstream.errors import RunFolderError, warn
-from worldstream.runs.files import writing
+from worldstream.runs.files import open_plain, reading, writing
 
 _RUN, _CRC = "run", "crc"
 
@@ -59,7 +59,7 @@ class LineLog:
         before = self.size
         with writing(self.path):
             try:
-                with open(self.path, "ab") as file:
+                with open_plain(self.path, "ab") as file:
                     # A line that a killed run left incomplete must not swallow the next one.
                     file.write((b"" if self._is_whole() else b"\n") + b"".join(self._waiting))
             except OSError:
@@ -71,13 +71,13 @@ class LineLog:
     def sync(self) -> None:
         """Make sure that what is written survives a loss of power. Raises RunFolderError."""
         if self.path.is_file():
-            with writing(self.path), open(self.path, "rb") as file:
+            with writing(self.path), open_plain(self.path, "rb") as file:
                 os.fsync(file.fileno())
 
     def _is_whole(self) -> bool:
         if not self.size:
             return True
-        with open(self.path, "rb") as file:
+        with open_plain(self.path, "rb") as file:
             file.seek(-1, os.SEEK_END)
             return file.read(1) == b"\n"
 
@@ -90,7 +90,8 @@ class LineLog:
         """Cut the file back to its first ``size`` bytes; a shorter one stays, with a warning. Raises RunFolderError."""
         with writing(self.path):
             if self.size > size:
-                os.truncate(self.path, size)
+                with open_plain(self.path, "r+b") as file:
+                    file.truncate(size)
             elif self.size < size:
                 warn(f"{self.path} has {self.size} bytes, {size} were written: its last lines are lost.")
 
@@ -102,12 +103,11 @@ def read_lines(path: Path, run: str | None = None) -> list[dict[str, Any]]:
     warning; only the last line of a run that was killed is expected to be incomplete, and goes without one. Raises
     RunFolderError when the file cannot be read.
     """
-    if not path.is_file():
-        return []
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise RunFolderError(f"cannot read {path}: {error.strerror or error}.") from error
+    with reading(path):
+        if not path.exists():
+            return []
+        with open_plain(path, "rb") as file:
+            lines = file.read().split(b"\n")
     read = [_read_line(line) for line in lines]
     if broken := [i for i, line in enumerate(lines[:-1]) if line and not read[i]]:
         numbers = ", ".join(str(i + 1) for i in broken)

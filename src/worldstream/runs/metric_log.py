@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from worldstream.errors import warn
@@ -26,7 +27,10 @@ class MetricLog:
         self._listeners = listeners
         self._writer: SummaryWriter | None = None
         with self._tensorboard():
-            self._writer = SummaryWriter(str(events), purge_step=from_steps + 1 if from_steps else None)
+            # Its own name could be known before, and is opened whatever it leads to.
+            self._writer = SummaryWriter(
+                str(events), purge_step=from_steps + 1 if from_steps else None, filename_suffix=f".{token_hex(8)}"
+            )
 
     def write(self, record: dict[str, Any]) -> None:
         """Write one record; it must hold "steps"."""

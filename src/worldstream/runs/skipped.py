@@ -15,7 +15,7 @@ from worldstream.config import Config
 from worldstream.models import Models
 from worldstream.runs.archive import read_state, write_state
 from worldstream.runs.description import specs_from_json
-from worldstream.runs.files import writing
+from worldstream.runs.files import make_folder
 from worldstream.runs.folder import RunFolder
 from worldstream.training.events import SkippedUpdate
 from worldstream.training.learner import Learner
@@ -27,8 +27,7 @@ from worldstream.types import Batch
 def save_skipped(folder: RunFolder, update: SkippedUpdate, models: Models) -> Path:
     """Write one below ``skipped/``; returns the path of its file. Raises RunFolderError."""
     path = folder.skipped / f"{update.component}-{update.steps:012d}-{update.count}.safetensors"
-    with writing(path):
-        folder.skipped.mkdir(exist_ok=True)
+    make_folder(folder.skipped)
     state = {
         "component": update.component,
         "steps": update.steps,
