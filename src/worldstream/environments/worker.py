@@ -8,9 +8,12 @@ Python processes, a script that starts them must guard its entry with ``if __nam
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import multiprocessing
 import os
 import signal
+import sys
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -23,7 +26,8 @@ from worldstream.environments.flat import FlatEnvironment
 from worldstream.errors import EnvironmentFault, WorldstreamError
 
 Make = Callable[[], FlatEnvironment]
-_CLOSE_SECONDS = 5.0
+_CLOSE_SECONDS, _WATCH_SECONDS = 5.0, 1.0
+_PR_SET_PDEATHSIG = 1
 _UNKNOWN = 255
 """Exit code of a process whose fork server has died, for then nobody knows."""
 
@@ -97,7 +101,8 @@ class ProcessWorker(Worker):
         theirs: Connection
         self._pipe: Connection
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, CloudpickleWrapper(make)), daemon=True)
+        arguments = (theirs, CloudpickleWrapper(make), os.getpid())
+        self._process = context.Process(target=_serve, args=arguments, daemon=True)
         self._process.start()
         theirs.close()
         self._is_made = False
@@ -158,10 +163,11 @@ class ProcessWorker(Worker):
         self._pipe.close()
 
 
-def _serve(pipe: Connection, make: Make) -> None:
+def _serve(pipe: Connection, make: Make, run: int) -> None:
     """The process: make the environment, then answer requests until the pipe is closed."""
     for number in (signal.SIGINT, signal.SIGTERM):  # meant for the run, which decides when its environments end
         signal.signal(number, signal.SIG_IGN)
+    _end_with(run)
     environment: FlatEnvironment | None = None
     with contextlib.suppress(EOFError, OSError):  # the pipe is closed
         try:
@@ -179,6 +185,34 @@ def _serve(pipe: Connection, make: Make) -> None:
     if environment is not None:
         with contextlib.suppress(Exception):
             environment.close()
+
+
+def _end_with(run: int) -> None:
+    """End this process when that of the ``run`` has gone, however busy or deaf its environment is."""
+    if sys.platform == "linux":  # when the parent ends, which is the run or the fork server, and that goes with the run
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    threading.Thread(target=_watch, args=(run,), daemon=True).start()
+
+
+def _watch(run: int) -> None:
+    """For systems without such a signal, and where the fork server outlives the run."""
+    parent = os.getppid()
+    while _is_there(run) and os.getppid() == parent:
+        time.sleep(_WATCH_SECONDS)
+    os._exit(1)
+
+
+def _is_there(process: int) -> bool:
+    """Whether a process has not ended; one whose end nobody has taken note of yet has."""
+    try:
+        os.kill(process, 0)
+        with open(f"/proc/{process}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except ProcessLookupError:
+        return False
+    except OSError:  # another's process, or no such file on this system
+        return True
 
 
 def _start_method() -> str:
