@@ -7,6 +7,7 @@ becomes one line. Everything else that escapes is a defect of ours and keeps its
 from __future__ import annotations
 
 import warnings
+from typing import ClassVar
 
 
 class WorldstreamError(Exception):
@@ -57,6 +58,24 @@ class WeightsError(WorldstreamError):
     """Weights from elsewhere that do not fit the model that they are meant for."""
 
     exit_code = 4
+
+
+class PersonInterrupt(KeyboardInterrupt):
+    """Ctrl-C, where the handler of the signal says so."""
+
+    is_told_apart: ClassVar[bool] = False
+    """Whether it does now: then every other KeyboardInterrupt was raised by the code of an environment."""
+
+
+FOREIGN = (Exception, SystemExit, GeneratorExit, KeyboardInterrupt)
+"""What the code of an environment may raise; ``sys.exit()`` in it must not end a run as if all were well."""
+
+
+def let_person_through(error: BaseException) -> None:
+    """Raise it again when it is, or may be, the Ctrl-C of a person."""
+    is_interrupt = isinstance(error, KeyboardInterrupt)
+    if is_interrupt and (isinstance(error, PersonInterrupt) or not PersonInterrupt.is_told_apart):
+        raise error
 
 
 class WorldstreamWarning(UserWarning):

@@ -17,7 +17,7 @@ from gymnasium import spaces
 from worldstream.actions import decode, spec_from_space
 from worldstream.environments import state
 from worldstream.environments.config import EnvironmentConfig
-from worldstream.errors import EnvironmentFault, SpaceError
+from worldstream.errors import FOREIGN, EnvironmentFault, SpaceError, let_person_through
 from worldstream.modalities import ObservationAdapter
 from worldstream.modalities.observation import ROOT_KEY
 from worldstream.specs import KeySpec
@@ -103,13 +103,14 @@ class FlatEnvironment(gymnasium.Env[Stored, np.ndarray]):
         return self._guarded("render()", self.environment.render) if self.render_mode else None
 
     def close(self) -> None:
-        self.environment.close()
+        self._guarded("close()", self.environment.close)
 
     def _guarded(self, call: str, function: Callable[[], Result]) -> Result:
         """Run the user's code; whatever it raises becomes an EnvironmentFault that names the call."""
         try:
             return function()
-        except Exception as error:
+        except FOREIGN as error:
+            let_person_through(error)
             hint = f" ({_RESET_CONTRACT})" if call == "reset()" and isinstance(error, TypeError) else ""
             raise self._fault(f"{call} raised {type(error).__name__}: {error}{hint}", "") from error
 
@@ -121,11 +122,16 @@ class FlatEnvironment(gymnasium.Env[Stored, np.ndarray]):
 
     def _reward(self, reward: Any) -> float:
         try:
-            array = np.asarray(reward, dtype=np.float64).ravel()
-        except (TypeError, ValueError):
-            array = np.zeros(0)
-        if array.size != 1 or not np.isfinite(array[0]):
-            raise self._fault(f"step() returned reward = {reward!r}", "A reward is one finite number.")
+            given = np.asarray(reward).ravel()
+            is_number = given.dtype.kind in "biufO" and not any(isinstance(item, str | bytes) for item in given)
+            with np.errstate(over="ignore"):
+                array = given.astype(np.float64) if is_number else np.zeros(0)
+                is_finite = bool(np.isfinite(array.astype(np.float32)).all())
+        except (TypeError, ValueError, OverflowError):
+            array, is_finite = np.zeros(0), False
+        if array.size != 1 or not is_finite:
+            remedy = "A reward is one finite number, at most 3.4e38 in size."
+            raise self._fault(f"step() returned reward = {_shown(reward)}", remedy)
         return float(array[0])
 
     def _fault(self, problem: str, remedy: str) -> EnvironmentFault:
@@ -173,6 +179,14 @@ def check(environment: gymnasium.Env[Any, Any], steps: int = 100, seed: int = 0)
         _, _, terminated, truncated, _ = environment.step(rng.integers(environment.action_spec.sizes))
         if terminated or truncated:
             environment.reset()
+
+
+def _shown(value: Any) -> str:
+    """The beginning of what a value looks like; Python refuses to write integers of thousands of digits."""
+    try:
+        return repr(value)[:100]
+    except Exception:
+        return f"a {type(value).__name__}"
 
 
 def _outline(result: Any) -> str:

@@ -14,7 +14,7 @@ from gymnasium.wrappers import TimeLimit
 from worldstream.environments.config import EnvironmentConfig
 from worldstream.environments.flat import FlatEnvironment
 from worldstream.environments.wrappers import ActionRepeat, QuietReset
-from worldstream.errors import EnvironmentFault
+from worldstream.errors import FOREIGN, EnvironmentFault, let_person_through
 
 
 def make_registered(
@@ -37,7 +37,8 @@ def make_registered(
         ) from None
     except gymnasium.error.DependencyNotInstalled as error:
         raise EnvironmentFault(f"environment '{name}' needs a package that is not installed: {error}") from error
-    except Exception as error:
+    except FOREIGN as error:
+        let_person_through(error)
         raise EnvironmentFault(
             f"environment '{name}' cannot be made: {type(error).__name__}: {error}.{_given(config)}"
         ) from error
@@ -57,7 +58,8 @@ def make_from(
             kwargs.setdefault("render_mode", render_mode)
     try:
         made = factory(**kwargs)
-    except Exception as error:
+    except FOREIGN as error:
+        let_person_through(error)
         raise EnvironmentFault(
             f"environment '{name}': its factory raised {type(error).__name__}: {error}.{_given(config)}"
         ) from error

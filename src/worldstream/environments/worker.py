@@ -23,7 +23,7 @@ from typing import Any
 from gymnasium.vector.utils import CloudpickleWrapper
 
 from worldstream.environments.flat import FlatEnvironment
-from worldstream.errors import EnvironmentFault, WorldstreamError
+from worldstream.errors import EnvironmentFault, PersonInterrupt, WorldstreamError
 
 Make = Callable[[], FlatEnvironment]
 _CLOSE_SECONDS, _WATCH_SECONDS = 5.0, 1.0
@@ -167,6 +167,7 @@ def _serve(pipe: Connection, make: Make, run: int) -> None:
     """The process: make the environment, then answer requests until the pipe is closed."""
     for number in (signal.SIGINT, signal.SIGTERM):  # meant for the run, which decides when its environments end
         signal.signal(number, signal.SIG_IGN)
+    PersonInterrupt.is_told_apart = True
     _end_with(run)
     environment: FlatEnvironment | None = None
     with contextlib.suppress(EOFError, OSError):  # the pipe is closed

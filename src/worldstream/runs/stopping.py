@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from worldstream.errors import PersonInterrupt
+
 
 class StopRequest:
     """Whether the run was told to stop.
@@ -42,12 +44,14 @@ class StopRequest:
 
         def request(number: int, frame: Any) -> None:
             if self.reason is not None and number == signal.SIGINT:
-                raise KeyboardInterrupt
+                raise PersonInterrupt
             self.reason = self.reason or signal.Signals(number).name
 
         before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+        told_apart, PersonInterrupt.is_told_apart = PersonInterrupt.is_told_apart, True
         try:
             yield
         finally:
+            PersonInterrupt.is_told_apart = told_apart
             for number, handler in before.items():
                 signal.signal(number, handler)
