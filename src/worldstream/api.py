@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +107,8 @@ def check_seed(seed: int) -> None:
 
 
 def _check_time_limit(seconds: float | None) -> None:
-    if seconds is not None and not seconds >= 0:
-        raise ConfigError(f"time_limit must be at least 0 seconds, not {seconds}.")
+    if seconds is not None and not 0 <= seconds < inf:
+        raise ConfigError(f"time_limit must be at least 0 seconds and finite, not {seconds}; leave it out for none.")
 
 
 @contextmanager

@@ -63,8 +63,8 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        torch.zeros(1, device=device).item()  # "meta" has no numbers
+    except Exception as error:  # each backend that is not there raises another kind
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"device '{name}' cannot be used: {reason}. Use --device cpu or auto.") from error
     return device

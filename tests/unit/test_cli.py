@@ -132,6 +132,8 @@ def test_an_output_that_holds_something_is_refused_and_kept(
         (["train", "--env", "CartPol-v1", "--steps", "10"], 3, ["CartPol-v1", "CartPole-v1"]),
         (["train", "--env", "no_such_module:factory", "--steps", "10"], 3, ["no_such_module"]),
         ([*CLOCK, "--device", "tpu9"], 2, ["tpu9", "cpu"]),
+        *(([*CLOCK, "--device", name], 2, [name, "cpu"]) for name in ("foo", "meta", "hpu", "xla", "privateuseone")),
+        *(([*CLOCK, "--time-limit", limit], 2, ["time_limit", limit]) for limit in ("inf", "nan")),
         ([*CLOCK, "--modality", "step"], 2, ["step", "KEY=KIND"]),
         ([*CLOCK, "--modality", "nokey=ignore"], 2, ["nokey", "step"]),
         ([*CLOCK, "--modality", "step=hologram"], 2, ["hologram"]),
