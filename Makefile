@@ -32,8 +32,9 @@ demo: setup ## train on CartPole-v1 for 14,500 steps, then write the report
 	$(PYTHON_BIN) -m worldstream report $(RUN)
 	@echo "The run, its metrics and its report are in $(RUN)/"
 
-lint: setup ## ruff
+lint: setup ## ruff: rules and format
 	$(PYTHON_BIN) -m ruff check .
+	$(PYTHON_BIN) -m ruff format --check -q .
 
 types: setup ## mypy
 	$(PYTHON_BIN) -m mypy src

@@ -93,9 +93,7 @@ def start_server() -> Any:
     return context
 
 
-def sit(
-    context: Any, path: Path, *, seconds: float | None = None, file_calls: int | None = None
-) -> tuple[int, int]:
+def sit(context: Any, path: Path, *, seconds: float | None = None, file_calls: int | None = None) -> tuple[int, int]:
     """One sitting in a process of its own, killed after ``seconds`` or before a file call.
 
     Returns:

@@ -125,9 +125,7 @@ def craftax() -> Shape:
         agent=ActorCriticConfig(hidden=(512, 512), embedding_width=64),
     )  # fmt: skip
     direction = KeySpec(key="direction", modality="categorical", shape=(1,), dtype="uint8", vocabulary=(4,))
-    cells = KeySpec(
-        key="map", modality="grid", shape=(99, 4), dtype="uint8", vocabulary=(37, 5, 40, 20), grid=(9, 11)
-    )
+    cells = KeySpec(key="map", modality="grid", shape=(99, 4), dtype="uint8", vocabulary=(37, 5, 40, 20), grid=(9, 11))
     return config, {"state": vector(47), "direction": direction, "map": cells}, discrete(43)
 
 
@@ -227,7 +225,8 @@ def main() -> None:
                     "benchmark": "speed",
                     "environment": "synthetic",
                     "preset": name,
-                    "variant": f"{device.type}, {options.threads} thread" + "s" * (options.threads > 1)
+                    "variant": f"{device.type}, {options.threads} thread"
+                    + "s" * (options.threads > 1)
                     + (f", {chosen}" if chosen else ""),
                     "seed": 0,
                     "steps": options.repetitions,

@@ -1,7 +1,7 @@
 """The results table of README.md, made from benchmarks/results/learning_*.json.
 
-    python benchmarks/table.py           # rewrite the table between the markers in README.md
-    python benchmarks/table.py --check   # exit with 1 when README.md does not hold the table of the files
+python benchmarks/table.py           # rewrite the table between the markers in README.md
+python benchmarks/table.py --check   # exit with 1 when README.md does not hold the table of the files
 """
 
 from __future__ import annotations

@@ -202,13 +202,9 @@ COMMANDS = {
             "modality": (Modality, ()),
         },
     ),
-    "evaluate": Interface(
-        evaluate, api.evaluate, {"path": RUN_FOLDER, "environment": (MaybeEnv, None), "quiet": None}
-    ),
+    "evaluate": Interface(evaluate, api.evaluate, {"path": RUN_FOLDER, "environment": (MaybeEnv, None), "quiet": None}),
     "report": Interface(report, report, {"paths": (Positional[tuple[Path, ...]], Parameter.empty)}),
-    "info": Interface(
-        info, info, {"environment": (Positional[Env], Parameter.empty), "modality": (Modality, ())}
-    ),
+    "info": Interface(info, info, {"environment": (Positional[Env], Parameter.empty), "modality": (Modality, ())}),
     "import-checkpoint": Interface(
         import_checkpoint,
         api.import_checkpoint,

@@ -96,8 +96,9 @@ def test_a_system_without_locks_is_told_of(number: int, tmp_path: Path, monkeypa
         raise OSError(number, "not here")
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with pytest.warns(WorldstreamWarning, match="run cannot be locked .*second process"), locked(
-        RunFolder(tmp_path / "run")
+    with (
+        pytest.warns(WorldstreamWarning, match="run cannot be locked .*second process"),
+        locked(RunFolder(tmp_path / "run")),
     ):
         pass
 

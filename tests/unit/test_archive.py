@@ -69,7 +69,7 @@ def test_equal_states_are_equal_files(tmp_path: Path) -> None:
 def test_a_plain_state_too_large_for_a_header_survives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for limit in (MAX_HEADER_BYTES, 10):
         monkeypatch.setattr("worldstream.runs.archive.MAX_HEADER_BYTES", limit)
-        state = {"long": "\u00e9\"" * (2 * limit), "array": np.arange(3)}
+        state = {"long": '\u00e9"' * (2 * limit), "array": np.arange(3)}
         write_state(tmp_path / "x", state)
         np.testing.assert_equal(read_state(tmp_path / "x"), state)
         assert read_plain(tmp_path / "x")["long"] == state["long"]

@@ -60,6 +60,7 @@ def dense(model: AttentionModel, blocks: Tensor, *, post: bool, full: bool) -> t
     position = torch.tensor([t * LENGTH + i for _, t, i in places])
     phases = rotary_phases(position, rotary_frequencies(WIDTH // HEADS // 2))
     for layer in model.layers:
+
         def attend(y: Tensor, attention: Any = layer.attention) -> Tensor:
             q, k, v = (part.unflatten(-1, (HEADS, -1)).transpose(1, 2) for part in attention.qkv(y).chunk(3, -1))
             scores = rotate(q, phases, "half") @ rotate(k, phases, "half").mT / math.sqrt(WIDTH // HEADS)

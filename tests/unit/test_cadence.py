@@ -78,7 +78,10 @@ def test_doubling_without_a_last_mark_is_never_due() -> None:
 
 
 @given(
-    per_step=st.floats(0, 3), start=st.integers(0, 50), every=st.integers(1, 40), stop=st.integers(1, 200),
+    per_step=st.floats(0, 3),
+    start=st.integers(0, 50),
+    every=st.integers(1, 40),
+    stop=st.integers(1, 200),
     stride=st.integers(1, 5),
 )
 def test_ratio_in_bursts_does_the_same_number_until_it_stops(per_step, start, every, stop, stride) -> None:

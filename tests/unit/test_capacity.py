@@ -161,9 +161,7 @@ def save_unless_full(disk: FullDisk, path: Path, models: Any) -> None:
 
 @pytest.mark.filterwarnings("ignore::worldstream.errors.WorldstreamWarning")
 def test_a_disk_that_is_full_for_a_while_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = replace(
-        tiny_config(), log_every_steps=10, checkpoint=replace(tiny_config().checkpoint, every_steps=20)
-    )
+    config = replace(tiny_config(), log_every_steps=10, checkpoint=replace(tiny_config().checkpoint, every_steps=20))
     worldstream.train("clock", steps=120, config=config, output=tmp_path / "whole", quiet=True)
     disk, original = FullDisk(), Session.after_step
 

@@ -109,9 +109,7 @@ def test_components_are_chosen_by_flags_and_bring_their_own() -> None:
     assert parse([*options[:3], f"{flag}=image_vq"]).options["config"] == PRESETS["atari100k"]()
 
 
-def test_an_output_that_holds_something_is_refused_and_kept(
-    run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_output_that_holds_something_is_refused_and_kept(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
     status, message = fails(capsys, "train", "--env", "clock", "--steps", "10", "--output", str(run))
     assert status == 4

@@ -16,6 +16,7 @@ from worldstream.types import Observations
 RECORDED_EPISODES = 5
 """Real episodes of an agent that are kept for the report."""
 
+
 @dataclass(frozen=True)
 class RecordedEpisode:
     """One real episode of T steps. When neither terminated nor truncated, the recording was cut before its end."""

@@ -32,6 +32,7 @@ MAX_FEATURES = 6
 
 _TOO_SHORT = "Every recorded episode ends within the steps that the world model reads first."
 
+
 @dataclass(frozen=True)
 class Subject:
     """What is measured: the models and recorded episodes of a run."""
