@@ -197,6 +197,8 @@ def main() -> None:
         append(path, run(options.benchmark, options.variant, seed, output))
         return
     waiting = [seed for seed in options.seeds if (options.variant, seed) not in done(path)]
+    if known := [str(seed) for seed in options.seeds if seed not in waiting]:
+        print(f"in {path} already: {options.variant}, seeds {' '.join(known)}; delete their records to run them anew")
     running: list[subprocess.Popen[bytes]] = []
     failed = 0
     while waiting or running:

@@ -68,7 +68,7 @@ class SequenceConfig(ABC):
     width: Annotated[int, Between(2)] = 64
     """E, features per token."""
     num_heads: Annotated[int, Between(1)] = 4
-    """H, must divide the width into even parts."""
+    """Heads; twice their number must divide the width."""
     dropout: Annotated[float, Between(0, 1)] = 0.0
     """Probability, on residual branches, feed-forward and retained values."""
 
