@@ -126,7 +126,7 @@ class _Half:
 
 def test_a_log_waits_for_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = FullDisk()
-    monkeypatch.setattr(line_log, "open", disk, raising=False)
+    monkeypatch.setattr(line_log, "open_plain", disk)
     log = LineLog(tmp_path / "log.jsonl")
     log.append({"steps": 0})
     disk.full = True
@@ -169,7 +169,7 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(tmp_path: Path, monkeypat
         disk.full = 35 <= steps < 90
         return original(self, steps)
 
-    monkeypatch.setattr(line_log, "open", disk, raising=False)
+    monkeypatch.setattr(line_log, "open_plain", disk)
     monkeypatch.setattr(Session, "after_step", after_step)
     monkeypatch.setattr(session_module, "save_weights", lambda path, models, run: save_unless_full(disk, path, models))
     worldstream.train("clock", steps=120, config=config, output=tmp_path / "run", quiet=True)
