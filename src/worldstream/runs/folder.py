@@ -21,9 +21,14 @@ _RUN, _CHECKSUM = "run", "sha256"
 
 
 class RunFolder:
-    """Paths of one run. What is replaced stays until the new file is whole (``runs/files.py``)."""
+    """Paths of one run. What is replaced stays until the new file is whole (``runs/files.py``).
+
+    They are absolute, so that an environment that changes the current directory does not move the run.
+    """
 
     def __init__(self, path: Path) -> None:
+        with writing(path):  # a current directory that is gone
+            path = path.absolute()
         self.path = path
         # Written first, once: format, id, version, environment, origin, seed, configuration, specs.
         self.description = path / "run.json"

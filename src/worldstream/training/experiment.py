@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
@@ -34,9 +35,12 @@ class Experiment:
         steps: int = 0,
         device: torch.device | str = "cpu",
     ) -> Experiment:
-        """Resolve the environment with the options of the configuration; see ``resolve``."""
-        factory = resolve(environment, config.environment)
-        return Experiment(factory, replace(config, environment=factory.config), seed, steps, torch.device(device))
+        """Resolve the environment with the options of the configuration (see ``resolve``), and relative paths."""
+        factory, replay = resolve(environment, config.environment), config.replay
+        if replay.memory_map is not None:  # the environment may change the current directory
+            replay = replace(replay, memory_map=str(Path(replay.memory_map).absolute()))
+        config = replace(config, environment=factory.config, replay=replay)
+        return Experiment(factory, config, seed, steps, torch.device(device))
 
     @property
     def last_step(self) -> int:
