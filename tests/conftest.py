@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Iterator
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
@@ -19,6 +20,15 @@ torch.set_num_threads(1)
 # Wall time says little on a shared machine: pytest's timeout is the limit, not hypothesis's deadline.
 hypothesis.settings.register_profile("worldstream", deadline=None, derandomize=True, max_examples=25)
 hypothesis.settings.load_profile("worldstream")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is remembered about runs never lands in a real home; processes that tests start inherit it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        patch.setenv("LOCALAPPDATA", str(tmp_path_factory.mktemp("state")))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -40,6 +40,7 @@ from worldstream.runs.lock import locked
 from worldstream.runs.log import read_lines
 from worldstream.runs.progress import ProgressDisplay, console, evaluation_progress
 from worldstream.runs.session import Session
+from worldstream.runs.trust import EnvironmentCode
 from worldstream.runs.weights import load_run, save_weights
 from worldstream.training.experiment import Experiment
 
@@ -181,12 +182,13 @@ def train(
         default_output(experiment.environment, preset, f"seed{seed}") if output is None else Path(output)
     )
     folder.require_unused()
+    code = EnvironmentCode.of(experiment.environment.recorded_name)
     session = Session(folder, experiment, time_limit)
     with closing(session.trainer):
         if not force:
             require_capacity(experiment.config, session.trainer.models, steps, folder.path)
         with locked(folder):
-            return _run(session, _begin(session, preset), console(quiet=quiet))
+            return _run(session, _begin(session, preset, code), console(quiet=quiet))
 
 
 @_keep_thread_count()
@@ -207,7 +209,8 @@ def resume(
 
     Args:
         path: run folder.
-        environment: None: as recorded; needed when that was a function without a name.
+        environment: None: as recorded; needed when that was a function without a name, or is code that this person did
+            not train the run with on this machine.
         device: None: as recorded.
         close_episodes: close the episodes under way, as truncated, whose environment refuses its saved state.
         time_limit, quiet: see ``train``.
@@ -217,7 +220,7 @@ def resume(
     Raises:
         RunFolderError: not a run folder, a run that is finished or in use by another process, or no checkpoint of it is
             intact.
-        ConfigError: the environment is needed, or its observations or actions are not those of the run.
+        ConfigError, EnvironmentFault: the environment is needed, or is not that of the run.
         Interrupted: see ``train``.
     """
     folder = RunFolder(Path(path))
@@ -227,16 +230,12 @@ def resume(
     if is_imported(folder, description):
         raise RunFolderError(f"{folder.path} was imported, not trained: there is no training to continue.")
     steps, config = int(description["steps"]), Config.from_json(description["config"])
-    experiment = Experiment.of(
-        chosen,
-        config,
-        seed=int(description["seed"]),
-        steps=steps,
-        device=choose_device(str(description["device"]) if device is None else device),
-    )
+    device = str(description["device"]) if device is None else device
+    experiment = Experiment.of(chosen, config, seed=int(description["seed"]), steps=steps, device=choose_device(device))
     with locked(folder):
         if any(record["final"] for record in read_lines(folder.evaluations, folder.run_id)):
             raise RunFolderError(f"{folder.path} is finished: it has been trained for {steps} steps and evaluated.")
+        code = EnvironmentCode.of(experiment.environment.recorded_name)
         session = Session(folder, experiment, time_limit)
         with closing(session.trainer):
             models, specs = session.trainer.models, specs_from_json(description["specs"])
@@ -245,6 +244,7 @@ def resume(
             if not force:
                 require_capacity(config, models, steps, folder.path)
             begun = session.restore(force=force, close_episodes=close_episodes)
+            code.remember(folder)
             return _run(session, f"resuming {folder.path} at {begun} of {steps} steps", console(quiet=quiet))
 
 
@@ -286,7 +286,7 @@ def evaluate(
 
     Args:
         path: run folder.
-        environment: where to evaluate. None: as recorded; needed when that was a function without a name.
+        environment: where to evaluate. None: as recorded; needed as for ``resume``.
         episodes: whole episodes.
         seed: seed of environments and policy.
         temperature: divides the policy's logits; 0 takes the most likely action. None: as configured for the run.
@@ -355,6 +355,7 @@ def import_checkpoint(
     name = f"published-{published}"
     folder = RunFolder(Path(output) if output is not None else default_output(resolve(environment), name))
     folder.require_unused()
+    code = EnvironmentCode.of(resolve(environment).recorded_name)
     agent = imported_agent(
         read_checkpoint(Path(file)),
         published=published,
@@ -367,6 +368,7 @@ def import_checkpoint(
     with locked(folder):
         folder.create({**description, "protocol": protocol_card(experiment, agent.protocol)})
         save_weights(folder.weights, agent.models, folder.run_id)
+        code.remember(folder)
     for line in (*agent.notes, f"imported into {folder.path}. Next: worldstream evaluate {folder.path}"):
         console(quiet=quiet).print(line)
     return folder.path
@@ -385,11 +387,12 @@ def _notes(session: Session) -> list[str]:
     return notes
 
 
-def _begin(session: Session, preset: str) -> str:
-    """Write run.json, and say what happens."""
+def _begin(session: Session, preset: str, code: EnvironmentCode) -> str:
+    """Write run.json, remember the code of the environment, and say what happens."""
     folder, experiment, trainer = session.folder, session.experiment, session.trainer
     description = describe(experiment, trainer.models.specs, preset=preset, origin="trained")
     folder.create({**description, "protocol": protocol_card(experiment, trainer.environments.protocol)})
+    code.remember(folder)
     session.restore()  # nothing yet, but it says whether checkpoints can be written
     name, device = experiment.environment.recorded_name, trainer.models.device
     return f"training on '{name}' for {experiment.steps} steps on {device}, preset {preset}, into {folder.path}"

@@ -421,7 +421,7 @@ def test_an_imported_run_claims_no_training(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     environment, settings = "published_environments:dmc", settings_file("dmc_retnet", tmp_path)[1]
     path = import_checkpoint(file, published="dmc", environment=environment, settings=settings, quiet=True)
-    assert path == Path("runs/published_environments_dmc-published-dmc")
+    assert path == tmp_path / "runs" / "published_environments_dmc-published-dmc"
 
 
 def test_an_imported_run_cannot_be_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,6 @@ import torch
 import worldstream
 from tiny import tiny_config
 from worldstream.cli import main
-from worldstream.environments.suite.gym import require_harmless
 from worldstream.environments.toy.clock import Clock
 from worldstream.errors import ConfigError, EnvironmentFault, Interrupted, RunFolderError
 from worldstream.evaluation import episodes as episodes_module
@@ -196,25 +195,6 @@ def test_checkpoints_cannot_lead_out_of_the_folder(tmp_path: Path, monkeypatch: 
         write_state(path, {**state, **crafted}, run=RunFolder(run).run_id)
         with pytest.warns(UserWarning, match="does not describe"), pytest.raises(RunFolderError, match="is intact"):
             worldstream.resume(run, quiet=True)
-
-
-def test_a_run_folder_cannot_call_just_any_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = interrupted(tmp_path, monkeypatch, 30)
-    description = json.loads((run / "run.json").read_text())
-    description.pop("sha256")
-    marker = tmp_path / "called"
-    for name, kwargs in (("os:system", {"command": f"touch {marker}"}), ("shutil:rmtree", {"path": str(run)})):
-        description["environment"] = name
-        description["config"]["environment"]["kwargs"] = kwargs
-        (run / "run.json").write_text(checksummed(description))
-        with pytest.raises(EnvironmentFault, match="function of an installed package"):
-            worldstream.resume(run, quiet=True)
-        with pytest.raises(SystemExit) as end:
-            main(["evaluate", str(run), "--episodes", "1"])
-        assert end.value.code == 3
-    assert not marker.exists() and run.exists()
-    for name in ("CartPole-v1", "gymnasium.envs.classic_control:CartPoleEnv", "faulty:make", "faulty:Faulty"):
-        require_harmless(name)
 
 
 def test_a_run_folder_of_nonsense_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

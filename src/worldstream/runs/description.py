@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from worldstream.environments.factory import UNNAMED, EnvironmentFactory
-from worldstream.environments.suite.gym import require_harmless
 from worldstream.errors import ConfigError, RunFolderError
 from worldstream.options import from_plain, to_plain
 from worldstream.runs.folder import RunFolder
+from worldstream.runs.trust import require_trusted
 from worldstream.specs import ActionSpec, KeySpec, Specs
 from worldstream.training.experiment import Experiment
 from worldstream.version import __version__
@@ -96,12 +96,13 @@ def is_imported(folder: RunFolder, description: dict[str, Any]) -> bool:
 
 
 def recorded_environment(folder: RunFolder, description: dict[str, Any]) -> str:
-    """Name of the environment that a run recorded, safe to be made (see ``require_harmless``: EnvironmentFault).
+    """Name of the environment that a run recorded, which may be made unasked.
 
-    Raises ConfigError when it was a Python function without a name.
+    Raises EnvironmentFault where it may not (see ``require_trusted``), and ConfigError when it was a Python function
+    without a name.
     """
     recorded = str(description["environment"])
     if recorded.startswith(UNNAMED):
         raise ConfigError(f"the environment of {folder.path} was a Python function. Name it: --env module:factory.")
-    require_harmless(recorded)
+    require_trusted(folder, description)
     return recorded
