@@ -216,9 +216,7 @@ def test_registered_ids_are_data(gift: Path) -> None:
         assert recorded_environment(folder, folder.read_description()) == name
 
 
-def test_ids_of_an_installed_package_are_data(
-    gift: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ids_of_an_installed_package_are_data(gift: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     installed = tmp_path / "site"
     (installed / "many_worlds-1.0.dist-info").mkdir(parents=True)
     (installed / "many_worlds").mkdir()
@@ -315,9 +313,7 @@ def test_a_factory_that_its_module_only_imports_must_be_confirmed(here: Path) ->
     worldstream.evaluate(run, environment="door:make", episodes=1, quiet=True)
 
 
-def test_training_goes_on_where_nothing_can_be_remembered(
-    here: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_training_goes_on_where_nothing_can_be_remembered(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (here / "own.py").write_text(OWN)
     (here / "file").write_text("no folder")
     monkeypatch.setenv("XDG_STATE_HOME", str(here / "file"))
