@@ -161,7 +161,8 @@ class Session(Events):
 
     def _evaluate(self, episodes: int) -> Evaluation:
         """Evaluate the models as they are. Raises Stopped when told to stop meanwhile."""
-        with enough_memory("evaluation"), self.trainer.random.unchanged():  # it may be left, and made again
+        # The evaluation may be left, and made again.
+        with enough_memory("evaluation", "evaluation.num_environments"), self.trainer.random.unchanged():
             return evaluate(
                 self.trainer.models,
                 self._evaluated,

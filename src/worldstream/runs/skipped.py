@@ -18,9 +18,8 @@ from worldstream.runs.description import specs_from_json
 from worldstream.runs.files import make_folder
 from worldstream.runs.folder import RunFolder
 from worldstream.training.events import SkippedUpdate
-from worldstream.training.learner import Learner
+from worldstream.training.phases import PHASES
 from worldstream.training.randomness import RandomState
-from worldstream.training.updates import update_actor_critic, update_tokenizers, update_world_model
 from worldstream.types import Batch
 
 
@@ -53,15 +52,7 @@ def reproduce(path: Path) -> dict[str, float]:
     models = Models(config, *specs_from_json(description["specs"]))
     models.load_state_dict(state["models"])
     generator = torch.Generator()
+    phase = PHASES[state["component"]](config, models, generator)
     RandomState(generator).load_networks(state["random"])
-    if state["component"] == "tokenizers":
-        models.tokenizers.prepare_training()
-        learner = Learner(models.tokenizers, config.tokenizer_learner)
-        metrics = update_tokenizers(models.tokenizers, learner, state["batch"])
-    elif state["component"] == "world_model":
-        learner = Learner(models.world_model, config.world_model_learner)
-        metrics, _ = update_world_model(models.world_model, learner, Batch(**state["batch"]))
-    else:
-        learner = Learner(models.actor_critic, config.actor_critic_learner)
-        metrics, _ = update_actor_critic(models, learner, Batch(**state["batch"]), config, generator)
+    metrics, _ = phase.update(phase.restored(state["batch"]))
     return {name: float(value) for name, value in metrics.items()}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,29 +14,51 @@ from worldstream.config import Config
 from worldstream.models import Models
 from worldstream.replay.samplers import Sampler
 from worldstream.replay.segments import AnchorRule
-from worldstream.training.cadence import Ratio
 from worldstream.training.experience import Experience
 from worldstream.training.learner import Learner
+from worldstream.training.randomness import random_stream
 from worldstream.training.updates import past_length, update_actor_critic, update_tokenizers, update_world_model
-from worldstream.types import Batch
+from worldstream.types import Batch, Observations
 
-Update = Callable[[Any], tuple[dict[str, Tensor], Tensor | None]]
-"""One gradient step on what was drawn -> metrics, () each, and the priorities (B,) of what was drawn."""
+Updated = tuple[dict[str, Tensor], Tensor | None]
+"""Metrics, () each, and the priorities (B,) of what was drawn, where it has any."""
 
 
-@dataclass(frozen=True)
-class Phase:
-    """One component that learns."""
+class Phase(ABC):
+    """One component that learns. A subclass joins ``PHASES``; ``generator`` samples what its updates imagine."""
 
-    name: str
-    """Name of the component; its metrics begin with it."""
-    learner: Learner
-    cadence: Ratio
+    name: ClassVar[str]
+    """Name of the component in ``Models``; its metrics begin with it."""
+    settings: ClassVar[str]
+    """Name of its learner's options in ``Config``."""
+    memory_settings: ClassVar[str]
+    """Options to lower when an update takes too much memory."""
     draw: Callable[[], Any]
     """What the next update learns from."""
-    update: Update
     sampler: Sampler | None = None
     """Draws the segments, and is told their priorities."""
+
+    def __init__(self, config: Config, models: Models, generator: torch.Generator) -> None:
+        self.config, self.models, self.generator = config, models, generator
+        self.learner = Learner(getattr(models, self.name), getattr(config, self.settings))
+        self.cadence = self.learner.cadence()
+
+    @classmethod
+    def is_needed(cls, models: Models) -> bool:
+        """Whether the component has anything to learn."""
+        return True
+
+    @abstractmethod
+    def learn_from(self, experience: Experience, seed: int) -> None:
+        """Set ``draw``, and ``sampler`` where there is one; random choices follow from the seed of the run."""
+
+    @abstractmethod
+    def update(self, drawn: Any) -> Updated:
+        """One gradient step on what was drawn."""
+
+    def restored(self, drawn: dict[str, Any]) -> Batch | Observations:
+        """What ``draw`` returned, from the mapping as which it was kept."""
+        return Batch(**drawn)
 
     def learned(self, drawn: Batch, priorities: Tensor | None) -> None:
         """Take back what an update found out about what was drawn: priorities (B,), where it has any."""
@@ -59,34 +80,64 @@ class Phase:
             part.load_state_dict(state[name])
 
 
-def tokenizers_phase(config: Config, models: Models, experience: Experience) -> Phase:
+class TokenizersPhase(Phase):
     """Tokenizers, on stored observations."""
-    learner = Learner(models.tokenizers, config.tokenizer_learner)
 
-    def update(observations: Any) -> tuple[dict[str, Tensor], None]:
-        return update_tokenizers(models.tokenizers, learner, observations), None
+    name = "tokenizers"
+    settings = "tokenizer_learner"
+    memory_settings = "tokenizer_learner.batch_size"
 
-    draw = partial(experience.observations, config.tokenizer_learner.batch_size)
-    return Phase("tokenizers", learner, learner.cadence(), draw, update)
+    def __init__(self, config: Config, models: Models, generator: torch.Generator) -> None:
+        models.tokenizers.prepare_training()
+        super().__init__(config, models, generator)
+
+    @classmethod
+    def is_needed(cls, models: Models) -> bool:
+        return models.tokenizers.trainable
+
+    def learn_from(self, experience: Experience, seed: int) -> None:
+        self.draw = partial(experience.observations, self.learner.config.batch_size)
+
+    def update(self, drawn: Observations) -> Updated:
+        return update_tokenizers(self.models.tokenizers, self.learner, drawn), None
+
+    def restored(self, drawn: dict[str, Any]) -> Observations:
+        return drawn
 
 
-def world_model_phase(config: Config, models: Models, experience: Experience, rng: np.random.Generator) -> Phase:
+class WorldModelPhase(Phase):
     """World model, on replayed segments; their losses become their priorities."""
-    learner, replay = Learner(models.world_model, config.world_model_learner), config.replay
-    sampler = replay.sampler.build(experience.store, rng, AnchorRule.first(config.world_model.context_length))
-    draw = partial(experience.segments, sampler, learner.config.batch_size, config.segment_length, "first")
-    update = partial(update_world_model, models.world_model, learner)
-    return Phase("world_model", learner, learner.cadence(), draw, update, sampler)
+
+    name = "world_model"
+    settings = "world_model_learner"
+    memory_settings = "world_model_learner.batch_size or segment_length"
+
+    def learn_from(self, experience: Experience, seed: int) -> None:
+        rule = AnchorRule.first(self.config.world_model.context_length)
+        self.sampler = self.config.replay.sampler.build(experience.store, random_stream(seed, 0), rule)
+        size, length = self.learner.config.batch_size, self.config.segment_length
+        self.draw = partial(experience.segments, self.sampler, size, length, "first")
+
+    def update(self, drawn: Batch) -> Updated:
+        return update_world_model(self.models.world_model, self.learner, drawn)
 
 
-def actor_critic_phase(
-    config: Config, models: Models, experience: Experience, rng: np.random.Generator, generator: torch.Generator
-) -> Phase:
-    """Actor-critic, on trajectories imagined from observations of replay; ``generator`` samples them."""
-    learner, replay = Learner(models.actor_critic, config.actor_critic_learner), config.replay
-    rule = AnchorRule.last(max(config.world_model.context_length - 1, 0))
-    sampler = replay.start_sampler.build(experience.store, rng, rule)
-    length = past_length(config.imagination) + 1
-    draw = partial(experience.segments, sampler, learner.config.batch_size, length, "last")
-    update = partial(update_actor_critic, models, learner, config=config, generator=generator)
-    return Phase("actor_critic", learner, learner.cadence(), draw, update, sampler)
+class ActorCriticPhase(Phase):
+    """Actor-critic, on trajectories imagined from observations of replay."""
+
+    name = "actor_critic"
+    settings = "actor_critic_learner"
+    memory_settings = "actor_critic_learner.batch_size or imagination.horizon"
+
+    def learn_from(self, experience: Experience, seed: int) -> None:
+        rule = AnchorRule.last(max(self.config.world_model.context_length - 1, 0))
+        self.sampler = self.config.replay.start_sampler.build(experience.store, random_stream(seed, 1), rule)
+        size, length = self.learner.config.batch_size, past_length(self.config.imagination) + 1
+        self.draw = partial(experience.segments, self.sampler, size, length, "last")
+
+    def update(self, drawn: Batch) -> Updated:
+        return update_actor_critic(self.models, self.learner, drawn, self.config, self.generator)
+
+
+PHASES: dict[str, type[Phase]] = {phase.name: phase for phase in (TokenizersPhase, WorldModelPhase, ActorCriticPhase)}
+"""By name, in the order in which they learn in a step."""

@@ -11,6 +11,12 @@ import numpy as np
 import torch
 
 
+def random_stream(seed: int, number: int) -> np.random.Generator:
+    """One of the independent streams of a run: 0 and 1 draw the segments of the world model and of the actor-critic, 2
+    random actions, 3 observations; a further one takes the next number."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(number,)))
+
+
 class RandomState:
     """Everything that a run draws from and that no part of it owns; ``generator`` samples from the policies."""
 

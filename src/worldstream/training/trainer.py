@@ -21,8 +21,8 @@ from worldstream.training.experience import Experience
 from worldstream.training.experiment import Experiment
 from worldstream.training.memory import enough_memory
 from worldstream.training.metrics import MetricMeans
-from worldstream.training.phases import Phase, actor_critic_phase, tokenizers_phase, world_model_phase
-from worldstream.training.randomness import RandomState
+from worldstream.training.phases import PHASES, Phase
+from worldstream.training.randomness import RandomState, random_stream
 
 
 class Trainer:
@@ -41,27 +41,25 @@ class Trainer:
             experiment.environment, collection.num_environments, seed, collection, on_fault=self.events.incident
         )
         try:
-            with enough_memory("models"):
-                self._build(*(np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(4)))
+            with enough_memory("models", "world_model.sequence.width, num_layers or actor_critic.hidden"):
+                self._build()
         except BaseException:
             self.close()
             raise
 
-    def _build(self, *rngs: np.random.Generator) -> None:
+    def _build(self) -> None:
         """Everything but the environments: models, replay, phases, and when what else happens."""
-        config, experiment = self.config, self.experiment
-        generator = torch.Generator(experiment.device).manual_seed(experiment.seed)
+        config, experiment, seed = self.config, self.experiment, self.experiment.seed
+        generator = torch.Generator(experiment.device).manual_seed(seed)
         self.models = Models(config, *self.environments.specs).to(experiment.device)
-        self.models.tokenizers.prepare_training()
-        self.experience = Experience(config, self.models, rngs[3])
-        self.phases = [
-            world_model_phase(config, self.models, self.experience, rngs[0]),
-            actor_critic_phase(config, self.models, self.experience, rngs[1], generator),
-        ]
-        if self.models.tokenizers.trainable:
-            self.phases.insert(0, tokenizers_phase(config, self.models, self.experience))
+        needed = [phase for phase in PHASES.values() if phase.is_needed(self.models)]
+        self.phases = [phase(config, self.models, generator) for phase in needed]
+        self.experience = Experience(config, self.models, random_stream(seed, 3))
+        for phase in self.phases:
+            phase.learn_from(self.experience, seed)
+        rng, store = random_stream(seed, 2), self.experience.store
         self.collector = Collector(
-            self.environments, self.experience.store, self.models, config.collection, rng=rngs[2], generator=generator
+            self.environments, store, self.models, config.collection, rng=rng, generator=generator
         )
         self.random = RandomState(generator)
         self.metrics = MetricMeans()
@@ -76,11 +74,11 @@ class Trainer:
             clock = self.clock if self.within_step else self.collect()
             self.within_step = True
             if self.fit.due(clock):
-                with self.timed("fit"):
+                with self.timed("fit", "replay.max_steps"):
                     self.experience.fit_tokenizers()
             for phase in self.phases:
                 for turn in phase.cadence.due(clock):
-                    with self.timed(phase.name):
+                    with self.timed(phase.name, phase.memory_settings):
                         self.metrics.add(phase.name, self.update(phase, turn))
                     if self.events.after_update():
                         return
@@ -97,7 +95,7 @@ class Trainer:
         if self.collector.steps >= self.experiment.steps:
             self.clock += 1
             return self.clock
-        with self.timed("collect"):
+        with self.timed("collect", "collection.num_environments, replay.max_steps or replay.max_bytes"):
             episodes = self.collector.step()
         for episode in episodes:
             self.metrics.add("episode", episode)
@@ -123,8 +121,8 @@ class Trainer:
             raise DivergedError(
                 f"the loss or the gradient of the {phase.name} is not finite after {self.clock} steps, and "
                 f"{self.num_skipped} updates were skipped for that reason (max_skipped_updates is "
-                f"{self.config.max_skipped_updates}). Lower {phase.name.rstrip('s')}_learner.learning_rate, or look at "
-                "the range of rewards and observations."
+                f"{self.config.max_skipped_updates}). Lower {phase.settings}.learning_rate, or look at the "
+                "range of rewards and observations."
             )
         return {}
 
@@ -180,9 +178,9 @@ class Trainer:
         self.environments.close()
 
     @contextmanager
-    def timed(self, part: str) -> Iterator[None]:
-        """Add to the metrics how long a part of the run took; memory that runs out there is said with its settings."""
+    def timed(self, part: str, settings: str) -> Iterator[None]:
+        """Add to the metrics how long a part of the run took; where memory runs out, its settings are named."""
         began = time.perf_counter()
-        with enough_memory(part):
+        with enough_memory(part, settings):
             yield
         self.metrics.add("seconds", {part: time.perf_counter() - began})
