@@ -7,8 +7,9 @@
         | policy                                              v
         '-------------- actor-critic <---------------- imagination
 
-``train`` learns an agent for any Gymnasium environment; ``evaluate`` measures its return; ``Agent.load`` reads it
-back; ``Agent.act`` acts.
+``info`` says how a Gymnasium environment would be read and what a run would cost; ``train`` learns an agent for it, and
+``resume`` goes on where that was interrupted; ``evaluate`` measures its return; ``write_report`` shows the run;
+``Agent.load`` reads the agent back; ``Agent.act`` acts. ``import_checkpoint`` makes a run of a published agent.
 ``docs/tour.md`` gives the reading order.
 """
 
@@ -18,7 +19,18 @@ from typing import TYPE_CHECKING, Any
 from worldstream.version import __version__
 
 if TYPE_CHECKING:
-    from worldstream.api import Agent, EvaluationResult, TrainingResult, evaluate, resume, train
+    from worldstream.api import (
+        Agent,
+        Estimate,
+        EvaluationResult,
+        TrainingResult,
+        evaluate,
+        import_checkpoint,
+        info,
+        resume,
+        train,
+        write_report,
+    )
     from worldstream.config import Config
     from worldstream.environments.config import EnvironmentConfig
     from worldstream.errors import ConfigError, EnvironmentFault, RunFolderError, SpaceError, WorldstreamError
@@ -26,11 +38,15 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Agent": "api",
+    "Estimate": "api",
     "EvaluationResult": "api",
     "TrainingResult": "api",
     "evaluate": "api",
+    "import_checkpoint": "api",
+    "info": "api",
     "resume": "api",
     "train": "api",
+    "write_report": "api",
     "Config": "config",
     "EnvironmentConfig": "environments.config",
     "ConfigError": "errors",
@@ -48,6 +64,7 @@ __all__ = [
     "ConfigError",
     "EnvironmentConfig",
     "EnvironmentFault",
+    "Estimate",
     "EvaluationResult",
     "RunFolderError",
     "SpaceError",
@@ -55,8 +72,11 @@ __all__ = [
     "WorldstreamError",
     "__version__",
     "evaluate",
+    "import_checkpoint",
+    "info",
     "resume",
     "train",
+    "write_report",
 ]
 
 

@@ -1,47 +1,49 @@
-"""The Python interface: ``train`` an agent on any environment, ``evaluate`` it, ``Agent.load`` it, let it ``act``."""
+"""The Python interface: ``info`` about an environment, ``train`` an agent on it, ``evaluate`` it, ``write_report``;
+``Agent.load`` it, let it ``act``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
-from math import inf
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from worldstream.acting import act
 from worldstream.actions.composite import decode
 from worldstream.config import Config
 from worldstream.environments import resolve
 from worldstream.environments.compatibility import require_specs
+from worldstream.environments.suites import EnvironmentName
 from worldstream.errors import ConfigError, RunFolderError
-from worldstream.evaluation.evaluate import Evaluation, protocol_card
+from worldstream.evaluation.evaluate import Evaluation
 from worldstream.evaluation.evaluate import evaluate as measure
-from worldstream.importers.checkpoint import imported_agent, read_checkpoint
+from worldstream.importers.checkpoint import imported_agent, read_checkpoint, write_imported
 from worldstream.importers.settings import read_settings
 from worldstream.modalities.observation import ObservationAdapter
-from worldstream.models import Models, choose_device
+from worldstream.models import Models, choose_device, keep_thread_count
 from worldstream.presets import PRESETS
-from worldstream.runs.capacity import ReplaySize, require_capacity
+from worldstream.report.report import write_report as write_report
+from worldstream.runs.capacity import require_capacity
 from worldstream.runs.description import (
     default_output,
-    describe,
     is_imported,
     read_run,
     recorded_environment,
     specs_from_json,
 )
-from worldstream.runs.episodes import keep_evaluation, why_not_kept
+from worldstream.runs.episodes import keep_evaluation
+from worldstream.runs.estimate import Estimate as Estimate
+from worldstream.runs.estimate import estimate
 from worldstream.runs.folder import RunFolder
 from worldstream.runs.lock import locked
 from worldstream.runs.log import read_lines
 from worldstream.runs.progress import ProgressDisplay, console, evaluation_progress
 from worldstream.runs.session import Session
 from worldstream.runs.trust import EnvironmentCode
-from worldstream.runs.weights import load_run, save_weights
+from worldstream.runs.weights import load_run
 from worldstream.training.experiment import Experiment
 
 
@@ -101,27 +103,6 @@ class TrainingResult:
     evaluation: Evaluation
 
 
-def check_seed(seed: int) -> None:
-    """Raises ConfigError for a seed that generators do not take."""
-    if not 0 <= seed < 2**31:
-        raise ConfigError(f"seed must be between 0 and {2**31 - 1}, not {seed}.")
-
-
-def _check_time_limit(seconds: float | None) -> None:
-    if seconds is not None and not 0 <= seconds < inf:
-        raise ConfigError(f"time_limit must be at least 0 seconds and finite, not {seconds}; leave it out for none.")
-
-
-@contextmanager
-def _keep_thread_count() -> Iterator[None]:
-    """The trainer sets the number of threads of the whole process; put back what the caller had."""
-    threads = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 @dataclass(frozen=True)
 class EvaluationResult:
     """What the evaluation of a run brought."""
@@ -133,7 +114,7 @@ class EvaluationResult:
     """Whether the folder of an imported run keeps the evaluation, or why not; empty where the run was trained here."""
 
 
-@_keep_thread_count()
+@keep_thread_count()
 def train(
     environment: str | Callable[..., Any],
     *,
@@ -173,10 +154,7 @@ def train(
     """
     if steps <= 0:
         raise ConfigError(f"steps must be at least 1, not {steps}.")
-    check_seed(seed)
-    _check_time_limit(time_limit)
-    preset = preset or (resolve(environment).suite.preset if config is None else "custom")
-    config = PRESETS[preset]() if config is None else config
+    preset, config = _configuration(environment, preset, config)
     experiment = Experiment.of(environment, config, seed=seed, steps=steps, device=choose_device(device))
     folder = RunFolder(
         default_output(experiment.environment, preset, f"seed{seed}") if output is None else Path(output)
@@ -188,10 +166,12 @@ def train(
         if not force:
             require_capacity(experiment.config, session.trainer.models, steps, folder.path)
         with locked(folder):
-            return _run(session, _begin(session, preset, code), console(quiet=quiet))
+            session.begin(preset, code)
+            where = f"{steps} steps on {experiment.device}, preset {preset}, into {folder.path}"
+            return _run(session, f"training on '{experiment.environment.recorded_name}' for {where}", quiet=quiet)
 
 
-@_keep_thread_count()
+@keep_thread_count()
 def resume(
     path: str | Path,
     *,
@@ -225,7 +205,6 @@ def resume(
     """
     folder = RunFolder(Path(path))
     description = read_run(folder)
-    _check_time_limit(time_limit)
     chosen = recorded_environment(folder, description) if environment is None else environment
     if is_imported(folder, description):
         raise RunFolderError(f"{folder.path} was imported, not trained: there is no training to continue.")
@@ -245,12 +224,19 @@ def resume(
                 require_capacity(config, models, steps, folder.path)
             begun = session.restore(force=force, close_episodes=close_episodes)
             code.remember(folder)
-            return _run(session, f"resuming {folder.path} at {begun} of {steps} steps", console(quiet=quiet))
+            return _run(session, f"resuming {folder.path} at {begun} of {steps} steps", quiet=quiet)
 
 
-def _run(session: Session, what: str, out: Console) -> TrainingResult:
+def _configuration(environment: EnvironmentName, preset: str | None, config: Config | None) -> tuple[str, Config]:
+    """The preset's name, and the complete configuration; what is None is chosen to suit the rest."""
+    preset = preset or (resolve(environment).suite.preset if config is None else "custom")
+    return preset, PRESETS[preset]() if config is None else config
+
+
+def _run(session: Session, what: str, *, quiet: bool) -> TrainingResult:
     """Say ``what`` happens, train to the end, and say what came out."""
-    for line in (what, *_notes(session)):
+    out = console(quiet=quiet)
+    for line in (what, *session.notes):
         out.print(line)
     display = ProgressDisplay(session.experiment.last_step, out)
     try:
@@ -301,7 +287,6 @@ def evaluate(
     """
     if episodes < 1:
         raise ConfigError(f"episodes must be at least 1, not {episodes}.")
-    check_seed(seed)
     run = load_run(path, device, best=best)
     config, source = run.config, environment
     if source is None:
@@ -311,16 +296,36 @@ def evaluate(
     experiment = Experiment.of(source, config, seed=seed, device=run.models.device)
     on_progress = evaluation_progress(episodes, console(quiet=quiet).print)
     result = measure(run.models, experiment, episodes, on_progress=on_progress)
-    note = ""
-    if run.imported:
-        note = why_not_kept(run, experiment)
-        if not note:
-            note = f"noted, with episodes. Next: worldstream report {path}"
-            try:
-                keep_evaluation(run, experiment, result)
-            except RunFolderError as error:  # what came out is more important
-                note = f"not noted in the run: {error}"
+    note = keep_evaluation(run, experiment, result) if run.imported else ""
     return EvaluationResult(experiment.environment.recorded_name, result, note)
+
+
+@keep_thread_count()
+def info(
+    environment: str | Callable[..., Any],
+    *,
+    preset: str | None = None,
+    steps: int = 100_000,
+    device: str = "auto",
+    config: Config | None = None,
+) -> Estimate:
+    """Say how an environment would be read, and what a run on it would cost, before anything is trained.
+
+    Args:
+        environment: see ``train``.
+        preset: see ``train``.
+        steps: planned environment steps, which bound the memory of replay.
+        device: where the run would train.
+        config: see ``train``.
+
+    Raises:
+        SpaceError, EnvironmentFault: the environment cannot be used.
+        ConfigError: unknown preset, option or device.
+    """
+    if steps < 1:
+        raise ConfigError(f"steps must be at least 1, not {steps}.")
+    _, config = _configuration(environment, preset, config)
+    return estimate(Experiment.of(environment, config, steps=steps, device=choose_device(device)))
 
 
 def import_checkpoint(
@@ -363,36 +368,8 @@ def import_checkpoint(
         modality=modality,
         settings=None if settings is None else read_settings(Path(settings)),
     )
-    experiment = Experiment.of(environment, agent.config)
-    description = describe(experiment, agent.models.specs, preset=name, origin="imported")
-    with locked(folder):
-        folder.create({**description, "protocol": protocol_card(experiment, agent.protocol)})
-        save_weights(folder.weights, agent.models, folder.run_id)
-        code.remember(folder)
+    write_imported(agent, folder, Experiment.of(environment, agent.config), name)
+    code.remember(folder)
     for line in (*agent.notes, f"imported into {folder.path}. Next: worldstream evaluate {folder.path}"):
         console(quiet=quiet).print(line)
     return folder.path
-
-
-def _notes(session: Session) -> list[str]:
-    """What a user should know before a run."""
-    experiment, models = session.experiment, session.trainer.models
-    config = experiment.config
-    replay = ReplaySize.of(config, models, experiment.steps)
-    notes = [f"replay will hold {replay.rows} steps, {replay.num_bytes / 1e6:.1f} MB"]
-    late = {"world model": config.world_model_learner, "actor-critic": config.actor_critic_learner}
-    for part, learner in late.items():
-        if learner.start_steps >= experiment.last_step:
-            notes.append(f"note: the {part} begins to learn at step {learner.start_steps}, after the end of this run")
-    return notes
-
-
-def _begin(session: Session, preset: str, code: EnvironmentCode) -> str:
-    """Write run.json, remember the code of the environment, and say what happens."""
-    folder, experiment, trainer = session.folder, session.experiment, session.trainer
-    description = describe(experiment, trainer.models.specs, preset=preset, origin="trained")
-    folder.create({**description, "protocol": protocol_card(experiment, trainer.environments.protocol)})
-    code.remember(folder)
-    session.restore()  # nothing yet, but it says whether checkpoints can be written
-    name, device = experiment.environment.recorded_name, trainer.models.device
-    return f"training on '{name}' for {experiment.steps} steps on {device}, preset {preset}, into {folder.path}"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 
@@ -68,3 +71,13 @@ def choose_device(name: str) -> torch.device:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"device '{name}' cannot be used: {reason}. Use --device cpu or auto.") from error
     return device
+
+
+@contextmanager
+def keep_thread_count() -> Iterator[None]:
+    """Training sets the number of threads of the whole process; put back what the caller had."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

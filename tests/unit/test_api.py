@@ -73,6 +73,28 @@ def test_acting_is_reproducible_and_remembers(tmp_path: Path) -> None:
     assert actions(0) != actions(1)
 
 
+def test_info_tells_how_an_environment_is_read_and_what_a_run_costs() -> None:
+    result = worldstream.info(Clock, steps=1000, config=tiny_config(), device="cpu")
+    assert {name: (key.modality, key.tokens.num_tokens) for name, key in result.observation.items()} == {
+        "step": ("vector", 1),
+        "phase": ("categorical", 1),
+    }
+    assert result.observation["step"].stored_bytes == 4 and result.observation["phase"].cached_bytes > 0
+    assert result.action.num_tokens == 1 and result.experiment.steps == 1000
+    assert result.total_seconds > 0 and result.model_bytes > 0 and not result.missing
+    with pytest.raises(worldstream.ConfigError, match="steps must be at least 1"):
+        worldstream.info("clock", steps=0)
+
+
+def test_a_report_of_one_run_and_of_several(tmp_path: Path) -> None:
+    worldstream.train("clock", steps=60, config=tiny_config(), output=tmp_path / "run", quiet=True)
+    assert worldstream.write_report(str(tmp_path / "run")) == tmp_path / "run" / "report.html"
+    path = worldstream.write_report([tmp_path / "run", tmp_path / "run"], output=str(tmp_path / "both.html"))
+    assert path == tmp_path / "both.html" and "2 runs: " in path.read_text()
+    with pytest.raises(worldstream.ConfigError, match="at least one run folder"):
+        worldstream.write_report([])
+
+
 def test_an_observation_that_does_not_fit_is_named(tmp_path: Path) -> None:
     worldstream.train(Clock, steps=60, config=tiny_config(), output=tmp_path / "run", quiet=True)
     agent = worldstream.Agent.load(tmp_path / "run")

@@ -13,6 +13,7 @@ import pytest
 from worldstream import api
 from worldstream.api import EvaluationResult
 from worldstream.cli import main, parse
+from worldstream.cli.commands import COMMANDS
 from worldstream.evaluation.evaluate import Evaluation
 from worldstream.presets import PRESETS
 from worldstream.tokenizers.image import ImageFSQConfig
@@ -288,6 +289,15 @@ def test_a_full_disk_ends_in_one_message(
     status, message = fails(capsys, "train", "--env", "clock", "--steps", "50", "--output", output)
     assert status == 4
     assert "No space left" in message and "run.json" in message
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_about_the_command_line_alone(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for words in ("from Python", "a function", "api.", "Args:", "Raises:", "see train"):
+        assert words not in shown
 
 
 def test_every_preset_shows_its_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -168,7 +168,7 @@ def test_several_runs_share_the_charts(tmp_path: Path, models: Models) -> None:
     folders = [begin_run(tmp_path / name, models, seed=seed) for seed, name in enumerate(("one", "two", "three"))]
     for folder in folders[:2]:
         finish_run(folder, models)
-    path = write_report([folder.path for folder in folders], tmp_path / "all.html")
+    path = write_report([folder.path for folder in folders], output=tmp_path / "all.html")
     assert path == tmp_path / "all.html" and not folders[0].report.exists()
     text = Checked(path.read_text()).text
     assert "3 runs: one, two, three" in text and "Open-loop error of the world model (one)" in text
@@ -179,7 +179,7 @@ def test_only_the_trained_of_several_runs_have_a_seed(tmp_path: Path, models: Mo
     imported = begin_run(tmp_path / "theirs", models, origin="imported")
     finish_run(trained, models)
     for order in ([trained, imported], [imported, trained]):
-        raw = write_report([folder.path for folder in order], tmp_path / "both.html").read_text()
+        raw = write_report([folder.path for folder in order], output=tmp_path / "both.html").read_text()
         assert "<td>ours</td><td>41</td><td>300</td>" in raw.replace("\n", "")
         assert "<td>theirs</td><td></td><td>imported</td><td></td><td>not evaluated</td>" in raw.replace("\n", "")
         assert ("updates per step" in raw) == ("learning_rate" in raw) == (order[0] is trained)

@@ -14,6 +14,7 @@ from worldstream.config import Config
 from worldstream.environments import make_environment, resolve
 from worldstream.environments.config import EnvironmentConfig
 from worldstream.errors import ConfigError, WeightsError
+from worldstream.evaluation.evaluate import protocol_card
 from worldstream.importers.names import load_published
 from worldstream.importers.observations import joined_keys, modalities, published_kinds
 from worldstream.importers.published import PLAYED, PUBLISHED, Parts, PublishedAgent
@@ -21,7 +22,12 @@ from worldstream.importers.settings import settings_from
 from worldstream.importers.sizes import advice
 from worldstream.importers.tensors import ForeignTensors
 from worldstream.models import Models, num_parameters
+from worldstream.runs.description import describe
+from worldstream.runs.folder import RunFolder
+from worldstream.runs.lock import locked
+from worldstream.runs.weights import save_weights
 from worldstream.specs import ActionSpec, KeySpec, Specs
+from worldstream.training.experiment import Experiment
 
 OBSERVED: dict[str, tuple[tuple[str, ...], bool]] = {
     "atari": (("image",), False),
@@ -100,6 +106,14 @@ def imported_agent(
     models = make_models(config, specs, made.action_spec, tensors.source)
     load_published(models, tensors, agent, kinds)
     return ImportedAgent(config, models, made.protocol, [*joined_keys(kinds), *_repeated_actions(environment, played)])
+
+
+def write_imported(agent: ImportedAgent, folder: RunFolder, experiment: Experiment, preset: str) -> None:
+    """Make the run folder of an imported agent. Raises RunFolderError when it cannot be written."""
+    description = describe(experiment, agent.models.specs, preset=preset, origin="imported")
+    with locked(folder):
+        folder.create({**description, "protocol": protocol_card(experiment, agent.protocol)})
+        save_weights(folder.weights, agent.models, folder.run_id)
 
 
 def make_models(config: Config, specs: dict[str, KeySpec], action_spec: ActionSpec, source: str) -> Models:

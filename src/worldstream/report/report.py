@@ -9,27 +9,43 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from worldstream.errors import ConfigError
 from worldstream.report import measured, sections
 from worldstream.report.page import page
 from worldstream.report.sections import RunLog
 from worldstream.runs.files import replace_file
 
 
-def write_report(paths: Sequence[Path], output: Path | None = None, *, device: str = "auto") -> Path:
-    """Write the report of one or more run folders to a file, None: report.html in the first; returns it.
+def write_report(
+    runs: str | Path | Sequence[str | Path], *, output: str | Path | None = None, device: str = "auto"
+) -> Path:
+    """Write one HTML file with pictures about one or several runs.
 
-    Raises RunFolderError when a path is not a run folder, or the file cannot be written.
+    Args:
+        runs: folders that `worldstream train` wrote.
+        output: file to write. None: report.html in the first folder.
+        device: where the agent of the first folder is measured.
+
+    Returns:
+        the file.
+
+    Raises:
+        RunFolderError: a path is not a run folder, or the file cannot be written.
+        ConfigError: there is no run, or no such device.
     """
-    runs = [RunLog.read(Path(path)) for path in paths]
+    paths = [runs] if isinstance(runs, str | Path) else runs
+    if not paths:
+        raise ConfigError("a report needs at least one run folder.")
+    logs = [RunLog.read(Path(path)) for path in paths]
     shown = [
-        sections.protocol(runs),
-        sections.learning(runs),
-        sections.losses(runs),
-        *measured.sections(runs[0], device, f" ({runs[0].name})" if len(runs) > 1 else ""),
+        sections.protocol(logs),
+        sections.learning(logs),
+        sections.losses(logs),
+        *measured.sections(logs[0], device, f" ({logs[0].name})" if len(logs) > 1 else ""),
     ]
-    environments = dict.fromkeys(run.environment for run in runs)
-    many = f"{len(runs)} runs: " if len(runs) > 1 else "run "
-    text = page(f"worldstream on {', '.join(environments)}", many + ", ".join(run.name for run in runs), shown)
-    target = runs[0].folder.report if output is None else Path(output)
+    environments = dict.fromkeys(run.environment for run in logs)
+    many = f"{len(logs)} runs: " if len(logs) > 1 else "run "
+    text = page(f"worldstream on {', '.join(environments)}", many + ", ".join(run.name for run in logs), shown)
+    target = logs[0].folder.report if output is None else Path(output)
     replace_file(target, lambda file: file.write(text.encode()))
     return target

@@ -42,20 +42,26 @@ def load_episodes(folder: RunFolder) -> list[RecordedEpisode]:
     return episodes
 
 
-def keep_evaluation(run: LoadedRun, experiment: Experiment, result: Evaluation) -> None:
+def keep_evaluation(run: LoadedRun, experiment: Experiment, result: Evaluation) -> str:
     """Note an evaluation in the folder of an imported run, and record episodes for its report: no training does.
 
-    Raises RunFolderError when the folder cannot be written.
+    Returns what came of it, for the user.
     """
-    episodes = record_episodes(run.models, experiment, RECORDED_EPISODES)
-    with locked(run.folder):
-        save_episodes(run.folder, episodes)
-        log = LineLog(run.folder.evaluations, run.folder.run_id)
-        log.append(result.record(steps=0, environment_steps=0, final=True, training_seconds=0.0))
-        log.flush()
+    if why := _why_not_kept(run, experiment):
+        return f"not noted in the run: {why}."
+    try:
+        episodes = record_episodes(run.models, experiment, RECORDED_EPISODES)
+        with locked(run.folder):
+            save_episodes(run.folder, episodes)
+            log = LineLog(run.folder.evaluations, run.folder.run_id)
+            log.append(result.record(steps=0, environment_steps=0, final=True, training_seconds=0.0))
+            log.flush()
+    except RunFolderError as error:  # what came out is more important
+        return f"not noted in the run: {error}"
+    return f"noted, with episodes. Next: worldstream report {run.folder.path}"
 
 
-def why_not_kept(run: LoadedRun, experiment: Experiment) -> str:
+def _why_not_kept(run: LoadedRun, experiment: Experiment) -> str:
     """Why an evaluation is not that of an imported run, whose report would show it as such; empty where it is."""
     recorded, environment = str(run.description["environment"]), experiment.environment.recorded_name
     temperature, configured = experiment.config.evaluation.temperature, run.config.evaluation.temperature
@@ -64,4 +70,4 @@ def why_not_kept(run: LoadedRun, experiment: Experiment) -> str:
         others.append(f"the environment is '{environment}', not '{recorded}'")
     if temperature != configured:
         others.append(f"the temperature is {temperature}, not {configured}")
-    return f"not noted in the run: {' and '.join(others)}." if others else ""
+    return " and ".join(others)

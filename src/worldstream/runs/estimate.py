@@ -16,7 +16,10 @@ from worldstream.acting import act
 from worldstream.config import Config
 from worldstream.errors import ConfigError
 from worldstream.models import Models, num_parameters
+from worldstream.replay.rows import bytes_per_row
+from worldstream.replay.token_cache import token_columns
 from worldstream.runs.capacity import TRAINING_BYTES, ReplaySize
+from worldstream.specs import ActionSpec, TokenSpec
 from worldstream.training.experiment import Experiment
 from worldstream.training.learner import Learner
 from worldstream.training.synthetic import synthetic_batch, synthetic_observations
@@ -32,10 +35,26 @@ PROBE_SIZE = 4
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """Cost of a run. Seconds are per 1000 environment steps in the steady phase, on this machine."""
+class KeyEstimate:
+    """How one key of the observation is read."""
 
-    models: Models
+    modality: str
+    shape: tuple[int, ...]
+    tokens: TokenSpec
+    stored_bytes: int
+    """Of one observation in replay."""
+    cached_bytes: int
+    """Of its tokens, which are kept beside it."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run would be. Seconds are per 1000 environment steps in the steady phase, on this machine."""
+
+    experiment: Experiment
+    observation: dict[str, KeyEstimate]
+    """By key."""
+    action: ActionSpec
     replay: ReplaySize
     parameters: dict[str, int]
     """Number of parameters of each component that is trained."""
@@ -76,7 +95,9 @@ def estimate(experiment: Experiment) -> Estimate:
     seconds["environment"] = 1000 * environment_seconds
     late = (experiment.last_step - steps) * sum(seconds[name] for name in trained)
     return Estimate(
-        models=models,
+        experiment=experiment,
+        observation=_observation(models),
+        action=models.action_spec,
         replay=ReplaySize.of(config, models, steps),
         parameters={name: num_parameters(module) for name, module in trained.items()},
         peak_bytes=peak_bytes(device),
@@ -85,6 +106,21 @@ def estimate(experiment: Experiment) -> Estimate:
         extrapolated=any(scaled for _, scaled in measured.values()),
         missing=missing,
     )
+
+
+def _observation(models: Models) -> dict[str, KeyEstimate]:
+    """How each key is read."""
+    tokens = models.tokenizers.specs
+    return {
+        key: KeyEstimate(
+            modality=spec.modality,
+            shape=spec.shape,
+            tokens=tokens[key],
+            stored_bytes=spec.num_bytes,
+            cached_bytes=bytes_per_row(token_columns({key: tokens[key]})),
+        )
+        for key, spec in models.key_specs.items()
+    }
 
 
 def _environment_seconds(environment: Any) -> float:

@@ -23,7 +23,9 @@ from worldstream.errors import (
     warn,
 )
 from worldstream.evaluation.episodes import RECORDED_EPISODES, record_episodes
-from worldstream.evaluation.evaluate import Evaluation, Stopped, evaluate, warn_of_fault
+from worldstream.evaluation.evaluate import Evaluation, Stopped, evaluate, protocol_card, warn_of_fault
+from worldstream.runs.capacity import ReplaySize
+from worldstream.runs.description import describe
 from worldstream.runs.episodes import save_episodes
 from worldstream.runs.folder import RunFolder
 from worldstream.runs.log import LineLog
@@ -32,6 +34,7 @@ from worldstream.runs.progress import evaluation_progress
 from worldstream.runs.saving import Saver
 from worldstream.runs.skipped import save_skipped
 from worldstream.runs.stopping import StopRequest
+from worldstream.runs.trust import EnvironmentCode
 from worldstream.runs.weights import save_weights
 from worldstream.training.events import Events, SkippedUpdate
 from worldstream.training.experiment import Experiment
@@ -69,6 +72,28 @@ class Session(Events):
     def seconds(self) -> float:
         """Wall time of the run so far, earlier sittings included."""
         return self._earlier_seconds + time.monotonic() - self._began
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know before the run."""
+        experiment, config = self.experiment, self.experiment.config
+        replay = ReplaySize.of(config, self.trainer.models, experiment.steps)
+        notes = [f"replay will hold {replay.rows} steps, {replay.num_bytes / 1e6:.1f} MB"]
+        late = {"world model": config.world_model_learner, "actor-critic": config.actor_critic_learner}
+        for part, learner in late.items():
+            if learner.start_steps >= experiment.last_step:
+                notes.append(
+                    f"note: the {part} begins to learn at step {learner.start_steps}, after the end of this run"
+                )
+        return notes
+
+    def begin(self, preset: str, code: EnvironmentCode) -> None:
+        """Write run.json, and remember the code of the environment. Raises RunFolderError."""
+        experiment, trainer = self.experiment, self.trainer
+        description = describe(experiment, trainer.models.specs, preset=preset, origin="trained")
+        self.folder.create({**description, "protocol": protocol_card(experiment, trainer.environments.protocol)})
+        code.remember(self.folder)
+        self.restore()  # nothing yet, but it says whether checkpoints can be written
 
     def restore(self, *, force: bool = False, close_episodes: bool = False) -> int:
         """Continue from the newest checkpoint, or from the beginning when there is none yet.

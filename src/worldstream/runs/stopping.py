@@ -11,9 +11,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import inf
 from typing import Any
 
-from worldstream.errors import PersonInterrupt
+from worldstream.errors import ConfigError, PersonInterrupt
 
 
 class StopRequest:
@@ -21,9 +22,15 @@ class StopRequest:
 
     Args:
         time_limit: seconds of wall time from now; None: no limit.
+
+    Raises ConfigError for a limit that is negative or not finite.
     """
 
     def __init__(self, time_limit: float | None = None) -> None:
+        if time_limit is not None and not 0 <= time_limit < inf:
+            raise ConfigError(
+                f"time_limit must be at least 0 seconds and finite, not {time_limit}; leave it out for none."
+            )
         self._time_limit = time_limit
         self._began = time.monotonic()
         self.reason: str | None = None

@@ -10,6 +10,7 @@ import torch
 from worldstream.config import Config
 from worldstream.environments.factory import EnvironmentFactory, resolve
 from worldstream.environments.suites import EnvironmentName
+from worldstream.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,12 @@ class Experiment:
         steps: int = 0,
         device: torch.device | str = "cpu",
     ) -> Experiment:
-        """Resolve the environment with the options of the configuration (see ``resolve``), and relative paths."""
+        """Resolve the environment with the options of the configuration (see ``resolve``), and relative paths.
+
+        Raises ConfigError for a seed that generators do not take, SpaceError for an unknown environment.
+        """
+        if not 0 <= seed < 2**31:
+            raise ConfigError(f"seed must be between 0 and {2**31 - 1}, not {seed}.")
         factory, replay = resolve(environment, config.environment), config.replay
         if replay.memory_map is not None:  # the environment may change the current directory
             replay = replace(replay, memory_map=str(Path(replay.memory_map).absolute()))
