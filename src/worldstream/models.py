@@ -34,7 +34,7 @@ class Models(nn.Module):
             codes_of=self.tokenizers.features,
         )
         self.actor_critic = ActorCritic(config.actor_critic, self.tokenizers.specs, action_spec)
-        self.return_scale = ReturnScale()
+        self.return_scale = ReturnScale(config.losses.return_scale)
 
     def policy_of_tokens(self) -> Policy:
         """The policy of the agent, asked with tokens by key instead of their features."""

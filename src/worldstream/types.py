@@ -41,12 +41,16 @@ class Batch:
     terminated: Tensor  # (B, T) bool
     observed: Tensor  # (B, T) bool
     acted: Tensor  # (B, T) bool
+    weights: Tensor | None = None
+    """(B,) float32, how much a segment counts in means of losses; None: all alike."""
     padded: bool = True
     """Whether a row may hold padding before its last observation; on the host, since asking the device would stall."""
 
     def without_last(self) -> Batch:
         """All blocks but the last."""
-        tensors: dict[str, Any] = {name: x[:, :-1] for name, x in vars(self).items() if isinstance(x, Tensor)}
+        tensors: dict[str, Any] = {
+            name: x[:, :-1] for name, x in vars(self).items() if isinstance(x, Tensor) and name != "weights"
+        }
         return replace(self, tokens={key: x[:, :-1] for key, x in self.tokens.items()}, **tensors)
 
 

@@ -78,8 +78,9 @@ def golden_models(
     spaces = PublishedSpaces.from_json(settings)
     tensors = ForeignTensors(weights_of(weights), "the set of weights")
     agent = sized_agent(tensors, settings)
-    length = max(num_blocks, GIVEN_BLOCKS, agent.settings.world_model.context_length + 1)
-    config = replace(agent.config(tensors.source), segment_length=length)
+    config = agent.config(tensors.source)
+    length = max(num_blocks, GIVEN_BLOCKS, config.imagination.context_length + 2)
+    config = replace(config, imagination=replace(config.imagination, horizon=1), segment_length=length)
     kinds = {kind: kind for kind in KINDS if kind in spaces.keys}
     actions = spaces.action_spec(config.environment.num_action_levels)
     models = make_models(config, {kind: spaces.keys[kind] for kind in kinds}, actions, tensors.source)

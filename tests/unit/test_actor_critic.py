@@ -13,12 +13,14 @@ from torch import Tensor
 
 from worldstream.agent.actor_critic import ActionEmbedding, ActorCritic, ActorCriticConfig, Carry
 from worldstream.agent.losses import ActorCriticLossConfig, ActorCriticLosses, actor_critic_losses
-from worldstream.agent.return_scale import ReturnScale
+from worldstream.agent.return_scale import ReturnScale, ReturnScaleConfig
 from worldstream.nn.numerics import lambda_returns
 from worldstream.specs import ActionComponent, ActionSpec, TokenSpec
 from worldstream.types import EXTRINSIC, Features, Trajectories
 
 BATCH, HIDDEN = 4, 16
+SEEN = 50.0
+"""Returns that the critic of a test has seen."""
 TOKEN_SPECS = {
     "cells": TokenSpec(num_tokens=6, vocabulary=(3, 2), grid=(2, 3)),
     "levels": TokenSpec(num_tokens=2, vocabulary=(9,), feature_size=1),
@@ -270,8 +272,10 @@ def losses_of(
         terminated=data["terminated"],
         info={"policy_logits": data["policy_logits"], "value_logits": data["value_logits"]},
     )
+    agent = make()
+    agent.critic.remember(torch.tensor([-SEEN, SEEN]))
     return actor_critic_losses(
-        make(), ReturnScale(5, 64), ActorCriticLossConfig(reward_weights=weights, **config), imagined
+        agent, scale_over(5, 64), ActorCriticLossConfig(reward_weights=weights, **config), imagined
     )
 
 
@@ -280,6 +284,7 @@ def test_losses_equal_their_definition() -> None:
     data["terminated"][1, 2] = True
     agent, config = make(), {"discount": 0.9, "lambda_": 0.8}
     losses = losses_of(data, extrinsic=2.0, intrinsic=3.0, entropy_weight=0.01, **config)
+    agent.critic.remember(torch.tensor([-SEEN, SEEN]))
     value = agent.value_output(data["value_logits"])
     rewards = 2 * data["rewards"] + 3 * data["disagreement"]
     returns = lambda_returns(rewards, data["terminated"], value.mean, 0.9, 0.8)
@@ -296,6 +301,8 @@ def test_losses_equal_their_definition() -> None:
     torch.testing.assert_close(losses.metrics["critic_loss"], critic)
     torch.testing.assert_close(losses.total, actor + critic - 0.01 * entropy)
     assert losses.metrics["imagined_length"] == (5 + 3 + 5 + 5) / 4
+    mistaken = torch.where(alive, advantage.abs(), 0.0).sum(1) / alive.sum(1)
+    torch.testing.assert_close(losses.priorities.exp(), mistaken)  # a soft-max of logarithms is proportional
 
 
 @given(row=st.integers(0, BATCH - 1), end=st.integers(0, 3))
@@ -360,8 +367,12 @@ def test_good_actions_become_likelier() -> None:
 # Scale of returns.
 
 
+def scale_over(window: int, num_samples: int, **config: float) -> ReturnScale:
+    return ReturnScale(ReturnScaleConfig(window=window, **config), num_samples)
+
+
 def test_return_scale_is_half_the_range_of_the_latest_updates() -> None:
-    scale, window = ReturnScale(num_updates=3, num_samples=24), []
+    scale, window = scale_over(3, 24), []
     for update in range(7):
         returns = torch.randn(6, 4) * 10 * (update + 1) + 5
         window = [*window, returns][-3:]
@@ -369,22 +380,23 @@ def test_return_scale_is_half_the_range_of_the_latest_updates() -> None:
         torch.testing.assert_close(scale.update(returns), (high - low) / 2)
 
 
-def test_return_scale_is_at_least_one_and_remembers_501_updates() -> None:
+@pytest.mark.parametrize("floor", [1.0, 0.05])
+def test_return_scale_has_a_floor_and_remembers_501_updates(floor: float) -> None:
     assert ReturnScale().returns.shape[0] == 501
-    scale = ReturnScale(num_updates=2, num_samples=8)
+    scale = scale_over(2, 8, floor=floor)
     assert scale.update(1000 * torch.arange(8.0)) > 1000
     assert scale.update(torch.full((8,), 0.3)) > 1000
-    assert scale.update(torch.full((8,), 0.3)) == 1.0
+    torch.testing.assert_close(scale.update(torch.full((8,), 0.3)), torch.tensor(floor))
 
 
 def test_return_scale_samples_large_batches_evenly() -> None:
     """P12: a subset stands for all, first and last included."""
-    scale = ReturnScale(num_updates=1, num_samples=101)
+    scale = scale_over(1, 101)
     assert scale.update(torch.arange(50_001.0)).item() == pytest.approx(0.475 * 50_000, rel=1e-3)
 
 
 def test_return_scale_survives_saving() -> None:
-    scale, twin = ReturnScale(3, 8), ReturnScale(3, 8)
+    scale, twin = scale_over(3, 8), scale_over(3, 8)
     for _ in range(2):
         scale.update(10 * torch.randn(8))
     twin.load_state_dict(scale.state_dict())

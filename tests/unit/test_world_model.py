@@ -18,9 +18,8 @@ from worldstream.specs import ActionComponent, ActionSpec, TokenSpec
 from worldstream.types import EXTRINSIC, Batch
 from worldstream.world_model import SEQUENCE_MODELS
 from worldstream.world_model.block import SUMMARY, BlockLayout
-from worldstream.world_model.embed import BlockEmbedder
+from worldstream.world_model.embed import BlockEmbedder, CodeEmbedding
 from worldstream.world_model.heads.disagreement import DisagreementConfig, DisagreementHead
-from worldstream.world_model.heads.reward import RewardConfig
 from worldstream.world_model.heads.termination import TerminationConfig, TerminationHead
 from worldstream.world_model.model import WorldModel, WorldModelConfig
 from worldstream.world_model.sequence.retention import RetentionConfig
@@ -158,6 +157,16 @@ def test_unpredictable_ends_of_segments_do_not_count() -> None:
 # Priorities, totals, weights.
 
 
+def rows(batch: Batch, row: int) -> Batch:
+    """One segment of a batch."""
+    fields = {
+        field.name: getattr(batch, field.name)[row : row + 1]
+        for field in dataclasses.fields(Batch)
+        if field.name not in ("tokens", "padded", "weights")
+    }
+    return Batch(tokens={key: ids[row : row + 1] for key, ids in batch.tokens.items()}, **fields)
+
+
 def test_priorities_are_the_losses_of_each_segment_alone() -> None:
     model = make_model(heads={"disagreement": DisagreementConfig(num_members=1)})
     real = torch.arange(BLOCKS) < torch.tensor([6, 5, 3, 2])[:, None]
@@ -165,12 +174,7 @@ def test_priorities_are_the_losses_of_each_segment_alone() -> None:
     priorities = model.losses(batch).priorities
     assert priorities.shape == (BATCH,) and not priorities.requires_grad
     for row in range(BATCH):
-        fields = {
-            field.name: getattr(batch, field.name)[row : row + 1]
-            for field in dataclasses.fields(Batch)
-            if field.name not in ("tokens", "padded")
-        }
-        alone = model.losses(Batch(tokens={k: ids[row : row + 1] for k, ids in batch.tokens.items()}, **fields))
+        alone = model.losses(rows(batch, row))
         torch.testing.assert_close(priorities[row], alone.means["observation"] + alone.means["reward"])
 
 
@@ -214,14 +218,16 @@ def test_priorities_are_weighted_losses_of_the_segments() -> None:
         make_model(priority_weights={"novelty": 1.0})
 
 
-def test_scaled_rewards_are_learned_and_predicted_in_their_own_units() -> None:
-    batch = random_batch()
-    scaled, plain = make_model(heads={"reward": RewardConfig(scale=10.0)}), make_model()
-    tenth = dataclasses.replace(batch, rewards=batch.rewards / 10)
-    torch.testing.assert_close(scaled.losses(tenth).means["reward"], plain.losses(batch).means["reward"])
-    latents = torch.randn(5, 1, WIDTH)
-    ((large,), (small,)) = (model.heads_of("reward") for model in (plain, scaled))
-    torch.testing.assert_close(10 * small.predict(latents, None)[EXTRINSIC], large.predict(latents, None)[EXTRINSIC])
+def test_weights_of_segments_weigh_their_losses() -> None:
+    model, batch = make_model(heads={"disagreement": DisagreementConfig(num_members=1)}), random_batch()
+    weights = torch.tensor([0.0, 3.0, 0.0, 1.0])
+    weighted = model.losses(dataclasses.replace(batch, weights=weights))
+    one, other = (model.losses(rows(batch, row)).means for row in (1, 3))
+    for name, mean in weighted.means.items():
+        torch.testing.assert_close(mean, (3 * one[name] + other[name]) / 4)
+    torch.testing.assert_close(weighted.priorities, model.losses(batch).priorities)
+    equal = model.losses(dataclasses.replace(batch, weights=torch.full((BATCH,), 0.3)))
+    torch.testing.assert_close(equal.total, model.losses(batch).total)
 
 
 @pytest.mark.parametrize("sequence", SEQUENCE_MODELS)
@@ -449,3 +455,17 @@ def test_embedding_reads_every_channel_and_action_token() -> None:
     torch.testing.assert_close(block[0, 0], (table[first[0]] + table[4 + first[1]] + table[7 + first[2]]) / 3**0.5)
     torch.testing.assert_close(block[:, 5], embedder.action.table.weight[actions[:, 0]])
     torch.testing.assert_close(block[:, 6], embedder.action.table.weight[3 + actions[:, 1]])
+
+
+def test_codes_enter_as_loud_as_other_embeddings() -> None:
+    """Defect 16: codes of a deviation of 0.13 were not heard beside slot embeddings of one."""
+    quiet = CodeEmbedding(WIDTH, WIDTH, unit_scale=True)
+    for _ in range(30):
+        entered = quiet(0.13 * torch.randn(BATCH, 5, WIDTH))
+    assert entered.square().mean().sqrt().item() == pytest.approx(1, abs=0.1)
+    quiet.eval()
+    before = quiet.mean_square.clone()
+    assert torch.equal(quiet(torch.ones(1, 1, WIDTH)), torch.full((1, 1, WIDTH), before.rsqrt().item()))
+    assert torch.equal(quiet.mean_square, before)  # only training measures
+    published, codes = CodeEmbedding(WIDTH, WIDTH, unit_scale=False), torch.randn(2, 3, WIDTH)
+    assert published(codes) is codes and not list(published.buffers())

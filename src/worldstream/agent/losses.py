@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from worldstream.agent.actor_critic import ActorCritic
-from worldstream.agent.return_scale import ReturnScale
+from worldstream.agent.return_scale import ReturnScale, ReturnScaleConfig
 from worldstream.nn.numerics import lambda_returns, masked_mean
 from worldstream.options import Between
 from worldstream.types import EXTRINSIC, Trajectories
@@ -25,6 +25,7 @@ class ActorCriticLossConfig:
     """Weight of longer returns."""
     entropy_weight: Annotated[float, Between(0)] = 0.001
     """Bonus for the entropy of the policy, summed over action tokens, in nats."""
+    return_scale: ReturnScaleConfig = field(default_factory=ReturnScaleConfig)
     reward_weights: dict[str, float] = field(default_factory=lambda: {EXTRINSIC: 1.0, "disagreement": 1.0})
     """Factor of each reward that the heads of the world model predict; 0: it is not computed."""
 
@@ -46,7 +47,7 @@ class ActorCriticLosses(NamedTuple):
 
     total: Tensor  # ()
     metrics: dict[str, Tensor]  # () each, without gradient
-    priorities: Tensor  # (B,) mean absolute advantage of each trajectory, for prioritised starts
+    priorities: Tensor  # (B,) logarithm of the mean absolute advantage of each trajectory, for prioritised starts
 
 
 def actor_critic_losses(
@@ -68,6 +69,7 @@ def actor_critic_losses(
     scale = return_scale.update(torch.where(alive, returns, returns[:, :1]))
     advantage = (returns - values[:, :-1]) / scale
     actor = masked_mean(-policy.log_prob(trajectories.actions) * advantage, alive)
+    agent.critic.remember(torch.where(alive, returns, 0.0))
     critic = masked_mean(agent.value_output(value_logits[:, :-1]).loss(returns), alive)
     entropy = masked_mean(policy.entropy(), alive)
     total = actor + critic - config.entropy_weight * entropy
@@ -86,5 +88,6 @@ def actor_critic_losses(
         "value": masked_mean(values[:, :-1], alive),
         "imagined_length": alive.float().sum(1).mean(),
     }
-    priorities = torch.where(alive, advantage.abs(), 0.0).sum(1) / alive.sum(1)
+    # Drawn by soft-max, logarithms make a start as likely as the critic was mistaken about it.
+    priorities = (torch.where(alive, advantage.abs(), 0.0).sum(1) / alive.sum(1)).clamp(min=1e-6).log()
     return ActorCriticLosses(total, {name: metric.detach() for name, metric in metrics.items()}, priorities)

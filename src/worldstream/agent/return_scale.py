@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 
+from worldstream.options import Between
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReturnScaleConfig:
+    """What advantages are divided by."""
+
+    floor: Annotated[float, Between(1e-9)] = 0.05
+    """Smallest scale: returns whose spread is smaller than twice this count as noise. It has the unit of rewards, so
+    rewards much smaller than 1 want a smaller one."""
+    window: Annotated[int, Between(1)] = 501
+    """Latest updates whose returns it is measured on."""
+
 
 class ReturnScale(nn.Module):
-    """max(1, (Q(0.975) - Q(0.025)) / 2) over the lambda returns of the latest updates.
+    """max(floor, (Q(0.975) - Q(0.025)) / 2) over the lambda returns of the latest updates.
 
     Of each update ``num_samples`` are kept. The published agent keeps all returns and sorts half a million values at
     each update (P12); an evenly spaced subset of a batch in random order has the same quantiles in expectation.
@@ -17,9 +33,10 @@ class ReturnScale(nn.Module):
     count: Tensor
     levels: Tensor
 
-    def __init__(self, num_updates: int = 501, num_samples: int = 128) -> None:
+    def __init__(self, config: ReturnScaleConfig | None = None, num_samples: int = 128) -> None:
         super().__init__()
-        self.register_buffer("returns", torch.zeros(num_updates, num_samples))
+        self.config = config or ReturnScaleConfig()
+        self.register_buffer("returns", torch.zeros(self.config.window, num_samples))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
         self.register_buffer("levels", torch.tensor([0.025, 0.975]), persistent=False)
 
@@ -27,7 +44,7 @@ class ReturnScale(nn.Module):
     def update(self, returns: Tensor) -> Tensor:
         """Remember returns (any shape), unless one is not finite, and give the scale, a scalar tensor."""
         self.remember(returns)
-        return (self.spread() / 2).clamp(min=1.0)
+        return (self.spread() / 2).clamp(min=self.config.floor)
 
     @torch.no_grad()
     def remember(self, returns: Tensor) -> None:

@@ -26,6 +26,7 @@ from worldstream.nn.outputs import channel_groups
 from worldstream.nn.rotary import rotary_frequencies
 from worldstream.tokenizers.image import ImageTokenizer
 from worldstream.tokenizers.quantizers import FiniteScalarQuantizer, VectorQuantizer
+from worldstream.world_model.embed import CodeEmbedding
 from worldstream.world_model.heads.disagreement import DisagreementHead
 from worldstream.world_model.heads.observation import ObservationHead
 from worldstream.world_model.heads.reward import RewardHead
@@ -112,7 +113,7 @@ def _load_world_model(
             _fill_embedding(tensors, f"{MODEL}obs_embeddings.{kinds[key]}.{tables}weight", embed)
         else:
             coded = True
-            tensors.fill(f"{MODEL}obs_emb_map.", embed)
+            tensors.fill(f"{MODEL}obs_emb_map.", cast(CodeEmbedding, embed).map)
     _fill_action_table(tensors, agent, model)
     if isinstance(model.sequence, RetentionModel):
         _fill_retention(tensors, model.sequence)

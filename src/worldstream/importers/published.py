@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from worldstream.agent.actor_critic import ActorCriticConfig
 from worldstream.agent.losses import ActorCriticLossConfig
+from worldstream.agent.return_scale import ReturnScaleConfig
 from worldstream.config import Config
 from worldstream.environments.config import EnvironmentConfig
 from worldstream.errors import ConfigError, WeightsError
@@ -36,6 +37,9 @@ KINDS = ("image", "vector", "token", "token_2d")
 
 MODEL, AGENT, IMAGE = "world_model.", "actor_critic.", "tokenizer.tokenizers.image."
 """Beginnings of the names of tensors."""
+
+READING = "hl_gauss_symlog"
+"""How published agents read rewards and values."""
 
 Size = Annotated[int, Between(1, 65_536)]
 Few = Annotated[int, Between(1, 1000)]
@@ -273,11 +277,13 @@ class PublishedAgent(NamedTuple):
         model, policy, parts = settings.world_model, settings.actor_critic, self.parts
         heads: dict[str, HeadConfig] = {
             "observation": ObservationConfig(),
-            "reward": RewardConfig(),
+            "reward": RewardConfig(output=READING),
             "termination": TerminationConfig(num_logits=2),
         }
         if members:
             heads["disagreement"] = DisagreementConfig(num_members=members)
+        context = max(model.context_length - 1, 1)
+        horizon = max(min(settings.horizon, settings.segment_length - 1 - context), 1)
         shared = not parts.image_table if model.shared_embeddings is None else model.shared_embeddings
         return replace(
             base,
@@ -292,26 +298,25 @@ class PublishedAgent(NamedTuple):
                 loss_weights=dict.fromkeys(heads, 1.0),
                 slot_embedding=False,
                 shared_embeddings=shared,
+                unit_codes=False,
             ),
             actor_critic=ActorCriticConfig(
                 hidden=policy.obs_mlp_layer_sizes,
                 embedding_width=policy.tokens_embed_dim,
                 grid_channels=settings.policy_convolutions if "image" in parts.kinds else (),
                 separate_networks=parts.separate_networks,
+                value_output=READING,
                 num_value_bins=policy.num_value_bins + 1,
             ),
             losses=ActorCriticLossConfig(
                 discount=settings.gamma,
                 lambda_=settings.lambda_,
+                return_scale=ReturnScaleConfig(floor=1.0),
                 reward_weights={"extrinsic": policy.real_reward_weight}
                 | ({"disagreement": policy.intrinsic_reward_weight} if members else {}),
             ),
-            imagination=replace(
-                base.imagination,
-                horizon=settings.horizon,
-                context_length=model.context_length,
-                burn_in=settings.burn_in,
-            ),
+            # Published trajectories go on beyond the blocks after which predictions were trained; ours end there.
+            imagination=replace(base.imagination, horizon=horizon, context_length=context, burn_in=settings.burn_in),
             segment_length=settings.segment_length,
             # Each member of the ensemble trains on its own share of a batch.
             world_model_learner=replace(

@@ -6,6 +6,7 @@ SCALAR_OUTPUTS = Registry(
     "scalar output",
     {
         "hl_gauss": "worldstream.nn.scalars:HLGaussHead",
+        "hl_gauss_symlog": "worldstream.nn.scalars:SymlogHLGaussHead",
         "squared_error": "worldstream.nn.scalars:SquaredErrorHead",
     },
 )

@@ -39,7 +39,13 @@ def lambda_returns(rewards: Tensor, terminated: Tensor, values: Tensor, discount
     return torch.stack(columns[::-1], dim=1)
 
 
-def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    """Mean of x where mask is true, a scalar; 0 when it is true nowhere. x and mask have the same shape."""
+def masked_mean(x: Tensor, mask: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean of x (B, ...) where mask is true, a scalar; 0 when it is true nowhere. x and mask have the same shape.
+
+    Rows count in proportion to ``weights`` (B,); None: all alike.
+    """
     weight = mask.to(x.dtype)
-    return (torch.where(mask, x, 0.0)).sum() / weight.sum().clamp(min=1.0)
+    if weights is not None:
+        weight = weight * weights.view(-1, *[1] * (x.ndim - 1))
+    # Not a product alone: what is masked may be infinite.
+    return (torch.where(mask, x, 0.0) * weight).sum() / weight.sum().clamp(min=1e-6)

@@ -15,7 +15,7 @@ from worldstream.errors import RunFolderError
 from worldstream.runs.archive import text_digest
 from worldstream.runs.files import TEMPORARY, open_plain, reading, replace_file, require_plain, writing
 
-FORMAT = 5
+FORMAT = 6
 """Version of the format of everything in a run folder; run.json states it."""
 _RUN, _CHECKSUM = "run", "sha256"
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from worldstream.nn.layers import ChannelTables, FactoredEmbedding
-from worldstream.specs import TokenSpec
 from worldstream.types import Features, Tokens
 from worldstream.world_model.block import BlockLayout
 
@@ -16,8 +15,37 @@ CodesOf = Callable[[Tokens], Features]
 """Tokens (..., K, C) by key -> learned codes (..., K, F) by key, without gradient."""
 
 
-def _code_map(spec: TokenSpec, width: int) -> nn.Module:
-    return nn.Identity() if spec.feature_size == width else nn.Linear(spec.feature_size, width)
+class CodeEmbedding(nn.Module):
+    """Learned codes (..., K, F) -> (..., K, E), through a linear map where the widths differ.
+
+    With ``unit_scale`` they are divided by their root mean square first, an average over the batches of training: codes
+    of a few hundredths would not be heard beside slot embeddings of unit deviation.
+    """
+
+    mean_square: Tensor
+    count: Tensor
+
+    def __init__(self, feature_size: int, width: int, *, unit_scale: bool) -> None:
+        super().__init__()
+        self.unit_scale = unit_scale
+        self.map = nn.Identity() if feature_size == width else nn.Linear(feature_size, width)
+        if unit_scale:
+            self.register_buffer("mean_square", torch.ones(()))
+            self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, codes: Tensor) -> Tensor:
+        if self.unit_scale:
+            if self.training:
+                self._measure(codes)
+            codes = codes * self.mean_square.clamp(min=1e-12).rsqrt()
+        mapped: Tensor = self.map(codes)
+        return mapped
+
+    @torch.no_grad()
+    def _measure(self, codes: Tensor) -> None:
+        """Average over all batches at first, over about the last hundred in the end."""
+        self.count += 1
+        self.mean_square.lerp_(codes.square().mean(), 1.0 / self.count.clamp(max=100))
 
 
 class BlockEmbedder(nn.Module):
@@ -32,14 +60,22 @@ class BlockEmbedder(nn.Module):
     """
 
     def __init__(
-        self, layout: BlockLayout, width: int, *, slot_embedding: bool, codes_of: CodesOf | None = None
+        self,
+        layout: BlockLayout,
+        width: int,
+        *,
+        slot_embedding: bool,
+        codes_of: CodesOf | None = None,
+        unit_codes: bool = True,
     ) -> None:
         super().__init__()
         self.keys = list(layout.token_specs)
         self._codes_of = codes_of
         self._coded = [key for key, spec in layout.token_specs.items() if codes_of is not None and spec.coded]
         self.observation = nn.ModuleList(
-            _code_map(spec, width) if key in self._coded else FactoredEmbedding(spec, width)
+            CodeEmbedding(spec.feature_size, width, unit_scale=unit_codes)
+            if key in self._coded
+            else FactoredEmbedding(spec, width)
             for key, spec in layout.token_specs.items()
         )
         self.action = ChannelTables(layout.action_spec.sizes, width, ordered=layout.action_spec.ordinal)
@@ -52,3 +88,7 @@ class BlockEmbedder(nn.Module):
         parts = [embed(tokens[key]) for key, embed in zip(self.keys, self.observation, strict=True)]
         block = torch.cat((*parts, self.action(actions)), -2)
         return block if self.slots is None else block + self.slots
+
+    def written_while_training(self) -> list[Tensor]:
+        """Tensors that ``forward`` writes in training mode, so that an update that is skipped can put them back."""
+        return [buffer for part in self.observation if isinstance(part, CodeEmbedding) for buffer in part.buffers()]

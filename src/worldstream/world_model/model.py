@@ -54,6 +54,8 @@ class WorldModelConfig:
     """Learned embedding for each position of a block, beside the rotary phases."""
     shared_embeddings: bool = True
     """Embed tokens that have learned codes by these codes instead of a table of their own."""
+    unit_codes: bool = True
+    """Bring those codes to a root mean square of one, at which other embeddings begin."""
     loss_weights: dict[str, float] = field(default_factory=lambda: dict.fromkeys(DEFAULT_HEADS, 1.0))
     """Weight of the loss of each head. One of weight 0, that gives no priority either, is not computed."""
     priority_weights: dict[str, float] = field(default_factory=lambda: {"observation": 1.0, "reward": 1.0})
@@ -124,7 +126,13 @@ class WorldModel(nn.Module):
         _check_size(self.layout)
         width = config.sequence.width
         codes_of = codes_of if config.shared_embeddings else None
-        self.embed = BlockEmbedder(self.layout, width, slot_embedding=config.slot_embedding, codes_of=codes_of)
+        self.embed = BlockEmbedder(
+            self.layout,
+            width,
+            slot_embedding=config.slot_embedding,
+            codes_of=codes_of,
+            unit_codes=config.unit_codes,
+        )
         self.sequence = config.sequence.build(self.layout, max_blocks=max_blocks)
         self.heads = nn.ModuleDict(
             {name: nn.ModuleList(options.build(self.layout, width)) for name, options in config.heads.items()}
@@ -145,7 +153,7 @@ class WorldModel(nn.Module):
         """Losses of tokenized segments by head, each (B, T) before masking, masked here and nowhere else.
 
         A target counts when the prediction it is read from has at least ``context_length`` real blocks before it:
-        the same rule for observations, rewards and ends (C17).
+        the same rule for observations, rewards and ends (C17). Means are weighted by the batch's weights.
         """
         blocks = self.embed(batch.tokens, batch.actions)
         state = self.sequence.init_state(len(blocks))
@@ -167,7 +175,7 @@ class WorldModel(nn.Module):
                 with self._mixed_precision(head.positions):
                     loss = head.loss(latents[:, 1:], before) if head.arrives_with_next else head.loss(latents, batch)
                 mask = arrived if head.arrives_with_next else trained
-                means[name] = means.get(name, 0.0) + share * masked_mean(loss, mask)
+                means[name] = means.get(name, 0.0) + share * masked_mean(loss, mask, batch.weights)
                 if self.training and weights[name]:
                     head.learned(loss.detach(), mask)
                 if in_priority:
@@ -177,13 +185,12 @@ class WorldModel(nn.Module):
         return WorldModelLosses(total, {name: mean.detach() for name, mean in means.items()}, per_segment)
 
     def written_while_training(self) -> list[Tensor]:
-        """See ``Head.written_while_training``, of all heads."""
-        return [
-            tensor
-            for name in self.config.heads
-            for head in self.heads_of(name)
-            for tensor in head.written_while_training()
+        """See ``Head.written_while_training``: of all heads, and of the embedding."""
+        writers: list[BlockEmbedder | Head] = [
+            self.embed,
+            *(head for name in self.config.heads for head in self.heads_of(name)),
         ]
+        return [tensor for writer in writers for tensor in writer.written_while_training()]
 
     def init_state(self, batch_size: int) -> Any:
         """State of the sequence model before any block."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,6 @@ from worldstream.nn import SCALAR_OUTPUTS
 from worldstream.nn.numerics import symexp, symlog
 from worldstream.nn.outputs import Output
 from worldstream.nn.scalars import NUM_BINS
-from worldstream.options import Between
 from worldstream.types import EXTRINSIC, Batch
 from worldstream.world_model.block import SUMMARY, BlockLayout
 from worldstream.world_model.heads.base import Head, HeadConfig
@@ -27,10 +26,6 @@ class RewardConfig(HeadConfig):
 
     output: str = "hl_gauss"
     """Scalar output."""
-    scale: Annotated[float, Between(1e-6)] = 1.0
-    """Rewards are learned as this many times their value; raise it where they are small and rare. Bins are 0.16 apart
-    at zero in symlog space, so that a reward of 0.3 lies two bins from none, and the tails of "none" add up to a
-    sizeable part of it."""
 
     yields: ClassVar[tuple[str, ...]] = (EXTRINSIC,)
 
@@ -47,7 +42,6 @@ class RewardHead(Head):
 
     def __init__(self, config: RewardConfig, width: int) -> None:
         super().__init__()
-        self.scale = config.scale
         self.net = nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU())
         support = symlog(symexp(torch.linspace(-15, 15, NUM_BINS)) / 100)
         self.scalar = SCALAR_OUTPUTS[config.output](2 * width, limit=REWARD_LIMIT, bias_support=support)
@@ -57,9 +51,11 @@ class RewardHead(Head):
         return output
 
     def loss(self, latents: Tensor, batch: Batch) -> Tensor:
-        target = self.scale * batch.rewards.unsqueeze(-1).to(torch.float32)
+        target = batch.rewards.unsqueeze(-1).to(torch.float32)
+        if self.training:
+            self.scalar.remember(target)
         return self.forward(latents).loss(target).squeeze(-1)
 
     def predict(self, latents: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
         """(B, 1, E) -> (B,) expected rewards."""
-        return {EXTRINSIC: self.forward(latents).mean.squeeze(-1) / self.scale}
+        return {EXTRINSIC: self.forward(latents).mean.squeeze(-1)}
