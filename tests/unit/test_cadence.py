@@ -72,9 +72,10 @@ def test_doubling_is_due_once_for_the_marks_passed(clocks: list[int], first: int
         before = clock
 
 
-def test_doubling_without_a_last_mark_is_never_due() -> None:
+def test_doubling_is_due_at_first_however_late_that_is() -> None:
+    """Defect 18: data-fitted tokenizers were never fitted in runs shorter than twice their start."""
     doubling = Doubling(50, 0)
-    assert not any(doubling.due(clock) for clock in range(500))
+    assert [clock for clock in range(500) if doubling.due(clock)] == [50]
 
 
 @given(

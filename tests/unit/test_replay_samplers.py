@@ -54,6 +54,44 @@ def test_prioritized_frequencies_follow_the_softmax(temperature: float) -> None:
     assert_frequencies(draws, anchors, weights / weights.sum())
 
 
+@pytest.mark.parametrize("seen", [0.0, 8.0])
+def test_importance_weights_estimate_the_uniform_mean(seen: float) -> None:
+    """Defect 15: what is drawn often because it surprises must not be believed to be frequent."""
+    store = make_store(2)
+    extend(store, 400)
+    anchors = anchors_of(store, START)
+    rare = np.arange(len(anchors)) % 30 == 3  # about 3 %
+    sampler = prioritized(store, uniform_fraction=0.5)
+    sampler.update(anchors, np.where(rare, 3.0, np.where(anchors % 2, seen / 8, 0.0)))
+    batches = [(drawn := sampler.sample(8), sampler.weights(drawn)) for _ in range(3000)]
+    surprising = np.isin([drawn for drawn, _ in batches], anchors[rare])
+    weights = np.array([weights for _, weights in batches])
+    assert surprising.mean() > 2.5 * rare.mean()
+    assert (weights * surprising).sum() / weights.sum() == pytest.approx(rare.mean(), rel=0.12)
+    assert (weights <= 2 + 1e-9).all()  # 1 / the uniform share at most
+
+
+def test_starts_are_drawn_in_proportion_to_the_mistake() -> None:
+    """Defect 19: of starts of which 2 % were mistaken eight times as much, these got 3 % of the draws."""
+    store = make_store(2)
+    extend(store, 400)
+    anchors = anchors_of(store, START)
+    mistaken = np.where(np.arange(len(anchors)) % 50 == 7, 0.8, 0.1)  # mean absolute advantages
+    sampler = prioritized(store, uniform_fraction=0.0)
+    sampler.update(anchors, np.log(mistaken))  # as ``actor_critic_losses`` reports them
+    drawn = np.concatenate([sampler.sample(8) for _ in range(1500)])
+    share = np.isin(drawn, anchors[mistaken > 0.5]).mean()
+    assert share == pytest.approx(mistaken[mistaken > 0.5].sum() / mistaken.sum(), rel=0.15)
+    assert share > 0.1
+
+
+def test_uniform_draws_weigh_alike() -> None:
+    store = make_store()
+    extend(store, 20)
+    for sampler in (UniformSampler(store, np.random.default_rng(0), START), prioritized(store, uniform_fraction=1.0)):
+        assert (sampler.weights(sampler.sample(4)) == 1).all()
+
+
 def test_uniform_share_is_uniform_over_the_remaining() -> None:
     """One row is always drawn by priority; the others must be equally frequent."""
     store = make_store()

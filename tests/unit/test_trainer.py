@@ -47,7 +47,7 @@ CONFIG = Config(
     evaluation=EvaluationConfig(every_steps=120),
     world_model_learner=LearnerConfig(batch_size=4, learning_rate=1e-3, updates_per_step=0.2, start_steps=60),
     actor_critic_learner=LearnerConfig(batch_size=4, learning_rate=1e-3, updates_per_step=0.1, start_steps=100),
-    segment_length=5,
+    segment_length=6,
     log_every_steps=50,
 )
 
@@ -349,7 +349,7 @@ def test_prioritised_starts_come_back_where_the_critic_was_wrong(make: Callable[
     priorities = sampler.priorities(run.store.ring.stored_serials())
     known = priorities[np.isfinite(priorities) & (priorities != 50.0)]
     assert len(known) > 20  # trajectories reported what they found
-    assert (known >= 0).all() and len(np.unique(known)) > len(known) / 2
+    assert (known < 5).all() and len(np.unique(known)) > len(known) / 2
 
 
 def test_a_trainer_that_cannot_be_built_closes_its_environments(monkeypatch: pytest.MonkeyPatch) -> None:

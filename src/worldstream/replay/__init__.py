@@ -48,6 +48,9 @@ class ReplayConfig:
     """Folder of a fast disk that keeps the observations instead of memory; room for all of them is reserved at once."""
     sampler: Annotated[SamplerConfig, OneOf(SAMPLERS)] = field(default_factory=PrioritizedConfig)
     """Sampler of world-model segments; their losses are their priorities."""
+    correction: Annotated[float, Between(0, 1)] = 0.0
+    """Exponent of importance weights 1 / (N P) on the losses of those segments (Schaul et al. 2016, arXiv 1511.05952):
+    1 undoes the bias of the draws, so that what is drawn often is not believed to be frequent; 0 leaves it."""
     start_sampler: Annotated[SamplerConfig, OneOf(SAMPLERS)] = field(default_factory=UniformConfig)
     """Sampler of the observations that imagined trajectories begin at; mean absolute advantages are their priorities.
     Prioritised: those from where the critic was most mistaken come back, which helps where rewards are rare."""

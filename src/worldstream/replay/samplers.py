@@ -35,6 +35,11 @@ class Sampler(ABC):
     def sample(self, batch_size: int) -> np.ndarray:
         """(B,) int64 anchors. Raises LookupError when there is none."""
 
+    def weights(self, anchors: np.ndarray) -> np.ndarray:
+        """(B,) float64 importance weights 1 / (N P(i)) of a batch that was just drawn: with these it teaches what a
+        uniform one would."""
+        return np.ones(len(anchors))
+
     @abstractmethod
     def update(self, anchors: np.ndarray, values: np.ndarray) -> None:
         """Report what training found at anchors (n,), such as losses (n,), at any later time.
@@ -121,7 +126,7 @@ class PrioritizedSampler(Sampler):
         P(i) = exp(l_i / temperature) / sum_j exp(l_j / temperature)          l_i: last value reported at anchor i
 
     An anchor that was never trained on weighs about e^(10 - l) times one that was, so the prioritised share first
-    sweeps the unseen ones. No importance correction, no decay with age.
+    sweeps the unseen ones. No decay with age.
 
     Numerics: a sum tree keeps exp((l - offset) / temperature). The offset is moved to the largest priority, which
     costs one pass over all anchors, only when an exponent rises above 60 or all have sunk below -60. Exponents far
@@ -166,6 +171,15 @@ class PrioritizedSampler(Sampler):
             candidates = self._anchors.at(self._rng.choice(count, batch_size, replace=False))
             others = candidates[~np.isin(candidates, drawn)][: batch_size - by_priority]
         return self._rng.permutation(np.concatenate([drawn, others]))
+
+    def weights(self, anchors: np.ndarray) -> np.ndarray:
+        by_priority = self.num_prioritized(len(anchors))
+        if not by_priority:
+            return super().weights(anchors)
+        # None of a batch is drawn twice, so none has more than one of its places.
+        shares = self._weights.get(self._ring.rows_of(anchors)) / self._weights.total
+        prioritized = by_priority * np.minimum(shares, 1 / by_priority)
+        return len(anchors) / (len(anchors) - by_priority + prioritized * self._anchors.count)
 
     def update(self, anchors: np.ndarray, values: np.ndarray) -> None:
         values = _checked(anchors, values)

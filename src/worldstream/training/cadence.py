@@ -60,11 +60,11 @@ class Every(Cadence):
 
 
 class Doubling(Cadence):
-    """At ``first`` steps (at least 1), and at each doubling of it, up to ``last`` steps. State: the next mark."""
+    """At ``first`` steps (at least 1), and at each doubling of it up to ``last`` steps. State: the next mark."""
 
     def __init__(self, first: int, last: int) -> None:
         self.mark = max(first, 1)  # doubling 0 would never end
-        self.last = last
+        self.last = max(last, self.mark)
 
     def due(self, steps: int) -> bool:
         """True when the next mark was reached since the last time it was due."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,8 +46,18 @@ class Experience:
         rows = self.store.ring.draw(self.rng, batch_size)
         return self.store.observations(rows[:, None], self.models.tokenizers.trained_keys)
 
-    def segments(self, sampler: Sampler, batch_size: int, length: int, anchor: Literal["first", "last"]) -> Batch:
+    def segments(
+        self,
+        sampler: Sampler,
+        batch_size: int,
+        length: int,
+        anchor: Literal["first", "last"],
+        *,
+        correction: float = 0.0,
+    ) -> Batch:
         """Tokenized segments of ``length`` steps, of which a sampler draws the first or the last.
+
+        They weigh as their importance weights to the power of ``correction``.
 
         Raises ConfigError when there is none to draw.
         """
@@ -56,7 +67,12 @@ class Experience:
                 f"no episode has {context + 1} observations after {self.store.total_steps} steps, so there is nothing "
                 "to learn from. Lower world_model.context_length, or raise start_steps of both learners."
             )
-        return self.batch(gather(self.store, sampler.sample(batch_size), length, anchor))
+        anchors = sampler.sample(batch_size)
+        batch = self.batch(gather(self.store, anchors, length, anchor))
+        if not correction:
+            return batch
+        weights = torch.as_tensor(sampler.weights(anchors) ** correction, dtype=torch.float32)
+        return replace(batch, weights=weights.to(self.models.device))
 
     def batch(self, segments: Segments) -> Batch:
         """Segments with their tokens, on the device of the models."""

@@ -116,7 +116,8 @@ class WorldModelPhase(Phase):
         rule = AnchorRule.first(self.config.world_model.context_length)
         self.sampler = self.config.replay.sampler.build(experience.store, random_stream(seed, 0), rule)
         size, length = self.learner.config.batch_size, self.config.segment_length
-        self.draw = partial(experience.segments, self.sampler, size, length, "first")
+        correction = self.config.replay.correction
+        self.draw = partial(experience.segments, self.sampler, size, length, "first", correction=correction)
 
     def update(self, drawn: Batch) -> Updated:
         return update_world_model(self.models.world_model, self.learner, drawn)
