@@ -70,7 +70,7 @@ def published(
     return Config(
         world_model=WorldModelConfig(sequence=sequence, slot_embedding=False),
         actor_critic=agent,
-        imagination=ImaginationConfig(horizon=horizon, context_length=2, burn_in=20),
+        imagination=ImaginationConfig(horizon=horizon, context_length=1, burn_in=20),
         world_model_learner=learner(batch_size),
         actor_critic_learner=learner(128),
         segment_length=segment_length,
@@ -112,7 +112,7 @@ def atari() -> Shape:
 def dmc() -> Shape:
     """A state of 24 numbers, six continuous actions, ten layers."""
     config = published(
-        num_layers=10, num_heads=3, width=192, decay_blocks=(2, 2), segment_length=20, batch_size=16, horizon=20,
+        num_layers=10, num_heads=3, width=192, decay_blocks=(2, 2), segment_length=20, batch_size=16, horizon=18,
         agent=ActorCriticConfig(hidden=(384,), separate_networks=True),
     )  # fmt: skip
     return config, {"state": vector(24)}, continuous(6)
@@ -121,7 +121,7 @@ def dmc() -> Shape:
 def craftax() -> Shape:
     """47 numbers, a direction and 99 cells of four channels, 43 actions, five layers."""
     config = published(
-        num_layers=5, num_heads=4, width=256, decay_blocks=(8, 40), segment_length=20, batch_size=8, horizon=19,
+        num_layers=5, num_heads=4, width=256, decay_blocks=(8, 40), segment_length=20, batch_size=8, horizon=18,
         agent=ActorCriticConfig(hidden=(512, 512), embedding_width=64),
     )  # fmt: skip
     direction = KeySpec(key="direction", modality="categorical", shape=(1,), dtype="uint8", vocabulary=(4,))

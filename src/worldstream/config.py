@@ -134,7 +134,7 @@ class Config:
     segment_length: Annotated[int, Between(1)] = 16
     """Blocks of a world-model segment (T)."""
     fit_until_steps: int = 100_000
-    """Data-fitted tokenizers are fitted when learning starts and at each doubling of the steps, up to here."""
+    """Data-fitted tokenizers are fitted when learning starts, and at each doubling of the steps up to here."""
     max_skipped_updates: Annotated[int, Between(0)] = 10
     """Updates whose loss or gradient is not finite that a run survives; each is skipped and kept to be looked at."""
     tail_share: Annotated[float, Between(0)] = 0.0
@@ -163,6 +163,14 @@ class Config:
                 f"imagination.context_length {self.imagination.context_length} must be at least "
                 f"world_model.context_length - 1 = {self.world_model.context_length - 1}: with fewer real blocks the "
                 "world model would predict from contexts that it was never trained on."
+            )
+        reach, trained = self.imagination.context_length + self.imagination.horizon, self.segment_length - 1
+        if reach > trained:
+            raise ConfigError(
+                f"imagination.context_length {self.imagination.context_length} and imagination.horizon "
+                f"{self.imagination.horizon} would make predictions after {reach} blocks, but segments of "
+                f"segment_length {self.segment_length} train them after {trained} at most. Lower one of the first two, "
+                "or raise the last."
             )
         if unknown := set(self.losses.reward_weights) - set(self.world_model.rewards):
             raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -368,7 +369,7 @@ PUBLISHED = {
     "world_model.slot_embedding": False,
     "world_model.heads": {
         "observation": {"kind": "observation"},
-        "reward": {"kind": "reward", "output": "hl_gauss", "scale": 1.0},
+        "reward": {"kind": "reward", "output": "hl_gauss"},
         "termination": {"kind": "termination", "num_logits": 2},
         "disagreement": {"kind": "disagreement", "num_members": 4},
     },
@@ -382,6 +383,7 @@ PUBLISHED = {
     "world_model_learner.updates_per_step": 1.0,
     "world_model_learner.start_steps": 5000,
     "replay.sampler": {"kind": "prioritized", "uniform_fraction": 0.7, "initial_priority": 10.0, "temperature": 1.0},
+    "replay.correction": 0.0,
     "replay.start_sampler": {"kind": "uniform"},
     "actor_critic.hidden": [512],
     "actor_critic.grid_channels": [128, 64],
@@ -394,11 +396,12 @@ PUBLISHED = {
     "actor_critic_learner.weight_decay": 0.01,
     "actor_critic_learner.updates_per_step": 0.4,
     "actor_critic_learner.start_steps": 10_000,
-    "imagination.horizon": 9,
+    "imagination.horizon": 8,
     "imagination.burn_in": 20,
-    "imagination.context_length": 2,
+    "imagination.context_length": 1,
     "losses.discount": 0.99,
     "losses.lambda_": 0.95,
+    "losses.return_scale": {"floor": 1.0, "window": 501},
     "losses.entropy_weight": 0.001,
     "losses.reward_weights": {"extrinsic": 1.0, "disagreement": 1.0},
     "collection.num_environments": 1,
@@ -450,3 +453,11 @@ def test_missing_lpips_weights_end_a_run_before_it_begins(tmp_path: Path, monkey
     with pytest.raises(worldstream.ConfigError, match="'lpips' needs"):
         worldstream.train("Breakout", steps=10, config=config, output=tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_small_preset_keeps_what_it_does_not_name() -> None:
+    """Defect 17: naming the size of the sequence model had lost its dropout."""
+    full, small = (worldstream.PRESETS[name]().world_model.sequence for name in ("atari100k", "atari-small"))
+    assert (small.num_layers, small.width) == (3, 128)
+    assert dataclasses.replace(full, num_layers=3, width=128) == small
+    assert small.dropout == 0.1

@@ -55,7 +55,7 @@ def test_from_json_reads_every_field() -> None:
         number = target[path[-1]]
         # Shares stay within [0, 1]; whole numbers stay multiples of the ensemble's size.
         target[path[-1]] = (number + 0.3) / 2 if isinstance(number, float) and 0 <= number <= 1 else number * 4 + 4
-        if path[-1] in ("num_members", "context_length", "num_logits"):
+        if path[-1] in ("num_members", "context_length", "horizon", "num_logits"):
             continue  # contradict other fields, or have a choice of values; see below
         assert Config.from_json(changed) != Config(), path
         assert Config.from_json(changed).to_json() != Config().to_json()
@@ -155,6 +155,10 @@ def test_free_options_are_kept_as_they_are() -> None:
         ({"world_model_learner__batch_size": 18}, "must be a multiple of 4: members of an ensemble"),
         ({"segment_length": 1}, "segment_length 1 must exceed world_model.context_length 1"),
         ({"world_model__context_length": 16}, "segment_length 16 must exceed world_model.context_length 16"),
+        (
+            {"imagination__horizon": 14},
+            "context_length 2 and imagination.horizon 14 would make predictions after 16 blocks.*after 15 at most",
+        ),
         ({"losses__reward_weights__x": 1.0}, r"reward_weights names \['x'\].*\['disagreement', 'extrinsic'\]"),
         ({"environment__action_repeat": 0}, "action_repeat"),
     ],
@@ -162,6 +166,16 @@ def test_free_options_are_kept_as_they_are() -> None:
 def test_contradictions_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Config.from_json(plain(**changes))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_no_preset_imagines_beyond_what_was_trained(name: str) -> None:
+    """Defect 13: ``Config`` itself refuses it; the longest trajectory that it allows is the one that it names."""
+    config = PRESETS[name]()
+    assert config.imagination.context_length + config.imagination.horizon < config.segment_length
+    longer = dataclasses.replace(config.imagination, horizon=config.segment_length - config.imagination.context_length)
+    with pytest.raises(ConfigError, match="would make predictions after"):
+        dataclasses.replace(config, imagination=longer)
 
 
 def test_no_ensemble_and_no_intrinsic_reward_agree() -> None:

@@ -6,6 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from worldstream.agent.actor_critic import ActorCriticConfig
+from worldstream.agent.losses import ActorCriticLossConfig
+from worldstream.agent.return_scale import ReturnScaleConfig
 from worldstream.config import (
     CheckpointConfig,
     CollectionConfig,
@@ -20,7 +22,6 @@ from worldstream.replay.samplers import PrioritizedConfig
 from worldstream.tokenizers.bundle import TokenizerConfig
 from worldstream.tokenizers.image import ImageFSQConfig, ImageVQConfig
 from worldstream.tokenizers.lpips import LpipsConfig
-from worldstream.world_model.heads.reward import RewardConfig
 from worldstream.world_model.heads.termination import TerminationConfig
 from worldstream.world_model.model import WorldModelConfig
 from worldstream.world_model.sequence.retention import RetentionConfig
@@ -60,10 +61,12 @@ def atari100k() -> Config:
             context_length=2,
             heads={**WorldModelConfig().heads, "termination": TerminationConfig(num_logits=2)},
             slot_embedding=False,
+            unit_codes=False,
         ),
         actor_critic=ActorCriticConfig(hidden=(512,), grid_channels=(128, 64)),
         replay=ReplayConfig(sampler=PrioritizedConfig(uniform_fraction=0.7, initial_priority=10.0)),
-        imagination=ImaginationConfig(horizon=9, context_length=2, burn_in=20),
+        losses=ActorCriticLossConfig(return_scale=ReturnScaleConfig(floor=1.0)),
+        imagination=ImaginationConfig(horizon=8, context_length=1, burn_in=20),
         collection=CollectionConfig(epsilon=0.01, random_steps=0),
         evaluation=EvaluationConfig(every_steps=4000, episodes=16, final_episodes=100, temperature=0.5),
         checkpoint=CheckpointConfig(every_steps=5000),
@@ -103,8 +106,8 @@ def atari_small() -> Config:
     The tokenizer learns during the first 5000 decisions, in which actions are random and held for a while, and then
     rests: a world model cannot follow ids whose meaning moves. A token comes from its own 16 x 16 pixels and has four
     ids of 64 values; half of the weight of pixels goes by rarity, so that small moving things stay in the picture.
-    Rewards, which are rare, are learned at ten times their size and weigh a hundred times the disagreement, and replay
-    and imagination favour what was mistaken about them. The sequence model multiplies in bfloat16: on a processor
+    Rewards, which are rare, weigh a hundred times the disagreement, and replay and imagination favour what was mistaken
+    about them. The sequence model multiplies in bfloat16: on a processor
     without units for that, ``--world-model.precision single`` is faster.
     """
     base = atari100k()
@@ -121,20 +124,21 @@ def atari_small() -> Config:
         world_model=replace(
             base.world_model,
             precision="bfloat16",
-            sequence=RetentionConfig(num_layers=3, width=128, num_heads=4, decay_blocks=(4.0, 16.0)),
+            sequence=replace(base.world_model.sequence, num_layers=3, width=128),
             slot_embedding=True,
-            heads={**base.world_model.heads, "reward": RewardConfig(scale=10.0)},
+            unit_codes=True,
             loss_weights={**base.world_model.loss_weights, "reward": 3.0},
             priority_weights={"reward": 1.0},
         ),
         actor_critic=ActorCriticConfig(hidden=(256,), grid_channels=(64,)),
-        losses=replace(base.losses, entropy_weight=0.01, reward_weights={"extrinsic": 10.0, "disagreement": 0.1}),
+        losses=ActorCriticLossConfig(entropy_weight=0.01, reward_weights={"extrinsic": 1.0, "disagreement": 0.01}),
         replay=replace(
             base.replay,
             sampler=PrioritizedConfig(uniform_fraction=0.5, initial_priority=1.25, temperature=0.1),
-            start_sampler=PrioritizedConfig(uniform_fraction=0.5, initial_priority=1.0),
+            start_sampler=PrioritizedConfig(uniform_fraction=0.5, initial_priority=0.0),
         ),
-        imagination=ImaginationConfig(horizon=9, context_length=4, burn_in=8),
+        imagination=ImaginationConfig(horizon=8, context_length=3, burn_in=8),
+        segment_length=12,
         collection=CollectionConfig(epsilon=0.01, random_steps=5000, hold_random_actions=True),
         evaluation=replace(base.evaluation, every_steps=20_000, episodes=8),
         tail_share=0.0,

@@ -9,7 +9,6 @@ from worldstream.presets.demo import demo
 from worldstream.replay.samplers import PrioritizedConfig
 from worldstream.tokenizers.bundle import TokenizerConfig
 from worldstream.tokenizers.identity import IdentityConfig
-from worldstream.world_model.heads.reward import RewardConfig
 
 
 def grid() -> Config:
@@ -34,19 +33,18 @@ def grid() -> Config:
         world_model=replace(
             model,
             sequence=replace(model.sequence, width=128),
-            heads={**model.heads, "reward": RewardConfig(scale=30.0)},
             loss_weights={**model.loss_weights, "reward": 3.0, "termination": 2.0},
             priority_weights={"reward": 1.0},
         ),
         replay=replace(
             base.replay,
             sampler=PrioritizedConfig(uniform_fraction=0.5, initial_priority=1.25, temperature=0.1),
-            start_sampler=PrioritizedConfig(uniform_fraction=0.5, initial_priority=1.0),
+            start_sampler=PrioritizedConfig(uniform_fraction=0.5, initial_priority=0.0),
         ),
         losses=replace(
             base.losses,
             discount=0.95,
-            reward_weights={"extrinsic": 20.0, "disagreement": 0.02},
+            reward_weights={"extrinsic": 1.0, "disagreement": 0.001},
             entropy_weight=0.02,
         ),
         collection=replace(base.collection, random_steps=6000),
