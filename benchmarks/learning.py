@@ -42,8 +42,8 @@ class Benchmark:
     """Flags, or what becomes of the configuration."""
 
 
-NOVELTY_WEIGHT = 0.01
-"""With this weight novelty rewards the first imagined steps about as disagreement does: 0.01 a step."""
+NOVELTY_WEIGHT = 0.0005
+"""With this weight novelty rewards the first imagined steps about as disagreement does: 0.0005 a step."""
 
 
 def novelty(config: Config) -> Config:
@@ -54,11 +54,18 @@ def novelty(config: Config) -> Config:
     return replace(
         config,
         world_model=replace(model, heads=heads, loss_weights={**dict.fromkeys(heads, 1.0), **weights}),
-        losses=replace(config.losses, reward_weights={"extrinsic": 20.0, "novelty": NOVELTY_WEIGHT}),
+        losses=replace(config.losses, reward_weights={"extrinsic": 1.0, "novelty": NOVELTY_WEIGHT}),
     )
 
 
 ATTENTION = ("--world-model.sequence", "attention")
+PUBLISHED_READING = (
+    "--world-model.heads.reward.output",
+    "hl_gauss_symlog",
+    "--actor-critic.value-output",
+    "hl_gauss_symlog",
+)
+IMPORTANCE_WEIGHTS = ("--replay.correction", "1.0")
 
 BENCHMARKS = {
     "cartpole": Benchmark(
@@ -76,9 +83,17 @@ BENCHMARKS = {
             ),
             "fixed_levels": ("--tokenizers.by-modality.vector", "fixed_levels"),
             "attention": ATTENTION,
+            "published_reading": PUBLISHED_READING,
+            "importance_weights": IMPORTANCE_WEIGHTS,
         },
     ),
-    "pendulum": Benchmark("Pendulum-v1", "control", 16_000),
+    "pendulum": Benchmark(
+        "Pendulum-v1",
+        "control",
+        16_000,
+        metrics=("return", "training_return"),
+        variants={"published_reading": PUBLISHED_READING},
+    ),
     "doorkey": Benchmark(
         "MiniGrid-DoorKey-5x5-v0",
         "grid",
@@ -88,6 +103,8 @@ BENCHMARKS = {
             "no_intrinsic_reward": ("--losses.reward-weights.disagreement", "0"),
             "attention": ATTENTION,
             "novelty": novelty,
+            "published_reading": PUBLISHED_READING,
+            "uniform_starts": ("--replay.start-sampler", "uniform"),
         },
     ),
     "keys": Benchmark("keys", "keys", 20_000),

@@ -107,7 +107,7 @@ def atari_small() -> Config:
     rests: a world model cannot follow ids whose meaning moves. A token comes from its own 16 x 16 pixels and has four
     ids of 64 values; half of the weight of pixels goes by rarity, so that small moving things stay in the picture.
     Rewards, which are rare, weigh a hundred times the disagreement, and replay and imagination favour what was mistaken
-    about them. The sequence model multiplies in bfloat16: on a processor
+    about them, corrected by importance weights. The sequence model multiplies in bfloat16: on a processor
     without units for that, ``--world-model.precision single`` is faster.
     """
     base = atari100k()
@@ -135,6 +135,7 @@ def atari_small() -> Config:
         replay=replace(
             base.replay,
             sampler=PrioritizedConfig(uniform_fraction=0.5, initial_priority=1.25, temperature=0.1),
+            correction=1.0,
             start_sampler=PrioritizedConfig(uniform_fraction=0.5, initial_priority=0.0),
         ),
         imagination=ImaginationConfig(horizon=8, context_length=3, burn_in=8),
