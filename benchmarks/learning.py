@@ -65,6 +65,8 @@ PUBLISHED_READING = (
     "--actor-critic.value-output",
     "hl_gauss_symlog",
 )
+SPREAD_LEVELS = ("--world-model.level-frequency", "20")
+CRITIC_WARMUP = ("--losses.critic-warmup", "200", "--losses.return-scale.window", "100")
 IMPORTANCE_WEIGHTS = ("--replay.correction", "1.0")
 
 BENCHMARKS = {
@@ -85,6 +87,8 @@ BENCHMARKS = {
             "attention": ATTENTION,
             "published_reading": PUBLISHED_READING,
             "importance_weights": IMPORTANCE_WEIGHTS,
+            "spread_levels": SPREAD_LEVELS,
+            "critic_warmup": CRITIC_WARMUP,
         },
     ),
     "pendulum": Benchmark(
@@ -92,7 +96,11 @@ BENCHMARKS = {
         "control",
         16_000,
         metrics=("return", "training_return"),
-        variants={"published_reading": PUBLISHED_READING},
+        variants={
+            "published_reading": PUBLISHED_READING,
+            "spread_levels": SPREAD_LEVELS,
+            "critic_warmup": CRITIC_WARMUP,
+        },
     ),
     "doorkey": Benchmark(
         "MiniGrid-DoorKey-5x5-v0",

@@ -305,6 +305,14 @@ def test_losses_equal_their_definition() -> None:
     torch.testing.assert_close(losses.priorities.exp(), mistaken)  # a soft-max of logarithms is proportional
 
 
+def test_a_critic_that_warms_up_is_trained_alone() -> None:
+    data = trajectories()
+    plain, warming = losses_of(data, entropy_weight=0.01), losses_of(data, entropy_weight=0.01, critic_warmup=1)
+    torch.testing.assert_close(warming.total, plain.metrics["critic_loss"])
+    assert not torch.equal(warming.total, plain.total)
+    assert torch.equal(losses_of(data, entropy_weight=0.01, critic_warmup=0).total, plain.total)
+
+
 @given(row=st.integers(0, BATCH - 1), end=st.integers(0, 3))
 def test_nothing_after_an_imagined_end_teaches(row: int, end: int) -> None:
     """C10: neither losses, nor metrics, nor the scale of returns notice it."""

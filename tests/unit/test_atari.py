@@ -401,6 +401,7 @@ PUBLISHED = {
     "imagination.context_length": 1,
     "losses.discount": 0.99,
     "losses.lambda_": 0.95,
+    "losses.critic_warmup": 0,
     "losses.return_scale": {"floor": 1.0, "window": 501},
     "losses.entropy_weight": 0.001,
     "losses.reward_weights": {"extrinsic": 1.0, "disagreement": 1.0},

@@ -20,6 +20,14 @@ def test_ordered_rows_begin_alike_in_proportion_to_their_distance() -> None:
     assert smooth_rows(61, 4096).var().item() == pytest.approx(1.0, abs=0.05)
 
 
+def test_spread_frequencies_tell_neighbours_apart() -> None:
+    torch.manual_seed(0)
+    rows = torch.nn.functional.normalize(smooth_rows(61, 4096, 20.0), dim=1)
+    alike = rows @ rows.T
+    assert 0.3 < alike[30, 31] < 0.8 and alike[30, 31] > alike[30, 33] + 0.1
+    assert smooth_rows(61, 4096, 20.0).var().item() == pytest.approx(1.0, abs=0.05)
+
+
 def test_only_ordered_channels_begin_alike() -> None:
     torch.manual_seed(0)
     for ordered in (False, True):

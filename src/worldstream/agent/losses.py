@@ -25,6 +25,8 @@ class ActorCriticLossConfig:
     """Weight of longer returns."""
     entropy_weight: Annotated[float, Between(0)] = 0.001
     """Bonus for the entropy of the policy, summed over action tokens, in nats."""
+    critic_warmup: Annotated[int, Between(0)] = 0
+    """Updates at the beginning that train the critic alone: values that grow from zero look like good actions."""
     return_scale: ReturnScaleConfig = field(default_factory=ReturnScaleConfig)
     reward_weights: dict[str, float] = field(default_factory=lambda: {EXTRINSIC: 1.0, "disagreement": 1.0})
     """Factor of each reward that the heads of the world model predict; 0: it is not computed."""
@@ -72,7 +74,8 @@ def actor_critic_losses(
     agent.critic.remember(torch.where(alive, returns, 0.0))
     critic = masked_mean(agent.value_output(value_logits[:, :-1]).loss(returns), alive)
     entropy = masked_mean(policy.entropy(), alive)
-    total = actor + critic - config.entropy_weight * entropy
+    acts = (return_scale.count > config.critic_warmup).to(actor.dtype)
+    total = acts * actor + critic - config.entropy_weight * (acts * entropy)
     metrics = {
         "actor_loss": actor,
         "critic_loss": critic,

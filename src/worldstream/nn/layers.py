@@ -23,15 +23,19 @@ def head(width: int, hidden: int, out: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, hidden), nn.LayerNorm(hidden), nn.SiLU(), nn.Linear(hidden, out))
 
 
-def smooth_rows(count: int, width: int) -> Tensor:
+def smooth_rows(count: int, width: int, max_frequency: float = 1.0) -> Tensor:
     """(count, width) initial embeddings of ids on a line: random waves of unit variance, alike for neighbours.
 
     Random Fourier features of a Gaussian kernel: two ids that are a twentieth of the line apart begin with a
     correlation of about 0.8, a sixth apart with 0.2. A table of independent rows would have to learn from data that
     level 61 is next to level 62.
+
+    With ``max_frequency`` above 1 the spread of frequencies rises geometrically up to it over the features: the first
+    ones still tell that levels are near, the last ones which of two neighbours it is.
     """
     place = torch.linspace(-1.0, 1.0, count).unsqueeze(-1)
     frequency, phase = torch.randn(width), torch.rand(width)
+    frequency = frequency * torch.logspace(0.0, math.log10(max_frequency), width)
     return math.sqrt(2.0) * torch.cos(2 * math.pi * (frequency * place + phase))
 
 
@@ -43,10 +47,12 @@ class ChannelTables(nn.Module):
 
     offsets: Tensor
 
-    def __init__(self, sizes: tuple[int, ...], width: int, *, ordered: tuple[bool, ...]) -> None:
+    def __init__(
+        self, sizes: tuple[int, ...], width: int, *, ordered: tuple[bool, ...], max_frequency: float = 1.0
+    ) -> None:
         super().__init__()
         rows = [
-            smooth_rows(size, width) if on_a_line else torch.randn(size, width)
+            smooth_rows(size, width, max_frequency) if on_a_line else torch.randn(size, width)
             for size, on_a_line in zip(sizes, ordered, strict=True)
         ]
         self.table = nn.Embedding.from_pretrained(torch.cat(rows), freeze=False)
@@ -64,11 +70,12 @@ class FactoredEmbedding(nn.Module):
     keeps the scale at one from the start: in a token of 21 channels the mean drowns what one channel says.
     """
 
-    def __init__(self, spec: TokenSpec, width: int) -> None:
+    def __init__(self, spec: TokenSpec, width: int, *, max_frequency: float = 1.0) -> None:
         super().__init__()
         self.vocabulary = spec.vocabulary
         self.scale = spec.num_channels**-0.5
-        self.channels = ChannelTables(spec.vocabulary, width, ordered=(spec.ordered,) * spec.num_channels)
+        ordered = (spec.ordered,) * spec.num_channels
+        self.channels = ChannelTables(spec.vocabulary, width, ordered=ordered, max_frequency=max_frequency)
 
     def forward(self, ids: Tensor) -> Tensor:
         rows = (ids + self.channels.offsets).flatten(0, -2)

@@ -67,6 +67,7 @@ class BlockEmbedder(nn.Module):
         slot_embedding: bool,
         codes_of: CodesOf | None = None,
         unit_codes: bool = True,
+        max_frequency: float = 1.0,
     ) -> None:
         super().__init__()
         self.keys = list(layout.token_specs)
@@ -75,7 +76,7 @@ class BlockEmbedder(nn.Module):
         self.observation = nn.ModuleList(
             CodeEmbedding(spec.feature_size, width, unit_scale=unit_codes)
             if key in self._coded
-            else FactoredEmbedding(spec, width)
+            else FactoredEmbedding(spec, width, max_frequency=max_frequency)
             for key, spec in layout.token_specs.items()
         )
         self.action = ChannelTables(layout.action_spec.sizes, width, ordered=layout.action_spec.ordinal)

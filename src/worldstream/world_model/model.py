@@ -56,6 +56,9 @@ class WorldModelConfig:
     """Embed tokens that have learned codes by these codes instead of a table of their own."""
     unit_codes: bool = True
     """Bring those codes to a root mean square of one, at which other embeddings begin."""
+    level_frequency: Annotated[float, Between(1)] = 1.0
+    """Largest frequency of the waves as which embeddings of observed levels begin: 1 makes neighbours nearly one, which
+    is good for rewards and bad for observations; 20 tells them apart."""
     loss_weights: dict[str, float] = field(default_factory=lambda: dict.fromkeys(DEFAULT_HEADS, 1.0))
     """Weight of the loss of each head. One of weight 0, that gives no priority either, is not computed."""
     priority_weights: dict[str, float] = field(default_factory=lambda: {"observation": 1.0, "reward": 1.0})
@@ -132,6 +135,7 @@ class WorldModel(nn.Module):
             slot_embedding=config.slot_embedding,
             codes_of=codes_of,
             unit_codes=config.unit_codes,
+            max_frequency=config.level_frequency,
         )
         self.sequence = config.sequence.build(self.layout, max_blocks=max_blocks)
         self.heads = nn.ModuleDict(
