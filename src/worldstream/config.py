@@ -74,6 +74,17 @@ class LearnerConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class HeldOutConfig:
+    """Episodes that neither tokenizers nor the world model train on."""
+
+    share: Annotated[float, Between(0, 0.5)] = 0.0
+    """Share of episodes, evenly spaced; the world model's losses on them are logged beside those on replay."""
+    pace: Annotated[float, Between(1)] = 1.0
+    """Updates of the world model become up to this many times more frequent while the loss on held-out episodes falls,
+    and up to as many times rarer while it rises; 1: at a fixed rate."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointConfig:
     """How often the whole state of a run is saved."""
 
@@ -111,6 +122,7 @@ class Config:
     actor_critic: ActorCriticConfig = field(default_factory=ActorCriticConfig)
     losses: ActorCriticLossConfig = field(default_factory=ActorCriticLossConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
+    held_out: HeldOutConfig = field(default_factory=HeldOutConfig)
     imagination: ImaginationConfig = field(default_factory=ImaginationConfig)
     collection: CollectionConfig = field(default_factory=CollectionConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -171,6 +183,11 @@ class Config:
                 f"{self.imagination.horizon} would make predictions after {reach} blocks, but segments of "
                 f"segment_length {self.segment_length} train them after {trained} at most. Lower one of the first two, "
                 "or raise the last."
+            )
+        if self.held_out.pace > 1 and not self.held_out.share:
+            raise ConfigError(
+                f"held_out.pace is {self.held_out.pace:g}, but no episodes are held out to pace updates by: set "
+                "held_out.share, for example to 0.05."
             )
         if unknown := set(self.losses.reward_weights) - set(self.world_model.rewards):
             raise ConfigError(

@@ -55,7 +55,7 @@ def test_from_json_reads_every_field() -> None:
         number = target[path[-1]]
         # Shares stay within [0, 1]; whole numbers stay multiples of the ensemble's size.
         target[path[-1]] = (number + 0.3) / 2 if isinstance(number, float) and 0 <= number <= 1 else number * 4 + 4
-        if path[-1] in ("num_members", "context_length", "horizon", "level_frequency", "num_logits"):
+        if path[-1] in ("num_members", "context_length", "horizon", "level_frequency", "num_logits", "pace"):
             continue  # contradict other fields, or have a choice of values; see below
         assert Config.from_json(changed) != Config(), path
         assert Config.from_json(changed).to_json() != Config().to_json()

@@ -7,7 +7,7 @@ a queue, and the n-th anchor of all is found without a search over rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 import numpy as np
@@ -67,6 +67,12 @@ def gather(store: ReplayStore, anchors: np.ndarray, length: int, anchor: Literal
     )
 
 
+def is_held_out(episodes: np.ndarray, share: float) -> np.ndarray:
+    """(n,) bool for numbers of episodes, which count from 1 in each environment: a ``share`` of them, evenly spaced and
+    never the first, is held out."""
+    return np.floor(episodes * share) > np.floor((episodes - 1) * share)
+
+
 @dataclass(frozen=True)
 class AnchorRule:
     """Which rows may be anchors: what must exist of their episode around them."""
@@ -77,6 +83,10 @@ class AnchorRule:
     """Rows needed after the anchor."""
     terminal: bool
     """Whether the final observation of a terminated episode may be an anchor."""
+    held_out_share: float = 0.0
+    """Share of episodes that are held out."""
+    of_held_out: bool = False
+    """Whether anchors are of those, instead of all others."""
 
     @classmethod
     def first(cls, min_after: int) -> Self:
@@ -89,11 +99,22 @@ class AnchorRule:
         episode has terminated there. The final observation of a truncated episode may be one."""
         return cls(before=min_before, after=0, terminal=False)
 
+    def trained(self, share: float) -> Self:
+        """The same among episodes that are not held out."""
+        return replace(self, held_out_share=share, of_held_out=False)
+
+    def held_out(self, share: float) -> Self:
+        """The same among held-out episodes."""
+        return replace(self, held_out_share=share, of_held_out=True)
+
     def accepts(self, store: ReplayStore, serials: np.ndarray) -> np.ndarray:
         """(n,) bool for any serial numbers (n,); False for evicted and future ones."""
         accepted = store.within_episode(serials, self.before, self.after)
         if not self.terminal:
             accepted[accepted] = ~store.facts["terminal"][store.ring.rows_of(serials[accepted])]
+        if self.held_out_share:
+            episodes = store.facts["episode"][store.ring.rows_of(serials[accepted])]
+            accepted[accepted] = is_held_out(episodes, self.held_out_share) == self.of_held_out
         return accepted
 
 

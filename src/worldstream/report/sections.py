@@ -235,12 +235,14 @@ def _evaluations(runs: list[RunLog]) -> str:
 
 
 def losses(runs: list[RunLog]) -> str:
-    """Losses of the world model over steps."""
-    names = {name for run in runs for record in run.metrics for name in record if name.startswith("world_model/")}
+    """Losses of the world model over steps, on replay and on held-out episodes."""
+    logged = {name for run in runs for record in run.metrics for name in record}
     panels = []
-    for name in sorted(names - {"world_model/gradient_norm"}):
-        series = _series(runs, [run.curve(name) for run in runs], "line")
-        panels.append(Panel(name.removeprefix("world_model/"), STEPS, "loss on replay", series))
+    for prefix, unit in (("world_model/", "loss on replay"), ("held_out/", "loss on held-out play")):
+        names = {name for name in logged if name.startswith(prefix)} - {"world_model/gradient_norm", "held_out/pace"}
+        for name in sorted(names):
+            series = _series(runs, [run.curve(name) for run in runs], "line")
+            panels.append(Panel(name.removeprefix(prefix), STEPS, unit, series))
     if not panels:
         reason = IMPORTED if all(run.imported for run in runs) else "the run ended before it learnt."
         return page.section("World model", page.missing(f"No loss of the world model was logged: {reason}"))

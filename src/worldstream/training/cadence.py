@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 
 class Cadence:
-    """What all cadences share: one number is all their state."""
+    """What all cadences share: one number is the state of most."""
 
     mark: int
 
-    def state_dict(self) -> int:
+    def state_dict(self) -> Any:
         """The state."""
         return self.mark
 
-    def load_state_dict(self, state: int) -> None:
+    def load_state_dict(self, state: Any) -> None:
         """Continue from ``state_dict``."""
         self.mark = int(state)
 
@@ -42,6 +43,35 @@ class Ratio(Cadence):
         while self.mark < int((reached - self.start_steps) * self.per_step):
             self.mark += 1
             yield self.start_steps + (self.mark - 1) / self.per_step
+
+
+@dataclass
+class Paced(Ratio):
+    """A ratio whose rate is changed on the way: ``factor`` times ``per_step`` for the steps to come."""
+
+    factor: float = 1.0
+    credit: float = 0.0  # repetitions that have become due so far
+    counted_steps: int = 0  # steps that are in the credit
+
+    def due(self, steps: int) -> Iterator[float]:
+        """As of ``Ratio``; turns are now."""
+        reached = steps // self.every_steps * self.every_steps
+        if self.stop_steps:
+            reached = min(reached, self.stop_steps)
+        new_steps = reached - max(self.counted_steps, self.start_steps)
+        if new_steps > 0:
+            self.credit += new_steps * self.per_step * self.factor
+            self.counted_steps = reached
+        while self.mark < int(self.credit):
+            self.mark += 1
+            yield float(steps)
+
+    def state_dict(self) -> dict[str, float]:
+        return {name: getattr(self, name) for name in ("mark", "factor", "credit", "counted_steps")}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.mark, self.counted_steps = int(state["mark"]), int(state["counted_steps"])
+        self.factor, self.credit = float(state["factor"]), float(state["credit"])
 
 
 @dataclass

@@ -14,11 +14,13 @@ from worldstream.errors import ConfigError
 from worldstream.models import Models
 from worldstream.replay.rows import RowFormat
 from worldstream.replay.samplers import Sampler
-from worldstream.replay.segments import Segments, gather
+from worldstream.replay.segments import Segments, gather, is_held_out
 from worldstream.replay.store import ReplayStore
 from worldstream.replay.token_cache import TokenCache
 from worldstream.types import Batch, Observations
 
+MOST_REDRAWS = 64
+"""Times that rows of held-out episodes are drawn again: these are at most half of all, unless one goes on for ever."""
 FIT_ROWS = 20_000
 """Most observations that data-fitted tokenizers look at."""
 
@@ -43,8 +45,18 @@ class Experience:
 
     def observations(self, batch_size: int) -> Observations:
         """Stored observations (B, 1, *shape) of the keys whose tokenizers are trained, uniformly from all of replay."""
-        rows = self.store.ring.draw(self.rng, batch_size)
+        rows = self._trained_rows(batch_size)
         return self.store.observations(rows[:, None], self.models.tokenizers.trained_keys)
+
+    def _trained_rows(self, count: int) -> np.ndarray:
+        """(count,) random rows of episodes that are not held out, as long as there are others."""
+        rows, share = self.store.ring.draw(self.rng, count), self.config.held_out.share
+        for _ in range(MOST_REDRAWS if share else 0):
+            held_out = is_held_out(self.store.facts["episode"][rows], share)
+            if not held_out.any():
+                break
+            rows[held_out] = self.store.ring.draw(self.rng, int(held_out.sum()))
+        return rows
 
     def segments(
         self,
@@ -94,6 +106,7 @@ class Experience:
         if not (keys := self.models.tokenizers.adaptive_keys):
             return
         rows = self.store.ring.rows_of(self.store.ring.stored_serials())
+        rows = rows[~is_held_out(self.store.facts["episode"][rows], self.config.held_out.share)]
         if len(rows) > FIT_ROWS:
             rows = self.rng.choice(rows, FIT_ROWS, replace=False)
         self.models.tokenizers.fit(self.store.observations(rows, keys))

@@ -14,6 +14,7 @@ from worldstream.config import Config
 from worldstream.models import Models
 from worldstream.replay.samplers import Sampler
 from worldstream.replay.segments import AnchorRule
+from worldstream.training.cadence import Paced
 from worldstream.training.experience import Experience
 from worldstream.training.learner import Learner
 from worldstream.training.randomness import random_stream
@@ -112,8 +113,13 @@ class WorldModelPhase(Phase):
     settings = "world_model_learner"
     memory_settings = "world_model_learner.batch_size or segment_length"
 
+    def __init__(self, config: Config, models: Models, generator: torch.Generator) -> None:
+        super().__init__(config, models, generator)
+        if config.held_out.pace > 1:
+            self.cadence = Paced(**vars(self.cadence))
+
     def learn_from(self, experience: Experience, seed: int) -> None:
-        rule = AnchorRule.first(self.config.world_model.context_length)
+        rule = AnchorRule.first(self.config.world_model.context_length).trained(self.config.held_out.share)
         self.sampler = self.config.replay.sampler.build(experience.store, random_stream(seed, 0), rule)
         size, length = self.learner.config.batch_size, self.config.segment_length
         correction = self.config.replay.correction

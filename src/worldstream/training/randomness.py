@@ -13,7 +13,7 @@ import torch
 
 def random_stream(seed: int, number: int) -> np.random.Generator:
     """One of the independent streams of a run: 0 and 1 draw the segments of the world model and of the actor-critic, 2
-    random actions, 3 observations; a further one takes the next number."""
+    random actions, 3 observations, 4 held-out segments; a further one takes the next number."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(number,)))
 
 

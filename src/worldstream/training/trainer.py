@@ -19,6 +19,7 @@ from worldstream.training.collector import Collector
 from worldstream.training.events import Events, SkippedUpdate
 from worldstream.training.experience import Experience
 from worldstream.training.experiment import Experiment
+from worldstream.training.held_out import HeldOut
 from worldstream.training.memory import enough_memory
 from worldstream.training.metrics import MetricMeans
 from worldstream.training.phases import PHASES, Phase
@@ -61,6 +62,7 @@ class Trainer:
         self.collector = Collector(
             self.environments, store, self.models, config.collection, rng=rng, generator=generator
         )
+        self.held_out = HeldOut(config, self.experience, self.phases, seed)
         self.random = RandomState(generator)
         self.metrics = MetricMeans()
         # A refit changes what tokens mean: never in the second half, so that the models settle before the end.
@@ -83,6 +85,7 @@ class Trainer:
                     if self.events.after_update():
                         return
             if self.log.due(clock) or clock >= last:
+                self.metrics.add("held_out", self.held_out.measure())
                 self.events.metrics(self.pop_metrics())
             if self.evaluation.due(clock):
                 self.events.evaluate(clock)
@@ -148,7 +151,7 @@ class Trainer:
     @property
     def _parts(self) -> dict[str, Any]:
         """Whatever has a state, in the order in which it is loaded: some states go into those before."""
-        others = ("collector", "fit", "log", "evaluation", "metrics", "random")
+        others = ("collector", "fit", "log", "evaluation", "held_out", "metrics", "random")
         return {
             "models": self.models,
             "experience": self.experience,
