@@ -143,12 +143,12 @@ def train(
         time_limit: seconds of wall time after which the run is saved and interrupted (exit status 75), for clusters,
             between two environment steps: one that hangs delays it by at most ``collection.timeout``.
             None: no limit.
-        force: start although replay, models or checkpoints do not fit into the memory or onto the disk that is free.
+        force: start although replay, models or checkpoints need more memory or disk than is free.
         quiet: print nothing.
 
     Raises:
         SpaceError, EnvironmentFault: the environment cannot be used.
-        ConfigError: unknown preset, option or device, or the run does not fit.
+        ConfigError: unknown preset, option or device, or the run needs more memory or disk than is free.
         RunFolderError: the output folder cannot be written, is not empty, or is in use by another process.
         Interrupted: SIGINT, SIGTERM or the time limit ended the run early; ``resume`` continues it.
     """

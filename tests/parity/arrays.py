@@ -131,9 +131,9 @@ def _finite(name: str, x: Tensor) -> Tensor:
     return x
 
 
-def _require(fits: bool, name: str, x: Tensor, expected: str) -> None:
-    """Raises WeightsError unless the shape of an input fits."""
-    if not fits:
+def _require(holds: bool, name: str, x: Tensor, expected: str) -> None:
+    """Raises WeightsError unless the shape of an input is as expected."""
+    if not holds:
         raise WeightsError(f"input '{name}' has the shape {tuple(x.shape)}; it must be {expected}.")
 
 

@@ -19,7 +19,7 @@ from worldstream.agent.losses import ActorCriticLossConfig
 from worldstream.agent.return_scale import ReturnScale
 from worldstream.importers.checkpoint import make_models
 from worldstream.importers.names import load_published, logit_order
-from worldstream.importers.published import KINDS
+from worldstream.importers.published import OBSERVATION_TYPES
 from worldstream.importers.settings import values_of
 from worldstream.importers.tensors import ForeignTensors
 from worldstream.models import Models
@@ -81,7 +81,7 @@ def golden_models(
     config = agent.config(tensors.source)
     length = max(num_blocks, GIVEN_BLOCKS, config.imagination.context_length + 2)
     config = replace(config, imagination=replace(config.imagination, horizon=1), segment_length=length)
-    kinds = {kind: kind for kind in KINDS if kind in spaces.keys}
+    kinds = {kind: kind for kind in OBSERVATION_TYPES if kind in spaces.keys}
     actions = spaces.action_spec(config.environment.num_action_levels)
     models = make_models(config, {kind: spaces.keys[kind] for kind in kinds}, actions, tensors.source)
     load_published(models, tensors, agent, kinds)

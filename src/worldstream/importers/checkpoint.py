@@ -16,7 +16,7 @@ from worldstream.environments.config import EnvironmentConfig
 from worldstream.errors import ConfigError, WeightsError
 from worldstream.evaluation.evaluate import protocol_card
 from worldstream.importers.names import load_published
-from worldstream.importers.observations import joined_keys, modalities, published_kinds
+from worldstream.importers.observations import joined_keys, modalities, published_types
 from worldstream.importers.published import PLAYED, PUBLISHED, Parts, PublishedAgent
 from worldstream.importers.settings import settings_from
 from worldstream.importers.sizes import advice
@@ -98,14 +98,14 @@ def imported_agent(
     played = replace(played, modality=modalities(made, tensors, modality or {}))
     made = make_environment(environment, played)
     made.close()
-    kinds = published_kinds(made.observation_specs, agent.parts.kinds, tensors, made.name)
+    types = published_types(made.observation_specs, agent.parts.observed, tensors, made.name)
     _check_actions(agent, made.action_spec, tensors, made.name)
     config = replace(config, environment=played)
-    specs = {key: made.observation_specs[key] for key in kinds}
+    specs = {key: made.observation_specs[key] for key in types}
     _check_size(agent, config, (specs, made.action_spec), tensors)
     models = make_models(config, specs, made.action_spec, tensors.source)
-    load_published(models, tensors, agent, kinds)
-    return ImportedAgent(config, models, made.protocol, [*joined_keys(kinds), *_repeated_actions(environment, played)])
+    load_published(models, tensors, agent, types)
+    return ImportedAgent(config, models, made.protocol, [*joined_keys(types), *_repeated_actions(environment, played)])
 
 
 def write_imported(agent: ImportedAgent, folder: RunFolder, experiment: Experiment, preset: str) -> None:
@@ -140,11 +140,11 @@ def _stated_agent(tensors: ForeignTensors, published: str, changes: Mapping[str,
     if published not in PUBLISHED:
         raise ConfigError(f"unknown published configuration '{published}'. Available: {', '.join(PUBLISHED)}.")
     parts = Parts.of(tensors)
-    observed = (parts.kinds, parts.continuous)
+    observed = (parts.observed, parts.continuous)
     right = next((name for name, of_name in OBSERVED.items() if of_name == observed), published)
     if right != published:
         raise WeightsError(
-            f"{tensors.source} observes {', '.join(parts.kinds)} and chooses "
+            f"{tensors.source} observes {', '.join(parts.observed)} and chooses "
             f"{'levels' if parts.continuous else 'categories'}, as agents of the published configuration '{right}' do, "
             f"not of '{published}'. Use --config {right}."
         )
@@ -180,13 +180,13 @@ def _check_actions(agent: PublishedAgent, action: ActionSpec, tensors: ForeignTe
     """Raises WeightsError unless actions are of the kind, and as many, as the agent chooses from."""
     if agent.parts.continuous:
         chosen = tensors.look("actor_critic.actor_action_projection.weight").shape[-1]
-        fits = all(action.ordinal) and chosen in (0, action.num_tokens)
+        matches = all(action.ordinal) and chosen in (0, action.num_tokens)
         described = f"levels of {chosen} dimensions"
     else:
         chosen = tensors.look("actor_critic.actor_linear.bias").numel()
-        fits = action.num_tokens == 1 and chosen in (0, action.sizes[0])
+        matches = action.num_tokens == 1 and chosen in (0, action.sizes[0])
         described = f"one of {chosen} actions"
-    if not fits:
+    if not matches:
         offered = ", ".join(f"{component.kind} {component.sizes}" for component in action.components)
         raise WeightsError(
             f"{tensors.source} chooses {described}; '{environment}' takes {offered}. "

@@ -59,16 +59,16 @@ TABLES = {"token": "embeddings.weight", "token_2d": "embeddings.embeddings.embed
 
 
 @torch.no_grad()
-def load_published(models: Models, tensors: ForeignTensors, agent: PublishedAgent, kinds: Mapping[str, str]) -> None:
-    """Fill models of the agent's configuration with published weights; ``kinds`` of observation are by key.
+def load_published(models: Models, tensors: ForeignTensors, agent: PublishedAgent, types: Mapping[str, str]) -> None:
+    """Fill models of the agent's configuration with published weights; ``types`` of observation are by key.
 
     Raises WeightsError that lists every tensor that does not fit.
     """
     for tokenizer in models.tokenizers.by_key.values():
         if isinstance(tokenizer, ImageTokenizer):
             _load_image_tokenizer(tokenizer, tensors)
-    _load_world_model(models.world_model, tensors, agent, kinds)
-    _load_actor_critic(models.actor_critic, tensors, agent, kinds)
+    _load_world_model(models.world_model, tensors, agent, types)
+    _load_actor_critic(models.actor_critic, tensors, agent, types)
     tensors.check(advice(agent, tensors))
 
 
@@ -104,13 +104,13 @@ def _load_image_tokenizer(tokenizer: ImageTokenizer, tensors: ForeignTensors) ->
 
 
 def _load_world_model(
-    model: WorldModel, tensors: ForeignTensors, agent: PublishedAgent, kinds: Mapping[str, str]
+    model: WorldModel, tensors: ForeignTensors, agent: PublishedAgent, types: Mapping[str, str]
 ) -> None:
     coded = False
     for key, embed in zip(model.embed.keys, model.embed.observation, strict=True):
         if isinstance(embed, FactoredEmbedding):
-            tables = "embeddings.embeddings.{}." if kinds[key] == "token_2d" else ""
-            _fill_embedding(tensors, f"{MODEL}obs_embeddings.{kinds[key]}.{tables}weight", embed)
+            tables = "embeddings.embeddings.{}." if types[key] == "token_2d" else ""
+            _fill_embedding(tensors, f"{MODEL}obs_embeddings.{types[key]}.{tables}weight", embed)
         else:
             coded = True
             tensors.fill(f"{MODEL}obs_emb_map.", cast(CodeEmbedding, embed).map)
@@ -120,10 +120,10 @@ def _load_world_model(
     else:
         _fill_attention(tensors, cast(AttentionModel, model.sequence))
     for head in cast(list[ObservationHead], model.heads_of("observation")):
-        tensors.fill(f"{MODEL}head_observations.{kinds[head.positions]}.", head.net)
+        tensors.fill(f"{MODEL}head_observations.{types[head.positions]}.", head.net)
         _reorder(cast(nn.Linear, head.net[-1]), logit_order(head.vocabulary))
     for ensemble in cast(list[DisagreementHead], model.heads_of("disagreement")):
-        _fill_ensemble(tensors, f"{MODEL}curiosity_head.{kinds[ensemble.positions]}.ensemble.", ensemble)
+        _fill_ensemble(tensors, f"{MODEL}curiosity_head.{types[ensemble.positions]}.ensemble.", ensemble)
     (reward,), (termination,) = model.heads_of("reward"), model.heads_of("termination")
     tensors.fill(f"{MODEL}head_rewards.model.", cast(RewardHead, reward).net)
     tensors.fill(f"{MODEL}head_rewards.head.", cast(RewardHead, reward).scalar)
@@ -217,15 +217,15 @@ def _fill_ensemble(tensors: ForeignTensors, prefix: str, head: DisagreementHead)
 
 
 def _load_actor_critic(
-    policy: ActorCritic, tensors: ForeignTensors, agent: PublishedAgent, kinds: Mapping[str, str]
+    policy: ActorCritic, tensors: ForeignTensors, agent: PublishedAgent, types: Mapping[str, str]
 ) -> None:
     names = (("obs_latent_fuser", "actor"), ("critic_latent_fuser", "critic"))
     for trunk, (fuser, part) in zip(cast(list[Trunk], list(policy.trunks)), names, strict=False):
         encoders = cast(list[KeyEncoder], list(trunk.encoder.encoders))
         for key, encoder in zip(trunk.encoder.keys, encoders, strict=True):
-            prefix = f"{AGENT}obs_encoders.{kinds[key]}."
+            prefix = f"{AGENT}obs_encoders.{types[key]}."
             if encoder.embed is not None:
-                _fill_embedding(tensors, prefix + TABLES[kinds[key]], encoder.embed)
+                _fill_embedding(tensors, prefix + TABLES[types[key]], encoder.embed)
             tensors.fill(f"{prefix}model.", encoder.convolutions, rename=_convolution_name)
         tensors.fill(f"{AGENT}{fuser}.", trunk.encoder.fuse)
         tensors.fill(f"{AGENT}{part}.lstm.", trunk.cell, rename=lambda name: f"{name}_l0")

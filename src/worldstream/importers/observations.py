@@ -1,4 +1,4 @@
-"""Which of the published agent's kinds of observation each key of an environment is."""
+"""Which of the published agent's observation types each key of an environment is."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from worldstream.environments import FlatEnvironment
 from worldstream.errors import WeightsError
-from worldstream.importers.published import KINDS
+from worldstream.importers.published import OBSERVATION_TYPES
 from worldstream.importers.tensors import ForeignTensors
 from worldstream.modalities.integers import integer_bounds
 from worldstream.modalities.observation import leaves_of
@@ -28,43 +28,43 @@ def modalities(environment: FlatEnvironment, tensors: ForeignTensors, chosen: Ma
     return found
 
 
-def published_kinds(
+def published_types(
     specs: Mapping[str, KeySpec], observed: tuple[str, ...], tensors: ForeignTensors, environment: str
 ) -> dict[str, str]:
-    """Published kind by key, in the order in which the published agent lays keys out.
+    """Published observation type by key, in the order in which the published agent lays keys out.
 
-    Raises WeightsError when a key is of no kind, and when the kinds are not those ``observed`` by the agent.
+    Raises WeightsError when a key is of no type, and when the types are not those ``observed`` by the agent.
     """
     single_channel = _num_channels(tensors) == 1
-    unsorted = {key: _kind(spec, observed, single_channel) for key, spec in specs.items()}
-    kinds = dict(sorted(unsorted.items(), key=lambda item: KINDS.index(item[1])))
-    there = ", ".join(f"'{key}' ({kind}, shape {specs[key].shape})" for key, kind in unsorted.items())
-    if set(kinds.values()) != set(observed):
+    unsorted = {key: _observation_type(spec, observed, single_channel) for key, spec in specs.items()}
+    types = dict(sorted(unsorted.items(), key=lambda item: OBSERVATION_TYPES.index(item[1])))
+    there = ", ".join(f"'{key}' ({each}, shape {specs[key].shape})" for key, each in unsorted.items())
+    if set(types.values()) != set(observed):
         raise WeightsError(
             f"{tensors.source} observes {', '.join(observed)}; the keys of '{environment}' are {there}. "
             "Name the environment that the weights were trained on, or say what its keys are (--modality KEY=KIND)."
         )
-    counts = Counter(kinds.values())
-    if several := [kind for kind in ("image", "token_2d") if counts[kind] > 1]:
+    counts = Counter(types.values())
+    if several := [each for each in ("image", "token_2d") if counts[each] > 1]:
         raise WeightsError(
             f"{tensors.source} observes one {several[0]}, but '{environment}' has several: {there}. "
             "Leave the others out (--modality KEY=ignore)."
         )
-    return kinds
+    return types
 
 
-def joined_keys(kinds: Mapping[str, str]) -> list[str]:
+def joined_keys(types: Mapping[str, str]) -> list[str]:
     """What a user should compare: the order of keys that the agent reads as one, which no tensor shows."""
-    by_kind = {kind: [key for key in kinds if kinds[key] == kind] for kind in kinds.values()}
+    by_type = {each: [key for key in types if types[key] == each] for each in types.values()}
     return [
-        f"note: the agent reads {', '.join(keys)} one behind the other as one {kind}, in this order. It must be the "
+        f"note: the agent reads {', '.join(keys)} one behind the other as one {each}, in this order. It must be the "
         "order of its training."
-        for kind, keys in by_kind.items()
+        for each, keys in by_type.items()
         if len(keys) > 1
     ]
 
 
-def _kind(spec: KeySpec, observed: tuple[str, ...], single_channel: bool) -> str:
+def _observation_type(spec: KeySpec, observed: tuple[str, ...], single_channel: bool) -> str:
     if spec.modality in ("image", "vector"):
         return spec.modality
     single = len(spec.vocabulary) == 1

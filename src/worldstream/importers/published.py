@@ -32,8 +32,8 @@ from worldstream.world_model.sequence.attention import AttentionConfig
 from worldstream.world_model.sequence.base import SequenceConfig
 from worldstream.world_model.sequence.retention import RetentionConfig
 
-KINDS = ("image", "vector", "token", "token_2d")
-"""Kinds of observation in the order in which the published agents lay them out."""
+OBSERVATION_TYPES = ("image", "vector", "token", "token_2d")
+"""Types of observation in the order in which the published agents lay them out."""
 
 MODEL, AGENT, IMAGE = "world_model.", "actor_critic.", "tokenizer.tokenizers.image."
 """Beginnings of the names of tensors."""
@@ -218,7 +218,7 @@ PLAYED = {
 class Parts(NamedTuple):
     """What a published agent consists of."""
 
-    kinds: tuple[str, ...]  # of observation
+    observed: tuple[str, ...]  # types of observation
     continuous: bool  # actions are levels on lines instead of a category
     attention: bool  # the newer agents; else retention
     curious: bool  # there is an ensemble
@@ -230,13 +230,13 @@ class Parts(NamedTuple):
     @staticmethod
     def of(tensors: ForeignTensors) -> Parts:
         """As the names of tensors show. Raises WeightsError when they are none of a published agent."""
-        kinds = tuple(kind for kind in KINDS if tensors.has(f"{MODEL}head_observations.{kind}."))
-        if not kinds:
+        observed = tuple(name for name in OBSERVATION_TYPES if tensors.has(f"{MODEL}head_observations.{name}."))
+        if not observed:
             raise WeightsError(
                 f"{tensors.source} has no tensor '{MODEL}head_observations.*': it is no published agent's checkpoint."
             )
         return Parts(
-            kinds=kinds,
+            observed=observed,
             continuous=tensors.has(f"{AGENT}actor_action_projection.", f"{AGENT}actor_linear.0."),
             attention=tensors.has(f"{MODEL}_model.pred_tokens", f"{MODEL}_model.layers.0.self_attn."),
             curious=tensors.has(f"{MODEL}curiosity_head."),
@@ -303,7 +303,7 @@ class PublishedAgent(NamedTuple):
             actor_critic=ActorCriticConfig(
                 hidden=policy.obs_mlp_layer_sizes,
                 embedding_width=policy.tokens_embed_dim,
-                grid_channels=settings.policy_convolutions if "image" in parts.kinds else (),
+                grid_channels=settings.policy_convolutions if "image" in parts.observed else (),
                 separate_networks=parts.separate_networks,
                 value_output=READING,
                 num_value_bins=policy.num_value_bins + 1,
@@ -348,6 +348,6 @@ class PublishedAgent(NamedTuple):
         }
         if self.parts.fsq:
             chosen["image"] = ImageFSQConfig(**networks, levels=image.fsq_levels)
-        elif "image" in self.parts.kinds:
+        elif "image" in self.parts.observed:
             chosen["image"] = ImageVQConfig(**networks, codebook_size=image.vocab_size, ema_decay=0.0, revive_below=0.0)
         return TokenizerConfig(by_modality=chosen)

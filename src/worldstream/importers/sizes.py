@@ -58,7 +58,7 @@ def shown_sizes(agent: PublishedAgent, tensors: ForeignTensors) -> dict[str, Any
         numbers = tensors.numbers(prefix)
         found[place] = len(numbers) if numbers == list(range(len(numbers))) else 0
     if agent.parts.curious:
-        ensembles = (f"{MODEL}curiosity_head.{kind}.ensemble." for kind in agent.parts.kinds)
+        ensembles = (f"{MODEL}curiosity_head.{kind}.ensemble." for kind in agent.parts.observed)
         found["world_model.curiosity_ensemble_size"] = max(len(tensors.numbers(prefix)) for prefix in ensembles)
     # There is a rotary frequency for each pair of features of a head, or for each feature.
     pairs = tensors.look(f"{MODEL}_model.rotary_emb.inv_freq")

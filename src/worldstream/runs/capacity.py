@@ -1,4 +1,4 @@
-"""Whether a run fits into memory and onto the disk, before it starts."""
+"""Whether there is enough memory and disk for a run, before it starts."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class ReplaySize:
 
 
 def require_capacity(config: Config, models: Models, steps: int, output: Path) -> None:
-    """Raises ConfigError, with what to lower, when replay, weights or checkpoints of a run will not fit.
+    """Raises ConfigError, with what to lower, when replay, weights or checkpoints of a run need more than is free.
 
     Models are on their device; the run folder need not exist.
     """

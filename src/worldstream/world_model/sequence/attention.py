@@ -53,8 +53,8 @@ class KeyValueCache:
 
     def writable(self, past: int, *, capacity: int, dtype: torch.dtype) -> KeyValueCache:
         """A cache with ``past`` tokens that may be written behind them: this one, or a copy."""
-        fits = self.layers[0].shape[3] >= capacity and self.layers[0].dtype == dtype
-        if fits and self.filled == past and not torch.is_grad_enabled():
+        has_room = self.layers[0].shape[3] >= capacity and self.layers[0].dtype == dtype
+        if has_room and self.filled == past and not torch.is_grad_enabled():
             return self
         copies = []
         for layer in self.layers:
