@@ -9,7 +9,7 @@ from worldstream.presets.demo import demo
 
 
 def control() -> Config:
-    """Few action levels, a separate critic, a shorter memory of rewards, and the world model ahead of the policy.
+    """Few action levels, a shorter memory of rewards, and the world model ahead of the policy.
 
     With 11 instead of 51 levels a dimension the policy gradient has a fifth of the choices to tell apart, which on
     these budgets matters more than resolution. Returns of dense costs spread widely, so advantages after scaling are
@@ -19,13 +19,7 @@ def control() -> Config:
     return replace(
         base,
         environment=replace(base.environment, num_action_levels=11),
-        actor_critic=replace(base.actor_critic, separate_networks=True),
-        losses=replace(
-            base.losses, discount=0.97, entropy_weight=0.005, reward_weights={"extrinsic": 1.0, "disagreement": 0.0}
-        ),
-        collection=replace(base.collection, random_steps=1500),
+        losses=replace(base.losses, discount=0.97, entropy_weight=0.005),
         world_model_learner=replace(base.world_model_learner, updates_per_step=0.4),
-        actor_critic_learner=replace(
-            base.actor_critic_learner, learning_rate=7e-4, updates_per_step=0.2, start_steps=2000
-        ),
+        actor_critic_learner=replace(base.actor_critic_learner, learning_rate=7e-4, updates_per_step=0.2),
     )
