@@ -73,7 +73,8 @@ def choices(options: Any) -> dict[str, Registry]:
 
 
 def choose(options: T, place: str, name: str) -> T:
-    """Options with another component at a place; what both components have as options keeps its value.
+    """Options with another component at a place; what both components have as options keeps its value, unless that is
+    the default of the one and not of the other.
 
     Raises ConfigError when there is no such component.
     """
@@ -82,8 +83,10 @@ def choose(options: T, place: str, name: str) -> T:
     except ConfigError as error:
         raise ConfigError(f"{place}: {error}") from None
     present = at(options, place)
-    shared = set(hints(chosen)) & set(hints(type(present)))
-    return put(options, place, chosen(**{field: getattr(present, field) for field in shared}))
+    shared, fields = set(hints(chosen)), dataclasses.fields(present)
+    values = {field.name: getattr(present, field.name) for field in fields if field.name in shared}
+    given = {field.name for field in fields if field.name in shared and values[field.name] != field.default}
+    return put(options, place, chosen(**{name: values[name] for name in given}))
 
 
 def at(options: Any, place: str) -> Any:

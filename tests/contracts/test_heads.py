@@ -82,8 +82,8 @@ def make_model(**changes: Any) -> WorldModel:
 
 
 def random_latents(head: Head, *leading: int) -> Tensor:
-    positions = LAYOUT.positions(head.positions)
-    return torch.randn(*leading, positions.stop - positions.start, WIDTH)
+    latents = torch.randn(*leading, LAYOUT.num_observation_tokens, WIDTH)
+    return latents[..., LAYOUT.positions(head.positions), :]
 
 
 @every_head

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from worldstream.errors import ConfigError
 from worldstream.nn import attention as nn_attention
-from worldstream.nn.attention import PredictionMasks
+from worldstream.nn.attention import BlockMasks
 from worldstream.nn.rotary import axial_frequencies, rotary_frequencies, rotary_phases, rotate
 from worldstream.options import check
 from worldstream.specs import ActionComponent, ActionSpec, TokenSpec
@@ -106,7 +106,7 @@ def test_chunks_and_masked_rows_agree(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_block_longer_than_a_chunk_is_a_chunk() -> None:
-    masks = PredictionMasks(400, 300, max_blocks=2, full_slots=False)
+    masks = BlockMasks(400, 300, max_blocks=2)
     assert [(chunk.first, chunk.last) for chunk in masks.chunks(0, 2, None, None)] == [(0, 1), (1, 2)]
 
 

@@ -109,7 +109,8 @@ def test_choices_are_found_wherever_they_are_but_for_those_of_several_options() 
 def test_choosing_another_component_keeps_what_both_have() -> None:
     house = choose(House(pet=Cat(legs=2, lives=3)), "pet", "fish")
     assert house.pet == Fish(legs=2)
-    assert choose(house, "by_room.pond", "cat").by_room == {"pond": Cat(legs=0)}
+    assert choose(house, "by_room.pond", "cat").by_room == {"pond": Cat(legs=4)}  # no legs are a fish's default
+    assert choose(put(house, "by_room.pond.legs", 1), "by_room.pond", "cat").by_room == {"pond": Cat(legs=1)}
     assert choose(house, "pet", "fish") == house
     with pytest.raises(ConfigError, match=r"by_room\.pond: unknown animal 'dog'"):
         choose(house, "by_room.pond", "dog")

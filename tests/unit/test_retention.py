@@ -64,7 +64,11 @@ def test_rotation_turns_adjacent_pairs() -> None:
 
 def make() -> BlockRetention:
     retention = BlockRetention(
-        WIDTH, HEADS, block_length=LENGTH, num_predictions=PREDICTIONS, decay_blocks=(1.0, 4.0), dropout=0.0
+        WIDTH,
+        decay_rates(HEADS, LENGTH, (1.0, 4.0)),
+        block_length=LENGTH,
+        num_predictions=PREDICTIONS,
+        dropout=0.0,
     )
     torch.nn.init.normal_(retention.qkvg.bias)
     return retention.eval()
@@ -136,7 +140,7 @@ def test_masked_blocks_write_nothing_but_time_goes_on() -> None:
 
 
 def test_fused_projections_start_like_separate_ones() -> None:
-    layer = BlockRetention(128, 4, block_length=3, num_predictions=2, decay_blocks=(1.0, 2.0), dropout=0.0)
+    layer = BlockRetention(128, decay_rates(4, 3, (1.0, 2.0)), block_length=3, num_predictions=2, dropout=0.0)
     for part in layer.qkvg.weight.chunk(4):
         assert part.std().item() == pytest.approx((2 / (128 + 128)) ** 0.5, rel=0.05)  # Xavier
     assert not layer.qkvg.bias.any() and not layer.out.bias.any()

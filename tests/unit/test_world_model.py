@@ -22,7 +22,8 @@ from worldstream.world_model.embed import BlockEmbedder, CodeEmbedding
 from worldstream.world_model.heads.disagreement import DisagreementConfig, DisagreementHead
 from worldstream.world_model.heads.termination import TerminationConfig, TerminationHead
 from worldstream.world_model.model import WorldModel, WorldModelConfig
-from worldstream.world_model.sequence.retention import RetentionConfig
+from worldstream.world_model.sequence.retention import RetentionConfig, RetentionState
+from worldstream.world_model.sequence.teacher_forcing import ForcedState
 
 BATCH, BLOCKS, WIDTH = 4, 6, 16
 TOKEN_SPECS = {
@@ -245,8 +246,9 @@ def test_bfloat16_changes_products_only(sequence: str, generator: torch.Generato
     for _ in range(2):
         step, state = mixed.step(last, batch.actions[:, -1], state, generator)
         assert {reward.dtype for reward in step.rewards.values()} == {torch.float32}
-    kept = state.memory if sequence == "retention" else state.cache.layers
-    assert {x.dtype for x in kept} == {torch.float32 if sequence == "retention" else torch.bfloat16}
+    state = state.inner if isinstance(state, ForcedState) else state
+    kept = state.memory if isinstance(state, RetentionState) else state.cache.layers
+    assert {x.dtype for x in kept} == {torch.float32 if isinstance(state, RetentionState) else torch.bfloat16}
 
 
 @torch.no_grad()
@@ -436,11 +438,11 @@ def test_positions_of_a_block() -> None:
     assert (layout.num_observation_tokens, layout.num_action_tokens, layout.length) == (5, 2, 7)
     assert layout.positions("cells") == slice(0, 3)
     assert layout.positions("levels") == slice(3, 5)
-    assert layout.positions(SUMMARY) == slice(4, 5)
+    assert layout.positions(SUMMARY) == slice(-1, None)
     with pytest.raises(KeyError):
         layout.positions("action")
     named = BlockLayout({"summary": TOKEN_SPECS["cells"], "levels": TOKEN_SPECS["levels"]}, ACTION_SPEC)
-    assert (named.positions("summary"), named.positions(SUMMARY)) == (slice(0, 3), slice(4, 5))
+    assert (named.positions("summary"), named.positions(SUMMARY)) == (slice(0, 3), slice(-1, None))
 
 
 @torch.no_grad()

@@ -7,7 +7,8 @@ A block holds L context tokens and n *prediction* tokens that stand for the next
 
 A context token sees every context token up to itself. A prediction token of block t sees the context of the blocks
 before t and the prediction tokens of its own block, never those of others; nothing else ever sees it
-(docs/method.md, "attention").
+(docs/method.md, "attention"). Block teacher forcing has no prediction tokens, n = 0, and the context tokens of a block
+all see each other.
 
 In training the queries go through in chunks of a few blocks, each against the context before its end: the work is
 half of that of a full score matrix, and at most a chunk's worth of scores is masked in vain. The masks are slices of
@@ -37,25 +38,34 @@ class QueryChunk:
     """(q, keys) or (B, 1, q, keys) bool; keys are all context tokens before the chunk, then the chunk's own tokens."""
 
 
-class PredictionMasks(nn.Module):
+class BlockMasks(nn.Module):
     """Who sees whom, as slices of constants, where at most ``max_blocks`` are to be remembered.
 
-    With ``full_slots`` the prediction tokens of one block all see each other.
+    With ``full_slots`` the prediction tokens of one block all see each other, with ``full_context`` its context tokens.
     """
 
     chunk: Tensor
     step: Tensor
     own: Tensor
 
-    def __init__(self, block_length: int, num_predictions: int, *, max_blocks: int, full_slots: bool) -> None:
+    def __init__(
+        self,
+        block_length: int,
+        num_predictions: int,
+        *,
+        max_blocks: int,
+        full_slots: bool = False,
+        full_context: bool = False,
+    ) -> None:
         super().__init__()
         self.block_length, self.tokens = block_length, block_length + num_predictions
+        self.num_predictions, self.max_blocks = num_predictions, max_blocks
         self.chunk_blocks = max(1, min(max_blocks, CHUNK_TOKENS // self.tokens))
         block = torch.arange(self.chunk_blocks).repeat_interleave(self.tokens)
         age = torch.cat((torch.arange(block_length), torch.arange(num_predictions))).repeat(self.chunk_blocks)
         predicts = (torch.arange(self.tokens) >= block_length).repeat(self.chunk_blocks)
         same = (block[:, None] == block) & (predicts[:, None] == predicts)
-        own = same & ((age[:, None] >= age) | (predicts & full_slots))
+        own = same & ((age[:, None] >= age) | torch.where(predicts, full_slots, full_context))
         within = own | ((block[:, None] > block) & ~predicts)
         self.past = max_blocks * block_length
         one = slice(0, self.tokens)
@@ -128,7 +138,7 @@ class BlockAttention(nn.Module):
             x: (B, T, L + n, E).
             phases: cos, sin of (T, L + n, d/2).
             past: (2, B, H, P, d) keys and values of the context before block 0.
-            chunks: of ``PredictionMasks.chunks``.
+            chunks: of ``BlockMasks.chunks``.
 
         Returns what x becomes, and keys and values of the context after the last block.
         """

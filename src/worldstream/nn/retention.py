@@ -11,6 +11,11 @@ memory, but never enter it (docs/method.md, "parallel observation prediction"). 
 
     r_j = sum_{i<=j} g^(j-i) (q_j . k_i) v_i  +  g^j q_j S          S' = g^L S + sum_j g^(L-j) k_j' v_j
 
+Where the order of the tokens in a block shall not matter (block teacher forcing, n = 0), all of them are as old as the
+last one, so that memory fades from block to block only::
+
+    r_j = sum_i (q_j . k_i) v_i  +  g^L q_j S                       S' = g^L S + sum_j k_j' v_j
+
 Everything inside of a block is a small masked product, and the memories at the block borders follow from one H x T x T
 decay matrix: no loop over tokens or blocks, and gradients flow through all of it.
 """
@@ -38,8 +43,8 @@ def decay_rates(num_heads: int, block_length: int, decay_blocks: tuple[float, fl
 class BlockRetention(nn.Module):
     """Multi-head retention over blocks of L context tokens followed by n prediction tokens; d = E / H must be even.
 
-    ``decay_blocks`` are the shortest and the longest memory span; dropout acts on the retained values, before their
-    normalisation.
+    ``rates`` (H,) are the decays per token; with ``full`` all context tokens of a block retain each other alike.
+    Dropout acts on the retained values, before their normalisation.
     """
 
     mask: Tensor
@@ -50,28 +55,28 @@ class BlockRetention(nn.Module):
     def __init__(
         self,
         width: int,
-        num_heads: int,
+        rates: Tensor,
         *,
         block_length: int,
         num_predictions: int,
-        decay_blocks: tuple[float, float],
+        full: bool = False,
         dropout: float,
     ) -> None:
         super().__init__()
-        self.num_heads, self.head_width = num_heads, width // num_heads
+        self.num_heads, self.head_width = len(rates), width // len(rates)
         self.block_length = block_length
         self.dropout = nn.Dropout(dropout)
         self.qkvg = nn.Linear(width, 4 * width)
         self.out = nn.Linear(width, width)
-        rates = decay_rates(num_heads, block_length, decay_blocks)
-        age = torch.cat((torch.arange(block_length), torch.arange(num_predictions)))
+        context_age = torch.full((block_length,), block_length - 1) if full else torch.arange(block_length)
+        age = torch.cat((context_age, torch.arange(num_predictions)))
         stream = torch.cat((torch.zeros(block_length), torch.ones(num_predictions)))
         lag = age[:, None] - age[None, :]
         visible = (lag >= 0) & (stream[:, None] == stream[None, :])
         powers = rates[:, None, None] ** lag.clamp(min=0)
         self._constant("mask", torch.where(visible, powers, 0.0))  # (H, L+n, L+n)
         self._constant("incoming", (rates[:, None] ** (age + 1)).unsqueeze(-1))  # (H, L+n, 1)
-        self._constant("outgoing", (rates[:, None] ** torch.arange(block_length - 1, -1, -1)).unsqueeze(-1))
+        self._constant("outgoing", (rates[:, None] ** (block_length - 1 - context_age)).unsqueeze(-1))
         self._constant("rates", rates**block_length)  # (H,) decay of one block
         for linear in (self.qkvg, self.out):
             nn.init.normal_(linear.weight, std=width**-0.5)  # Xavier for each of the E x E maps that qkvg fuses

@@ -7,6 +7,8 @@ SEQUENCE_MODELS = Registry(
     {
         "retention": "worldstream.world_model.sequence.retention:RetentionConfig",
         "attention": "worldstream.world_model.sequence.attention:AttentionConfig",
+        "retention_btf": "worldstream.world_model.sequence.retention_btf:RetentionBTFConfig",
+        "attention_btf": "worldstream.world_model.sequence.attention_btf:AttentionBTFConfig",
     },
 )
 

@@ -5,7 +5,8 @@ One block is one environment step::
     | key_1: K_1 tokens | key_2: K_2 tokens | ... | action: M tokens |
     '------------- n observation tokens ---------'------- m --------'     L = n + m
 
-A prediction has n latents, one for each observation token of the *next* block, in the same order.
+A prediction has n latents, one for each observation token of the *next* block, in the same order. The last latent, the
+n-th or an additional one, is at the same time the summary, which has seen everything before that block.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from worldstream.specs import ActionSpec, TokenSpec
 
 SUMMARY = "<summary>"
-"""Name, other than that of any key, of the last prediction position: it has seen every other one."""
+"""Name, other than that of any key, of the last prediction position, which stands for the block as a whole."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,9 @@ class BlockLayout:
         return self.num_observation_tokens + self.num_action_tokens
 
     def positions(self, name: str) -> slice:
-        """Prediction positions of an observation key, or of ``SUMMARY`` (a slice of one). KeyError otherwise."""
+        """Prediction positions of an observation key, or of ``SUMMARY`` (the last one). KeyError otherwise."""
         if name == SUMMARY:
-            return slice(self.num_observation_tokens - 1, self.num_observation_tokens)
+            return slice(-1, None)
         start = 0
         for key, spec in self.token_specs.items():
             if key == name:

@@ -1,1 +1,1 @@
-"""Sequence models with parallel observation prediction."""
+"""Sequence models: parallel observation prediction or block teacher forcing, with retention or attention."""

@@ -1,4 +1,4 @@
-"""The seam of sequence models: parallel observation prediction (POP) is the interface, how it is done is private.
+"""The seam of sequence models: all tokens of the next observation are predicted at once, how it is done is private.
 
 State goes in and comes out; nothing is kept on the module between calls, so the same inputs give the same outputs.
 """
@@ -21,7 +21,8 @@ State = TypeVar("State")
 class SequenceModel(nn.Module, ABC, Generic[State]):
     """Reads blocks of embeddings and predicts all observation tokens of the next block at once.
 
-    Shapes: B batch, T blocks, L positions of a block, n predictions, E width.
+    Shapes: B batch, T blocks, L positions of a block, n predictions, E width. The n predictions are those of the
+    observation tokens, after which one of the summary may follow; else the last of them is read as the summary.
     """
 
     max_blocks: int | None = None
@@ -58,6 +59,25 @@ class SequenceModel(nn.Module, ABC, Generic[State]):
 
 
 AnySequenceModel = SequenceModel[Any]
+
+
+class Stack(nn.Module, ABC, Generic[State]):
+    """Layers over blocks of N tokens each, and what they remember: what a sequence model may be made of."""
+
+    max_blocks: int | None = None
+    """See ``SequenceModel``."""
+
+    @abstractmethod
+    def init_state(self, batch_size: int) -> State:
+        """State before the first block, on the module's device."""
+
+    @abstractmethod
+    def run(self, x: Tensor, state: State, mask: Tensor | None = None) -> tuple[Tensor, State]:
+        """All blocks (B, T, N, E) at once, masked as in ``SequenceModel.parallel``: what they become, and the state."""
+
+    @abstractmethod
+    def append(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """One block (B, N, E): what it becomes, and the state after it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

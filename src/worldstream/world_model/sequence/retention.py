@@ -12,19 +12,28 @@ from typing import Annotated, cast, final
 import torch
 from torch import Tensor, nn
 
-from worldstream.nn.retention import BlockRetention
+from worldstream.nn.retention import BlockRetention, decay_rates
 from worldstream.nn.rotary import Phases, rotary_frequencies, rotary_phases
 from worldstream.options import Between
 from worldstream.world_model.block import BlockLayout
-from worldstream.world_model.sequence.base import SequenceConfig, SequenceModel
+from worldstream.world_model.sequence.base import SequenceConfig, SequenceModel, Stack
+from worldstream.world_model.sequence.readout import Readout, SummaryOfPredictions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RetentionConfig(SequenceConfig):
-    """Retention: a memory of constant size that fades."""
+class RetentionOptions(SequenceConfig):
+    """Options of retention layers."""
 
     decay_blocks: tuple[Annotated[float, Between(1)], Annotated[float, Between(1)]] = (2.0, 16.0)
     """Memory spans of the first and the last head, in blocks; the others lie geometrically between."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetentionConfig(RetentionOptions):
+    """Retention: a memory of constant size that fades."""
+
+    summary: SummaryOfPredictions = "last"
+    """Which prediction tokens rewards and ends are read from."""
 
     def build(self, layout: BlockLayout, *, max_blocks: int) -> RetentionModel:
         return RetentionModel(self, layout)  # which holds any number of blocks
@@ -41,15 +50,15 @@ class RetentionState:
 class RetentionLayer(nn.Module):
     """Pre-norm residual block: retention, then a SiLU feed-forward of four times the width."""
 
-    def __init__(self, config: RetentionConfig, *, block_length: int, num_predictions: int) -> None:
+    def __init__(self, config: RetentionOptions, *, block_length: int, num_predictions: int, full: bool) -> None:
         super().__init__()
         width = config.width
         self.retention = BlockRetention(
             width,
-            config.num_heads,
+            decay_rates(config.num_heads, block_length, config.decay_blocks),
             block_length=block_length,
             num_predictions=num_predictions,
-            decay_blocks=config.decay_blocks,
+            full=full,
             dropout=config.dropout,
         )
         self.retention_norm = nn.LayerNorm(width, eps=1e-6)
@@ -78,26 +87,26 @@ class RetentionLayer(nn.Module):
         return self.feed_forward(x, retained), memory
 
 
-@final
-class RetentionModel(SequenceModel[RetentionState]):
-    """A stack of retention layers without a final norm; see ``SequenceModel`` for the contract.
+class RetentionStack(Stack[RetentionState]):
+    """Retention layers without a final norm, over blocks of L context tokens and ``num_predictions`` others.
 
-    Raises ConfigError when the width does not split into heads of even size.
+    With ``full`` the order of context tokens in a block does not matter. Raises ConfigError when the width does not
+    split into heads of even size.
     """
 
     frequencies: Tensor
     parallel_age: Tensor
     step_age: Tensor
 
-    def __init__(self, config: RetentionConfig, layout: BlockLayout) -> None:
+    def __init__(
+        self, config: RetentionOptions, layout: BlockLayout, *, num_predictions: int, full: bool = False
+    ) -> None:
         super().__init__()
-        block_length, num_predictions = layout.length, layout.num_observation_tokens
-        self.block_length = block_length
+        self.block_length = block_length = layout.length
         self.head_width = config.head_width
         self.num_heads = config.num_heads
-        self.prediction_tokens = nn.Parameter(torch.randn(num_predictions, config.width))
         self.layers = nn.ModuleList(
-            RetentionLayer(config, block_length=block_length, num_predictions=num_predictions)
+            RetentionLayer(config, block_length=block_length, num_predictions=num_predictions, full=full)
             for _ in range(config.num_layers)
         )
         frequencies = rotary_frequencies(self.head_width // 2, last_included=True)
@@ -113,39 +122,53 @@ class RetentionModel(SequenceModel[RetentionState]):
         return cast(list[RetentionLayer], list(self.layers))
 
     def init_state(self, batch_size: int) -> RetentionState:
-        like = self.prediction_tokens
         shape = (batch_size, self.num_heads, self.head_width, self.head_width)
-        memory = tuple(like.new_zeros(shape) for _ in self.layers)
-        return RetentionState(memory, torch.zeros((), dtype=torch.int64, device=like.device))
+        memory = tuple(self.frequencies.new_zeros(shape) for _ in self.layers)
+        return RetentionState(memory, torch.zeros((), dtype=torch.int64, device=self.frequencies.device))
 
-    def parallel(
-        self, blocks: Tensor, state: RetentionState, mask: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, RetentionState]:
-        tokens = self.prediction_tokens.expand(*blocks.shape[:2], -1, -1)
-        x, state = self._run(torch.cat((blocks, tokens), -2), self.parallel_age, state, mask)
-        context, predictions = x.split((self.block_length, x.shape[-2] - self.block_length), -2)
-        return context, predictions, state
-
-    def _run(self, x: Tensor, age: Tensor, state: RetentionState, mask: Tensor | None) -> tuple[Tensor, RetentionState]:
-        """All layers over (B, T, N, E), the first N tokens of context and predictions; ages (N,) within a block."""
-        num_blocks = x.shape[1]
+    def run(self, x: Tensor, state: RetentionState, mask: Tensor | None = None) -> tuple[Tensor, RetentionState]:
+        """See ``Stack``; N may also be L, without the other tokens."""
+        num_blocks, num_tokens = x.shape[1:3]
         starts = state.position + self.block_length * torch.arange(num_blocks, device=x.device)
-        phases = rotary_phases((starts[:, None] + age)[:, None], self.frequencies)
+        phases = rotary_phases((starts[:, None] + self.parallel_age[:num_tokens])[:, None], self.frequencies)
         memories = []
         for layer, memory in zip(self._layers, state.memory, strict=True):
             x, memory = layer.parallel(x, phases, memory, mask)
             memories.append(memory)
         return x, RetentionState(tuple(memories), state.position + num_blocks * self.block_length)
 
-    def remember(self, blocks: Tensor, state: RetentionState, mask: Tensor | None = None) -> RetentionState:
-        """Without the prediction tokens, which nothing else reads."""
-        return self._run(blocks, self.parallel_age[: self.block_length], state, mask)[1]
-
-    def step(self, block: Tensor, state: RetentionState) -> tuple[Tensor, RetentionState]:
+    def append(self, x: Tensor, state: RetentionState) -> tuple[Tensor, RetentionState]:
         phases = rotary_phases((state.position + self.step_age)[None], self.frequencies)
-        x = torch.cat((block, self.prediction_tokens.expand(block.shape[0], -1, -1)), -2)
         memories = []
         for layer, memory in zip(self._layers, state.memory, strict=True):
             x, memory = layer.step(x, phases, memory)
             memories.append(memory)
-        return x[:, self.block_length :], RetentionState(tuple(memories), state.position + self.block_length)
+        return x, RetentionState(tuple(memories), state.position + self.block_length)
+
+
+@final
+class RetentionModel(RetentionStack, SequenceModel[RetentionState]):
+    """A stack that reads prediction tokens along with each block; see ``SequenceModel`` for the contract."""
+
+    def __init__(self, config: RetentionConfig, layout: BlockLayout) -> None:
+        num_predictions = layout.num_observation_tokens
+        tokens = torch.randn(num_predictions, config.width)
+        super().__init__(config, layout, num_predictions=num_predictions)
+        self.prediction_tokens = nn.Parameter(tokens)
+        self.readout = Readout(config, layout, num_positions=num_predictions, summary=config.summary)
+
+    def parallel(
+        self, blocks: Tensor, state: RetentionState, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, RetentionState]:
+        tokens = self.prediction_tokens.expand(*blocks.shape[:2], -1, -1)
+        x, state = self.run(torch.cat((blocks, tokens), -2), state, mask)
+        return x[..., : self.block_length, :], self.readout(x[..., self.block_length :, :]), state
+
+    def remember(self, blocks: Tensor, state: RetentionState, mask: Tensor | None = None) -> RetentionState:
+        """Without the prediction tokens, which nothing else reads."""
+        return self.run(blocks, state, mask)[1]
+
+    def step(self, block: Tensor, state: RetentionState) -> tuple[Tensor, RetentionState]:
+        tokens = self.prediction_tokens.expand(len(block), -1, -1)
+        x, state = self.append(torch.cat((block, tokens), -2), state)
+        return self.readout(x[:, self.block_length :]), state
