@@ -105,22 +105,35 @@ def dream(
 
 
 @torch.no_grad()
-def follow(world_model: WorldModel, batch: Batch, *, context: int, generator: torch.Generator | None) -> Imagined:
+def follow(
+    world_model: WorldModel,
+    batch: Batch,
+    *,
+    context: int,
+    generator: torch.Generator | None = None,
+    likeliest: bool = False,
+    forced: bool = False,
+) -> Imagined:
     """Read c = ``context`` real blocks, then imagine along the real actions.
 
-    Of the c + 1 + H steps of the batch, observations after the start, at c, and the last action are not read. Returns
-    what follows each of the H actions, with an axis of time behind that of the batch.
+    Of the c + 1 + H steps of the batch, observations after the start, at c, are read where ``forced`` only, and the
+    last action never. Where ``likeliest``, nothing is sampled (``WorldModel.foresee``). Returns what follows each of
+    the H actions, with an axis of time behind that of the batch.
     """
     past = {key: tokens[:, :context] for key, tokens in batch.tokens.items()}
     state = world_model.warm_up(past, batch.actions[:, :context])
     current = {key: tokens[:, context] for key, tokens in batch.tokens.items()}
     steps = []
     for t in range(context, batch.actions.shape[1] - 1):
-        step, state = world_model.step(current, batch.actions[:, t], state, generator, rewards=(EXTRINSIC,))
-        current = step.tokens
+        actions = batch.actions[:, t]
+        if likeliest:
+            step, state = world_model.foresee(current, actions, state, rewards=(EXTRINSIC,))
+        else:
+            step, state = world_model.step(current, actions, state, generator, rewards=(EXTRINSIC,))
+        current = {key: tokens[:, t + 1] for key, tokens in batch.tokens.items()} if forced else step.tokens
         steps.append(step)
     return Imagined(
-        tokens={key: torch.stack([step.tokens[key] for step in steps], 1) for key in current},
+        tokens={key: torch.stack([step.tokens[key] for step in steps], 1) for key in batch.tokens},
         rewards={EXTRINSIC: torch.stack([step.rewards[EXTRINSIC] for step in steps], 1)},
         terminated=torch.stack([step.terminated for step in steps], 1),
     )
@@ -152,6 +165,7 @@ def cut_windows(
 
     seen = stack([t.clip(0, episode.length) for _, episode, t in windows])
     acted = [(episode, t.clip(0, episode.length - 1)) for _, episode, t in windows]
+    ended = [(t == episode.length - 1) & episode.terminated for _, episode, t in windows]
     real = stack([(t >= 0) & (t < episode.length) for _, episode, t in windows])
     return Batch(
         anchors=np.arange(len(starts)),
@@ -161,7 +175,7 @@ def cut_windows(
         },
         actions=stack([episode.actions[t].astype(np.int64) for episode, t in acted]),
         rewards=stack([episode.rewards[t] for episode, t in acted]),
-        terminated=torch.zeros_like(real),
+        terminated=stack(ended),
         observed=stack([(t >= 0) & (t <= episode.length) for _, episode, t in windows]),
         acted=real,
     )

@@ -7,7 +7,7 @@ the heads'.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple, cast
 
@@ -105,7 +105,11 @@ class Imagined(NamedTuple):
 
     tokens: Tokens  # (B, K, C) by key: the next observation
     rewards: dict[str, Tensor]  # (B,) by name
-    terminated: Tensor  # (B,) bool
+    terminated: Tensor  # (B,) bool; of ``foresee`` the probability
+
+
+Reading = Callable[[Head, Tensor], dict[str, Tensor]]
+"""What is read from a head and its latents (B, P, E)."""
 
 
 class WorldModel(nn.Module):
@@ -223,17 +227,30 @@ class WorldModel(nn.Module):
         Heads that yield none of the named ``rewards``, and nothing else that imagination needs, are not computed;
         None: all rewards.
         """
+        wanted = self.config.rewards if rewards is None else rewards
+        return self._follow(tokens, actions, state, wanted, lambda head, latents: head.predict(latents, generator))
+
+    def foresee(
+        self, tokens: Tokens, actions: Tensor, state: Any, *, rewards: Collection[str] = ()
+    ) -> tuple[Imagined, Any]:
+        """``step`` without chance, to judge the model by: what most likely follows, and the probability of an end."""
+        return self._follow(tokens, actions, state, rewards, lambda head, latents: head.expect(latents))
+
+    def _follow(
+        self, tokens: Tokens, actions: Tensor, state: Any, rewards: Collection[str], read: Reading
+    ) -> tuple[Imagined, Any]:
+        """Append one block, and ``read`` what follows from the heads that yield something wanted."""
         blocks = self.embed(tokens, actions)
         with self._mixed_precision():
             latents, state = self.sequence.step(blocks, state)
         latents = latents.float()
-        wanted = {*ALWAYS, *(self.config.rewards if rewards is None else rewards)}
+        wanted = {*ALWAYS, *rewards}
         following: Tokens = {}
         found: dict[str, Tensor] = {}
         for name, options in self.config.heads.items():
             for head in self.heads_of(name) if wanted.intersection(options.yields) else []:
                 with self._mixed_precision(head.positions):
-                    predicted = head.predict(latents[:, self.layout.positions(head.positions)], generator)
+                    predicted = read(head, latents[:, self.layout.positions(head.positions)])
                 for what, value in predicted.items():
                     if what == TOKENS:
                         following[head.positions] = value

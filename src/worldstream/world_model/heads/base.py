@@ -45,6 +45,10 @@ class Head(nn.Module, ABC):
         """What imagination reads from latents (B, P, E): TOKENS, TERMINATED, or rewards (B,) by name."""
         return {}
 
+    def expect(self, latents: Tensor) -> dict[str, Tensor]:
+        """``predict`` without chance: the most likely tokens, the probability of the end, mean rewards."""
+        return self.predict(latents, None)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeadConfig(ABC):

@@ -44,3 +44,6 @@ class ObservationHead(Head):
 
     def predict(self, latents: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
         return {TOKENS: self.forward(latents).sample(generator)}
+
+    def expect(self, latents: Tensor) -> dict[str, Tensor]:
+        return {TOKENS: self.forward(latents).mode}

@@ -48,3 +48,6 @@ class TerminationHead(Head):
 
     def predict(self, latents: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
         return {TERMINATED: self.forward(latents).sample(generator).squeeze(-1)}
+
+    def expect(self, latents: Tensor) -> dict[str, Tensor]:
+        return {TERMINATED: self.forward(latents).mean.squeeze(-1)}
