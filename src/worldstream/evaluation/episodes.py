@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -45,10 +45,22 @@ def record_episodes(
     on_fault: OnFault = warn_of_fault,
     stop: Callable[[], bool] = never,
 ) -> list[RecordedEpisode]:
-    """Play episodes as ``evaluate`` does and keep everything, in the order in which they ended; see ``play``."""
+    """Play episodes of at most ``max_steps`` as ``evaluate`` does, and keep everything; see ``play``."""
+    return joined(play(models, shortened(experiment, max_steps), episodes, on_fault=on_fault, stop=stop))
+
+
+def shortened(experiment: Experiment, max_steps: int) -> Experiment:
+    """The experiment with evaluations whose episodes are cut after ``max_steps``, if not before."""
+    evaluation = experiment.config.evaluation
+    evaluation = replace(evaluation, max_episode_steps=min(max_steps, evaluation.max_episode_steps))
+    return replace(experiment, config=replace(experiment.config, evaluation=evaluation))
+
+
+def joined(steps: Iterable[Played]) -> list[RecordedEpisode]:
+    """The episodes of what was played, in the order in which they ended."""
     running: dict[int, list[tuple[Played, int]]] = {}
     recorded = []
-    for step in play(models, experiment, episodes, max_steps=max_steps, on_fault=on_fault, stop=stop):
+    for step in steps:
         for i in np.flatnonzero(step.counted):
             running.setdefault(int(i), []).append((step, int(i)))
             if step.ended[i]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from worldstream.environments.vector import StepResult, VectorEnvironment
 from worldstream.errors import WorldstreamError, warn
 from worldstream.models import Models
 from worldstream.training.experiment import Experiment
-from worldstream.types import Observations
+from worldstream.types import Observations, Policy
 
 SEED_STREAM = 1_000_003
 """Keeps the seeds of evaluation apart from those of training (C20)."""
@@ -77,7 +77,17 @@ class Played:
     actions: np.ndarray  # (N, M) ids
     result: StepResult
     counted: np.ndarray  # (N,) bool: the step belongs to one of the episodes that were asked for
-    ended: np.ndarray  # (N,) bool: the episode terminated, was truncated or was cut at max_steps
+    ended: np.ndarray  # (N,) bool: the episode terminated, was truncated or was cut for its length
+
+
+class Actor(Protocol):
+    """Who chooses actions: the agent, or what stands in for it."""
+
+    def policy(self, temperature: float) -> Policy:
+        """See ``ActorCritic.policy``."""
+
+    def initial_carry(self, batch_size: int) -> Any:
+        """Carry at the beginning of an episode; ``where`` joins the rows of two."""
 
 
 def incidents_in_words(count: int) -> str:
@@ -101,7 +111,7 @@ def play(
     experiment: Experiment,
     episodes: int,
     *,
-    max_steps: int | None = None,
+    actor: Actor | None = None,
     on_fault: OnFault = warn_of_fault,
     stop: Callable[[], bool] = never,
 ) -> Iterator[Played]:
@@ -115,7 +125,7 @@ def play(
         models: in any mode; nothing is changed.
         experiment: environment, seed, and how it is evaluated.
         episodes: number of whole episodes, at least 1.
-        max_steps: steps after which an episode is cut. None: ``config.evaluation.max_episode_steps``.
+        actor: who plays. None: the agent of the models.
         on_fault: called when an environment has failed, before it is made anew.
         stop: whether to stop; asked before each step.
 
@@ -126,22 +136,22 @@ def play(
     """
     config, seed = experiment.config, experiment.seed + SEED_STREAM
     num = min(config.evaluation.num_environments, episodes)
-    limit = min(filter(None, (max_steps, config.evaluation.max_episode_steps)))
     generator = torch.Generator(models.device).manual_seed(seed)
-    policy = models.actor_critic.policy(config.evaluation.temperature)
+    actor = models.actor_critic if actor is None else actor
+    policy = actor.policy(config.evaluation.temperature)
     quota = np.array([episodes // num + (i < episodes % num) for i in range(num)])
     steps = np.zeros(num, dtype=np.int64)
     evaluated = experiment.environment.for_evaluation()
     with VectorEnvironment(evaluated, num, seed, config.collection, on_fault=on_fault) as vector:
         require_specs(experiment.environment.label, vector.specs, models.specs)
-        observations, carry = vector.reset(), models.actor_critic.initial_carry(num)
+        observations, carry = vector.reset(), actor.initial_carry(num)
         while quota.any():
             if stop():
                 raise Stopped
             actions, carry = act(models.tokenizers, policy, observations, carry, generator)
             result = vector.step(actions)
             steps += 1
-            ended = result.terminated | result.truncated | (steps >= limit)
+            ended = result.terminated | result.truncated | (steps >= config.evaluation.max_episode_steps)
             yield Played(observations, actions, result, quota > 0, ended)
             observations = result.observations
             if not ended.any():
@@ -151,7 +161,7 @@ def play(
             if quota.any():
                 observations = vector.reset_where(ended)
                 mask = torch.as_tensor(ended).to(models.device)
-                carry = models.actor_critic.initial_carry(num).where(mask, carry)
+                carry = actor.initial_carry(num).where(mask, carry)
 
 
 def protocol_card(experiment: Experiment, training: dict[str, Any]) -> dict[str, Any]:
