@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from worldstream.types import Policy, Tokens, Trajectories
-from worldstream.world_model.model import WorldModel
+from worldstream.world_model.model import Imagined
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,23 @@ class Start:
     carry: Any  # of the policy, after the steps before that observation
 
 
+class Simulator(Protocol):
+    """What imagination asks of a world model, or of what stands in for it."""
+
+    def step(
+        self,
+        tokens: Tokens,
+        actions: Tensor,
+        state: Any,
+        generator: torch.Generator | None = None,
+        *,
+        rewards: Collection[str] | None = None,
+    ) -> tuple[Imagined, Any]:
+        """See ``WorldModel.step``."""
+
+
 def imagine(
-    world_model: WorldModel,
+    world_model: Simulator,
     policy: Policy,
     start: Start,
     *,
