@@ -84,7 +84,7 @@ MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 MAX_PARAMETERS = 6
 """Of a function, without self. More than that travel together and want a name."""
-PUBLIC_INTERFACE = {"worldstream/api.py"}
+PUBLIC_INTERFACE = {"worldstream/api.py", "worldstream/runs/diagnosis.py"}
 """Where every option of a command is a keyword, and a clump would only be in a user's way."""
 
 NOT_AT_IMPORT = {"matplotlib", "tensorboard", "torch.utils.tensorboard", "minigrid", "pygame", "ale_py", "jax"}

@@ -1,5 +1,5 @@
-"""The Python interface: ``info`` about an environment, ``train`` an agent on it, ``evaluate`` it, ``write_report``;
-``Agent.load`` it, let it ``act``."""
+"""The Python interface: ``info`` about an environment, ``train`` an agent on it, ``evaluate`` and ``diagnose``
+it, ``write_report``; ``Agent.load`` it, let it ``act``."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ from worldstream.runs.description import (
     recorded_environment,
     specs_from_json,
 )
+from worldstream.runs.diagnosis import diagnose as diagnose
 from worldstream.runs.episodes import keep_evaluation
 from worldstream.runs.estimate import Estimate as Estimate
 from worldstream.runs.estimate import estimate

@@ -35,7 +35,7 @@ from worldstream.cli.arguments import (
     with_choices,
     with_modalities,
 )
-from worldstream.cli.tables import print_estimate, print_mapping
+from worldstream.cli.tables import print_estimate, print_findings, print_mapping
 from worldstream.config import Config
 from worldstream.environments import resolve
 from worldstream.errors import ConfigError, WorldstreamError, WorldstreamWarning
@@ -78,6 +78,11 @@ def evaluate(path: Path, **options: Any) -> None:
         console(quiet=False).print(line)
 
 
+def diagnose(path: Path, **options: Any) -> None:
+    """``api.diagnose``, as a table."""
+    print_findings(api.diagnose(path, **options))
+
+
 def report(runs: tuple[Path, ...], **options: Any) -> None:
     """``api.write_report``, and say where it is."""
     console(quiet=False).print(f"report: {api.write_report(runs, **options)}")
@@ -113,6 +118,9 @@ COMMANDS = {
         evaluate,
         api.evaluate,
         {"path": (Positional[Path], REQUIRED), "environment": (EvaluatedEnv, None), "quiet": None},
+    ),
+    "diagnose": Interface(
+        diagnose, api.diagnose, {"path": (Positional[Path], REQUIRED), "environment": (EvaluatedEnv, None)}
     ),
     "report": Interface(
         report, api.write_report, {"runs": (Positional[tuple[Path, ...]], REQUIRED), "output": (Path | None, None)}
@@ -183,6 +191,7 @@ USAGE = """usage: worldstream COMMAND ...
 
   train     --env ENV --steps N    train an agent on any Gymnasium environment
   evaluate  RUN                    measure the return of a trained agent
+  diagnose  RUN                    judge the world model of a run, and say what to change
   report    RUN ...                write one HTML file with pictures
   info      ENV                    tokens, memory and time, before anything is trained
   import-checkpoint FILE --config {atari,dmc,craftax} --env ENV

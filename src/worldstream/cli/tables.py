@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 from rich.table import Table
 
+from worldstream.evaluation.diagnosis import Diagnosis
+from worldstream.evaluation.verdicts import findings, remedies
 from worldstream.runs.estimate import Estimate
 from worldstream.runs.progress import console
+
+WIDTH = 80
+"""Columns of a table that must fit a terminal."""
 
 
 def print_mapping(title: str, values: dict[str, Any]) -> None:
@@ -16,6 +22,20 @@ def print_mapping(title: str, values: dict[str, Any]) -> None:
     for name, value in values.items():
         table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
     console(quiet=False).print(table)
+
+
+def print_findings(diagnosis: Diagnosis) -> None:
+    """Table of ``worldstream diagnose``, and what each of its lines that is not good means, 80 columns wide."""
+    out, lines, players = console(quiet=False), findings(diagnosis), list(diagnosis.plays)
+    table = Table(title=f"world model on {diagnosis.environment}, held-out play", width=WIDTH, padding=(0, 0))
+    for column in ("", *players, "verdict"):
+        table.add_column(column, overflow="fold")
+    for line in lines:
+        table.add_row(line.name, *(line.values.get(player, "") for player in players), line.verdict)
+    out.print(table)
+    for meaning, names in remedies(lines).items():
+        out.print("", *textwrap.wrap(f"{'; '.join(names)}:", WIDTH), sep="\n")
+        out.print(*textwrap.wrap(meaning, WIDTH, initial_indent="  ", subsequent_indent="  "), sep="\n")
 
 
 def print_estimate(result: Estimate, preset: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from worldstream.errors import ConfigError
-from worldstream.report import measured, sections
+from worldstream.report import diagnosis, measured, sections
 from worldstream.report.page import page
 from worldstream.report.sections import RunLog
 from worldstream.runs.files import replace_file
@@ -37,11 +37,13 @@ def write_report(
     if not paths:
         raise ConfigError("a report needs at least one run folder.")
     logs = [RunLog.read(Path(path)) for path in paths]
+    suffix = f" ({logs[0].name})" if len(logs) > 1 else ""
     shown = [
         sections.protocol(logs),
         sections.learning(logs),
         sections.losses(logs),
-        *measured.sections(logs[0], device, f" ({logs[0].name})" if len(logs) > 1 else ""),
+        *diagnosis.sections(logs[0], suffix),
+        *measured.sections(logs[0], device, suffix),
     ]
     environments = dict.fromkeys(run.environment for run in logs)
     many = f"{len(logs)} runs: " if len(logs) > 1 else "run "

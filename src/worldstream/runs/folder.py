@@ -49,6 +49,8 @@ class RunFolder:
         # Replaced: a few real episodes of the latest evaluation, and what ``worldstream report`` makes.
         self.episodes = path / "episodes.safetensors"
         self.report = path / "report.html"
+        # Replaced: what ``worldstream diagnose`` found.
+        self.diagnosis = path / "diagnosis.json"
         # Locked by whoever writes into the folder, and says who that is.
         self.lock = path / "lock"
 
@@ -137,6 +139,14 @@ class RunFolder:
 def checksummed(data: dict[str, Any]) -> str:
     """JSON text of a dictionary with the SHA-256 of itself, as run.json holds it."""
     return json.dumps({**data, _CHECKSUM: _digest(data)}, indent=1)
+
+
+def content_of(text: bytes) -> dict[str, Any]:
+    """Inverse of ``checksummed``. Raises ValueError when the text is not what was written."""
+    data = json.loads(text)
+    if not isinstance(data, dict) or data.pop(_CHECKSUM, None) != _digest(data):
+        raise ValueError("its checksum differs")
+    return data
 
 
 def _digest(data: dict[str, Any]) -> str:
