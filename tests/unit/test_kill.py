@@ -9,9 +9,13 @@ import soak
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("seed", [0, 1])
-def test_killed_runs_are_bit_identical_to_the_one_that_was_not(seed: int, tmp_path: Path) -> None:
-    """Twenty kills in all; the two halves can run at once."""
-    tally = soak.soak(tmp_path, kills=10, kills_per_run=1, seed=seed)
-    assert tally.kills == 10 and tally.lost == 0
-    assert tally.identical == tally.runs >= 10
+@pytest.mark.parametrize(
+    ("variant", "kills", "seed"), [("default", 8, 0), ("default", 8, 1), ("images", 4, 0), ("processes", 2, 0)]
+)
+def test_killed_runs_are_bit_identical_to_the_one_that_was_not(
+    variant: str, kills: int, seed: int, tmp_path: Path
+) -> None:
+    """No process outlives them, and nothing beside them is touched. The halves can run at once."""
+    tally = soak.soak(tmp_path, kills=kills, kills_per_run=1, seed=seed, variant=variant)
+    assert tally.kills == kills and tally.identical == tally.runs >= kills
+    assert (tally.lost, tally.orphans, tally.touched) == (0, 0, 0)
