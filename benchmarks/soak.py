@@ -137,7 +137,7 @@ def start_server() -> Any:
     """A context whose processes start at once, with the library loaded."""
     forkserver._forkserver._stop()  # type: ignore[attr-defined]  # one with fewer modules may be running
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["worldstream", "torch._dynamo", "torch.utils.tensorboard"])
+    context.set_forkserver_preload(["worldstream", "torch._dynamo", "tensorboard.compat.proto.event_pb2"])
     return context
 
 

@@ -28,6 +28,8 @@ from worldstream.presets import PRESETS
 from worldstream.report.report import write_report as write_report
 from worldstream.runs.capacity import require_capacity
 from worldstream.runs.description import (
+    MAX_STEPS,
+    config_to_resume,
     default_output,
     is_imported,
     read_run,
@@ -153,8 +155,8 @@ def train(
         RunFolderError: the output folder cannot be written, is not empty, or is in use by another process.
         Interrupted: SIGINT, SIGTERM or the time limit ended the run early; ``resume`` continues it.
     """
-    if steps <= 0:
-        raise ConfigError(f"steps must be at least 1, not {steps}.")
+    if not 1 <= steps <= MAX_STEPS:
+        raise ConfigError(f"steps must be at least 1 and at most {MAX_STEPS}, not {steps}.")
     preset, config = _configuration(environment, preset, config)
     experiment = Experiment.of(environment, config, seed=seed, steps=steps, device=choose_device(device))
     folder = RunFolder(
@@ -209,7 +211,7 @@ def resume(
     chosen = recorded_environment(folder, description) if environment is None else environment
     if is_imported(folder, description):
         raise RunFolderError(f"{folder.path} was imported, not trained: there is no training to continue.")
-    steps, config = int(description["steps"]), Config.from_json(description["config"])
+    steps, config = int(description["steps"]), config_to_resume(folder, description)
     device = str(description["device"]) if device is None else device
     experiment = Experiment.of(chosen, config, seed=int(description["seed"]), steps=steps, device=choose_device(device))
     with locked(folder):

@@ -29,6 +29,9 @@ from worldstream.registry import Registry
 T = TypeVar("T")
 KIND = "kind"
 """Field of JSON objects that names the chosen component."""
+LARGEST = {int: 2**31 - 1, float: 1e15}
+"""Bounds of the size of numbers by type, where a field has no upper bound of its own: far beyond what makes sense, and
+within what the libraries below take."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Between:
 
     low: float
     high: float = inf
+    """inf: as ``LARGEST`` says."""
 
     def __str__(self) -> str:
         return f"at least {self.low}" if self.high == inf else f"between {self.low} and {self.high}"
@@ -137,6 +141,10 @@ def _check_value(path: str, hint: Any, value: Any) -> None:
     bare, metadata = _bare(hint)
     if bare is not Any and isinstance(value, float) and not isfinite(value):
         raise ConfigError(f"{path} must be a finite number, not {value}.")
+    bounded = any(isinstance(item, Between) and item.high < inf for item in metadata)
+    largest = None if bare is Any or bounded else LARGEST.get(type(value))
+    if largest is not None and abs(value) > largest:
+        raise ConfigError(f"{path} must be between {-largest} and {largest}, not {value}.")
     if get_origin(bare) is Literal and value not in get_args(bare):
         raise ConfigError(f"{path} must be one of {', '.join(map(str, get_args(bare)))}, not {value}.")
     for bounds in metadata:

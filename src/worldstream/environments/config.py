@@ -42,5 +42,5 @@ class WorkerConfig:
     """"sync" steps them in this process, "process" gives each its own, where they may crash or hang."""
     max_restarts: Annotated[int, Between(0)] = 100
     """Failures of environments that a run survives by making them anew; the episode counts as truncated."""
-    timeout: Annotated[float, Between(0)] = 300.0
+    timeout: Annotated[float, Between(0, 1e6)] = 300.0
     """Seconds after which an environment in a process of its own is taken to hang."""

@@ -14,6 +14,8 @@ from worldstream.environments.factory import EnvironmentFactory
 from worldstream.environments.worker import LocalWorker, ProcessWorker, Worker
 from worldstream.errors import ConfigError, EnvironmentFault, WorldstreamError
 
+MAX_ENVIRONMENTS = 4096
+"""Environments that are stepped together."""
 MAX_FAILURES_IN_A_ROW = 10
 """Failures of one environment, without a step in between, after which it is broken for good."""
 
@@ -30,8 +32,8 @@ class WorkerPool:
 
     def __init__(self, environment: EnvironmentFactory, num_envs: int, config: WorkerConfig, on_fault: OnFault) -> None:
         options.check(config, "collection")
-        if num_envs < 1:
-            raise ConfigError(f"num_envs must be at least 1, not {num_envs}.")
+        if not 1 <= num_envs <= MAX_ENVIRONMENTS:
+            raise ConfigError(f"num_environments must be at least 1 and at most {MAX_ENVIRONMENTS}, not {num_envs}.")
         self._make: Callable[[], Worker] = (
             functools.partial(LocalWorker, environment.make)
             if config.backend == "sync"

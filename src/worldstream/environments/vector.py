@@ -140,8 +140,10 @@ class VectorEnvironment:
         """
         if len(saved["states"]) != self.num_envs:
             raise ValueError(f"the state of {len(saved['states'])} environments, not {self.num_envs}")
-        for seeds, count in zip(self._seeds, saved["num_seeds"], strict=True):
-            seeds.spawn(max(count - seeds.n_children_spawned, 0))
+        self._seeds = [
+            np.random.SeedSequence(seeds.entropy, spawn_key=seeds.spawn_key, n_children_spawned=count)
+            for seeds, count in zip(self._seeds, saved["num_seeds"], strict=True)
+        ]
         self._pool.num_restarts = int(saved["num_restarts"])
         self._pool.failures_in_a_row = saved["failures_in_a_row"].copy()
         goes_on = np.array([state is not None for state in saved["states"]])

@@ -42,7 +42,7 @@ class ReplayConfig:
 
     max_steps: Annotated[int, Between(1)] = 1_000_000
     """Environment steps kept; the oldest are dropped."""
-    max_bytes: Annotated[int, Between(1)] = 4 * 1024**3
+    max_bytes: Annotated[int, Between(1, 2**53)] = 4 * 1024**3
     """Bytes of observations, actions and rewards kept."""
     memory_map: str | None = None
     """Folder of a fast disk that keeps the observations instead of memory; room for all of them is reserved at once."""

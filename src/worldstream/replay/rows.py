@@ -37,6 +37,8 @@ class RowFormat:
 
     def __init__(self, key_specs: dict[str, KeySpec], action_spec: ActionSpec) -> None:
         self.observations: Columns = {key: (spec.shape, np.dtype(spec.dtype)) for key, spec in key_specs.items()}
+        self._values = {key: spec.vocabulary for key, spec in key_specs.items() if spec.vocabulary}
+        self._values["actions"] = action_spec.sizes
         flag = np.dtype(np.bool_)
         self.facts: Columns = {
             "actions": ((action_spec.num_tokens,), smallest_dtype(max(action_spec.sizes))),
@@ -50,6 +52,24 @@ class RowFormat:
             "episode": ((), np.dtype(np.int64)),
         }
         self.bytes_per_row = bytes_per_row(self.observations) + bytes_per_row(self.facts)
+
+    def require(self, rows: dict[str, np.ndarray]) -> None:
+        """Raises ValueError for rows that the store cannot have given: other columns, numbers that are not finite, ids
+        that no value has."""
+        columns = {f"observation/{key}": column for key, column in self.observations.items()}
+        columns |= {f"fact/{name}": column for name, column in self.facts.items()}
+        columns["serials"] = (), np.dtype(np.int64)
+        if rows.keys() != columns.keys():
+            raise ValueError(f"rows have the columns {sorted(rows)}; expected {sorted(columns)}")
+        for name, (shape, dtype) in columns.items():
+            found, expected = rows[name], (len(rows["serials"]), *shape)
+            if found.dtype != dtype or found.shape != expected:
+                raise ValueError(f"{name} is {found.dtype} {found.shape}; expected {dtype} {expected}")
+            if dtype.kind == "f" and not np.isfinite(found).all():
+                raise ValueError(f"{name} holds numbers that are not finite")
+            values = self._values.get(name.partition("/")[2])
+            if values and ((found < 0) | (found >= np.array(values))).any():
+                raise ValueError(f"{name} holds ids outside of {values}")
 
     def describe(self) -> str:
         """One line that is equal for equal formats."""

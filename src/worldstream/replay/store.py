@@ -222,6 +222,7 @@ class ReplayStore:
         self._allocate()
         missing = set(self.ring.stored_serials().tolist())
         for part in parts:
+            self.format.require(part)
             kept = self.ring.is_stored(part["serials"])
             rows = self.ring.rows_of(part["serials"][kept])
             for key in self.format.observations:

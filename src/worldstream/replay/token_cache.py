@@ -82,6 +82,14 @@ class TokenCache:
         return fresh & (version == self._version)
 
     def _put(self, rows: np.ndarray, tokens: dict[str, np.ndarray], version: int) -> None:
+        if tokens.keys() != self._specs.keys():
+            raise ValueError(f"tokens of keys {sorted(tokens)}; expected {sorted(self._specs)}")
+        for key, spec in self._specs.items():
+            values, expected = tokens[key], (len(rows), spec.num_tokens, spec.num_channels)
+            if values.shape != expected:
+                raise ValueError(f"tokens of '{key}' have shape {values.shape}; expected {expected}")
+            if math.prod(expected) and ((values < 0) | (values >= np.array(spec.vocabulary))).any():
+                raise ValueError(f"tokens of '{key}' are outside of the vocabulary {spec.vocabulary}")
         if version != self._version:
             self._version = version
             self.clear()
@@ -92,13 +100,4 @@ class TokenCache:
 
     def _encode(self, rows: np.ndarray, version: int, encode: Encode) -> None:
         encoded = encode(self._store.observations(rows))
-        if encoded.keys() != self._specs.keys():
-            raise ValueError(f"encode returned keys {sorted(encoded)}; expected {sorted(self._specs)}")
-        for key, spec in self._specs.items():
-            values = encoded[key]
-            expected = (len(rows), spec.num_tokens, spec.num_channels)
-            if values.shape != expected:
-                raise ValueError(f"tokens of '{key}' have shape {values.shape}; expected {expected}")
-            if math.prod(expected) and ((values < 0) | (values >= np.array(spec.vocabulary))).any():
-                raise ValueError(f"tokens of '{key}' are outside of the vocabulary {spec.vocabulary}")
         self._put(rows, encoded, version)

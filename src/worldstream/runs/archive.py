@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from worldstream.errors import RunFolderError
-from worldstream.runs.files import replace_file, require_plain, writing
+from worldstream.runs.files import MAX_NESTING, parse_json, replace_file, require_plain, writing
 
 MAX_HEADER_BYTES = 1_000_000
 """Longest line of JSON in a header: safetensors writes no header above 100 MB, names of arrays and escapes included."""
@@ -78,7 +78,10 @@ def write_state(path: Path, state: Any, *, run: str = "") -> str:
 def read_state(path: Path, *, run: str | None = None) -> Any:
     """Inverse of ``write_state``; raises as ``read_arrays``."""
     arrays, plain = read_arrays(path, run=run)
-    return join(plain, arrays)
+    try:
+        return join(plain, arrays)
+    except (KeyError, TypeError) as error:
+        raise RunFolderError(f"{path} names an array that it does not hold: {error}.") from error
 
 
 @contextmanager
@@ -93,7 +96,9 @@ def _opened(path: Path, run: str | None) -> Iterator[tuple[Any, str, dict[str, A
                 text = file.get_tensor(_LINE).tobytes().decode()
             if digest != text_digest(text):
                 raise _changed(path)
-            content = json.loads(text)
+            content = parse_json(text)
+            if not (isinstance(content, dict) and content.keys() >= {"plain", "arrays"}):
+                raise ValueError("its header does not describe an archive")
             if run not in (None, content.get("run", "")):
                 raise RunFolderError(f"{path} belongs to another run than the folder that it is in.")
             yield file, digest, content
@@ -123,8 +128,10 @@ def array_digest(arrays: Mapping[str, np.ndarray]) -> str:
 def split(state: Any, path: str = "") -> tuple[Any, dict[str, np.ndarray]]:
     """Take tensors and arrays out of nested dicts (keys are strings), lists and tuples (which become lists).
 
-    Raises TypeError for anything that JSON and arrays cannot hold.
+    Raises TypeError for anything that JSON and arrays cannot hold, and for what is nested too deeply to be read again.
     """
+    if path.count("/") > MAX_NESTING - 10:  # what is around it counts too
+        raise TypeError(f"state at '{path[:80]}...' is nested deeper than {MAX_NESTING - 10} levels")
     if isinstance(state, Tensor):
         return {_TENSOR: path}, {path: state.detach().cpu().contiguous().numpy()}
     if isinstance(state, np.ndarray):
@@ -150,7 +157,7 @@ def split(state: Any, path: str = "") -> tuple[Any, dict[str, np.ndarray]]:
 
 
 def join(plain: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    """Inverse of ``split``. Raises KeyError when an array is missing."""
+    """Inverse of ``split``. Raises KeyError or TypeError when an array is missing, or no tensor."""
     if isinstance(plain, list):
         return [join(value, arrays) for value in plain]
     if not isinstance(plain, dict):

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from worldstream.environments.pool import MAX_ENVIRONMENTS
 from worldstream.errors import RunFolderError, warn
 from worldstream.runs.archive import read_arrays, read_plain, read_state, write_arrays, write_state
 from worldstream.runs.files import (
@@ -107,10 +108,14 @@ class Checkpoints:
                 probe.unlink()
 
     def latest(self) -> Checkpoint | None:
-        """The newest checkpoint that is intact; None when there is none at all.
+        """The newest checkpoint that is intact; None when there is none at all. Warns and raises as ``intact``."""
+        return next(self.intact(), None)
 
-        Warns of each that is not, or that is gone while its part of replay is there, and raises RunFolderError when
-        there are checkpoints but none is intact.
+    def intact(self) -> Iterator[Checkpoint]:
+        """Checkpoints that are intact, newest first; the next one to be saved builds on the last one that was taken.
+
+        Warns of each that is not, or that is gone while its part of replay is there, and in the end raises
+        RunFolderError when there are checkpoints but none is intact.
         """
         problems, paths = [], _numbered(self._folder.checkpoints)
         for part in _numbered(self._folder.replay)[-1:]:
@@ -121,13 +126,14 @@ class Checkpoints:
                 )
         for path in reversed(paths):
             try:
-                return self._read(path)
+                found = self._read(path)
             except RunFolderError as error:
                 problems.append(str(error))
                 warn(f"{error} Falling back to the checkpoint before.")
-        if problems:
+            else:
+                yield found
+        if problems and len(problems) == len(paths):
             raise RunFolderError(f"no checkpoint in {self._folder.checkpoints} is intact. {' '.join(problems)}")
-        return None
 
     def _read(self, path: Path) -> Checkpoint:
         parts = self._parts_of(path)
@@ -135,7 +141,10 @@ class Checkpoints:
         self._parts = {}
         for part, digest in parts.items():
             rows, _ = read_arrays(self._folder.replay / part, digest, run=self._folder.run_id)
-            self._parts[part] = digest, _newest_serials(rows["serials"], content["num_environments"])
+            serials = rows.get("serials")
+            if serials is None or serials.dtype != np.int64 or serials.ndim != 1:
+                raise RunFolderError(f"{self._folder.replay / part} does not hold rows of replay.")
+            self._parts[part] = digest, _newest_serials(serials, content["num_environments"])
         return Checkpoint(content["name"], content["state"], parts, self._folder)
 
     def _prune(self, newest: str) -> None:
@@ -159,7 +168,9 @@ class Checkpoints:
         match read_plain(path, run=self._folder.run_id):
             case {"name": str(name)} if name != path.stem:
                 raise RunFolderError(f"{path} was written as {name}{path.suffix}, and renamed.")
-            case {"name": str(), "num_environments": int(n), "replay": dict(parts), "state": dict()} if n > 0:
+            case {"name": str(), "num_environments": int(n), "replay": dict(parts), "state": dict()} if (
+                0 < n <= MAX_ENVIRONMENTS
+            ):
                 if all(Path(name).name == name and isinstance(digest, str) for name, digest in parts.items()):
                     return parts
         raise RunFolderError(f"{path} does not describe a checkpoint.")

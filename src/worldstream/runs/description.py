@@ -9,9 +9,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
+from worldstream.config import Config
 from worldstream.environments.factory import UNNAMED, EnvironmentFactory
 from worldstream.errors import ConfigError, RunFolderError
-from worldstream.options import from_plain, to_plain
+from worldstream.options import Between, from_plain, to_plain
 from worldstream.runs.folder import RunFolder
 from worldstream.runs.trust import require_trusted
 from worldstream.specs import ActionSpec, KeySpec, Specs
@@ -27,6 +30,11 @@ VERSIONED = ("torch", "numpy", "gymnasium")
 _ALWAYS = {"config": dict, "specs": dict, "environment": str}
 _OF_TRAINING = {"seed": int, "steps": int, "device": str}
 """Fields by type; those of the training are null where the run was imported."""
+MAX_STEPS = 10**12 - 1
+"""Environment steps of a run: names of checkpoints have twelve digits."""
+MAX_SIZE = 2**31 - 1
+"""Numbers along an axis of what is observed or done, and values of one of them."""
+_BOUNDS = {"seed": Between(0, 2**31 - 1), "steps": Between(1, MAX_STEPS)}
 
 
 def default_output(environment: EnvironmentFactory, *parts: str) -> Path:
@@ -64,7 +72,13 @@ def specs_from_json(data: dict[str, Any]) -> Specs:
     """Inverse of ``specs_to_json``. Raises RunFolderError when a field is missing, unknown or ill-typed."""
     try:
         keys = [from_plain(KeySpec, item, "observation") for item in data["observation"]]
-        return {spec.key: spec for spec in keys}, from_plain(ActionSpec, data["action"], "action")
+        specs = {spec.key: spec for spec in keys}, from_plain(ActionSpec, data["action"], "action")
+        for spec in (*keys, *specs[1].components):
+            np.dtype(spec.dtype)
+            sizes = (1, *spec.shape, *getattr(spec, "sizes", ()), *getattr(spec, "vocabulary", ()))
+            if not 1 <= min(sizes) <= max(sizes) <= MAX_SIZE:
+                raise TypeError(f"sizes {sizes[1:]} are not between 1 and {MAX_SIZE}")
+        return specs
     except (KeyError, TypeError, ConfigError) as error:
         raise RunFolderError(f"run.json describes its observations or actions in an unknown way: {error}.") from error
 
@@ -74,11 +88,37 @@ def read_run(folder: RunFolder) -> dict[str, Any]:
     description = folder.read_description()
     needed = _ALWAYS if is_imported(folder, description) else {**_ALWAYS, **_OF_TRAINING}
     for name, kind in needed.items():
-        if not isinstance(description.get(name), kind):
+        value = description.get(name)
+        if not isinstance(value, kind) or isinstance(value, bool):
             raise RunFolderError(
                 f"{folder.description} has no '{name}' that makes sense: it was not written by `worldstream train`."
             )
+        if name in _BOUNDS and not _BOUNDS[name].low <= value <= _BOUNDS[name].high:
+            raise RunFolderError(f"{folder.description}: {name} must be {_BOUNDS[name]}, not {value}.")
     return description
+
+
+def config_of(folder: RunFolder, description: dict[str, Any]) -> Config:
+    """The configuration that run.json states. Raises RunFolderError that names the field that makes no sense."""
+    try:
+        return Config.from_json(description["config"])
+    except ConfigError as error:
+        raise RunFolderError(f"{folder.description}: {error}") from error
+
+
+def config_to_resume(folder: RunFolder, description: dict[str, Any]) -> Config:
+    """``config_of`` a run that will train; a folder that run.json names is not made: only one that is typed is.
+
+    Raises RunFolderError.
+    """
+    config = config_of(folder, description)
+    place = config.replay.memory_map
+    if place is not None and not Path(place).is_dir():
+        raise RunFolderError(
+            f"{folder.description}: replay.memory_map names {place}, which is no folder here. Make it yourself, if "
+            "replay is to be kept there."
+        )
+    return config
 
 
 def is_imported(folder: RunFolder, description: dict[str, Any]) -> bool:

@@ -6,6 +6,7 @@ outside of it.
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import stat
@@ -18,6 +19,8 @@ from worldstream.errors import RunFolderError
 
 TEMPORARY = r"\.{name}\.[0-9a-f]{{16}}\.tmp"
 """Pattern of temporary names of a file; only a killed process leaves one."""
+MAX_NESTING = 100
+"""Objects and lists within each other that JSON of a run may hold: more exhaust the stack of whoever looks at them."""
 _CAREFULLY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)  # a pipe would be waited for
 
 
@@ -40,6 +43,21 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:
         raise RunFolderError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}.") from error
+
+
+def parse_json(text: bytes | str) -> Any:
+    """What JSON says. Raises ValueError when it is none, or nested deeper than ``MAX_NESTING``."""
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise ValueError(f"it is nested too deeply ({error})") from None
+    level = [value]
+    for _ in range(MAX_NESTING + 1):
+        inner = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
+        if not inner:
+            return value
+        level = [item for items in inner for item in items]
+    raise ValueError(f"it is nested deeper than {MAX_NESTING} levels")
 
 
 def require_plain(path: Path) -> None:

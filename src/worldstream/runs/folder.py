@@ -13,7 +13,15 @@ from typing import Any, cast
 
 from worldstream.errors import RunFolderError
 from worldstream.runs.archive import text_digest
-from worldstream.runs.files import TEMPORARY, open_plain, reading, replace_file, require_plain, writing
+from worldstream.runs.files import (
+    TEMPORARY,
+    open_plain,
+    parse_json,
+    reading,
+    replace_file,
+    require_plain,
+    writing,
+)
 
 FORMAT = 6
 """Version of the format of everything in a run folder; run.json states it."""
@@ -121,8 +129,8 @@ class RunFolder:
             with open_plain(path, "rb") as file:
                 text = file.read()
         try:
-            data = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            data = parse_json(text)
+        except ValueError as error:
             raise RunFolderError(f"{path} cannot be read as JSON: {error}.") from error
         found = data.get("format") if isinstance(data, dict) else None
         if found != FORMAT:

@@ -61,7 +61,7 @@ def _holder(file: int) -> str:
     try:
         holder = json.loads(os.pread(file, 1000, 0))
         return f"process {holder['process']} on {holder['host']}"
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return "another process"  # which has only just begun, or ended
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from worldstream.errors import RunFolderError, warn
-from worldstream.runs.files import open_plain, reading, writing
+from worldstream.runs.files import open_plain, parse_json, reading, writing
 
 _RUN, _CRC = "run", "crc"
 
@@ -125,5 +125,8 @@ def _read_line(line: bytes) -> dict[str, Any] | None:
     text, separator, crc = line.rpartition(f', "{_CRC}": '.encode())
     if not separator or crc != f"{zlib.crc32(text + b'}')}}}".encode():
         return None
-    record: dict[str, Any] = json.loads(text + b"}")
-    return record
+    try:
+        record = parse_json(text + b"}")
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None

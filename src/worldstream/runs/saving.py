@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from math import inf
 from typing import Any
 
 from worldstream.config import CheckpointConfig
-from worldstream.errors import RunFolderError, warn
-from worldstream.runs.checkpoint import Checkpoints
+from worldstream.errors import EnvironmentFault, RunFolderError, WorldstreamError, warn
+from worldstream.runs.archive import join, split
+from worldstream.runs.checkpoint import Checkpoint, Checkpoints
+from worldstream.runs.expected import require_like
 from worldstream.runs.folder import RunFolder
 from worldstream.runs.log import LineLog, read_lines
 from worldstream.training.cadence import Every
@@ -64,26 +68,56 @@ class Saver:
         Raises RunFolderError when no checkpoint is intact, it does not fit the run, none can be written, or, without
         ``force``, there is none any more.
         """
-        checkpoint = self._checkpoints.latest()
-        if checkpoint is None:
-            self._require_beginning(trainer, force=force)
+        problems: list[Exception] = []
+        expected: Any = None
+        for checkpoint in self._intact(problems):
+            self._checkpoints.require_writable()
+            expected = expected or join(*split(trainer.state_dict()))  # before anything is loaded
+            try:
+                closed = self._load(trainer, checkpoint, expected)
+            except EnvironmentFault:
+                raise
+            except Exception as error:  # a state whose checksum is right may hold anything
+                reason = " ".join(str(error).split()).rstrip(".")
+                what = f"checkpoint {checkpoint.name} of {self._folder.path} does not fit the run: {reason}."
+                problems.append(error if isinstance(error, WorldstreamError) else RunFolderError(what))
+                warn(f"{what} Falling back to the checkpoint before.")
+                continue
+            for name, log in self._logs.items():
+                log.cut(checkpoint.state["logs"][name])
+            self._note(checkpoint.name, checkpoint.state)
+            return checkpoint.state["session"], closed
+        if problems:
+            raise problems[0]
+        self._require_beginning(trainer, force=force)
         self._checkpoints.require_writable()
-        if checkpoint is None:
-            for log in self._logs.values():
-                log.cut(0)
-            return None
-        state = checkpoint.state
+        for log in self._logs.values():
+            log.cut(0)
+        return None
+
+    def _intact(self, problems: list[Exception]) -> Iterator[Checkpoint]:
+        """Checkpoints, newest first. Where none is left, an earlier problem is more important than that."""
         try:
-            closed = trainer.load_state_dict(state["trainer"], checkpoint.replay_parts())
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise RunFolderError(
-                f"checkpoint {checkpoint.name} of {self._folder.path} does not fit the run: {error}"
-            ) from error
-        for name, log in self._logs.items():
-            log.cut(state["logs"][name])
+            yield from self._checkpoints.intact()
+        except RunFolderError:
+            if not problems:
+                raise
+
+    def _load(self, trainer: Trainer, checkpoint: Checkpoint, expected: dict[str, Any]) -> int:
+        """Load a checkpoint, of the form of ``expected``, into the trainer.
+
+        Returns the number of episodes that had to be closed as truncated. Whatever it raises, another one can be loaded
+        afterwards.
+        """
+        state, clock = checkpoint.state, int(checkpoint.name.partition("-")[0])
+        logs = dict.fromkeys(self._logs, 0)
+        session = {"seconds": 0.0, "best": -inf, "pending_evaluation": False}
+        require_like(state, {"trainer": expected, "logs": logs, "due": 0, "session": session})
+        if state["trainer"]["clock"] != clock or state["trainer"]["within_step"] != ("-" in checkpoint.name):
+            raise ValueError(f"it holds the state after {state['trainer']['clock']} steps")
+        closed = trainer.load_state_dict(state["trainer"], checkpoint.replay_parts())
         self.due.load_state_dict(state["due"])
-        self._note(checkpoint.name, state)
-        return state["session"], closed
+        return closed
 
     def _require_beginning(self, trainer: Trainer, *, force: bool) -> None:
         """Raises RunFolderError when a run without checkpoints must have had some: weights are written beside them."""

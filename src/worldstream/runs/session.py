@@ -142,8 +142,6 @@ class Session(Events):
                 self._train()
             finally:
                 self.trainer.close()
-                if self._metric_log is not None:
-                    self._metric_log.close()
             if self._request.reason is not None:
                 raise self._interrupted()
             say(f"evaluating {self.experiment.config.evaluation.final_episodes} episodes")

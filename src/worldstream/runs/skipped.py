@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
-from worldstream.config import Config
 from worldstream.models import Models
 from worldstream.runs.archive import read_state, write_state
-from worldstream.runs.description import specs_from_json
+from worldstream.runs.description import config_of, specs_from_json
 from worldstream.runs.files import make_folder
 from worldstream.runs.folder import RunFolder
+from worldstream.runs.weights import build_models
 from worldstream.training.events import SkippedUpdate
 from worldstream.training.phases import PHASES
 from worldstream.training.randomness import RandomState
@@ -47,9 +47,9 @@ def reproduce(path: Path) -> dict[str, float]:
     """
     folder = RunFolder(path.parent.parent)
     description = folder.read_description()
-    config = Config.from_json(description["config"])
+    config = config_of(folder, description)
     state = read_state(path, run=folder.run_id)
-    models = Models(config, *specs_from_json(description["specs"]))
+    models = build_models(folder, config, specs_from_json(description["specs"]))
     models.load_state_dict(state["models"])
     generator = torch.Generator()
     phase = PHASES[state["component"]](config, models, generator)

@@ -39,6 +39,10 @@ class LpipsConfig(PerceptualOptions):
     weights: str = ""
     """Folder with the two files of weights, or "download" to fetch them once. Empty: the cache of the user."""
 
+    def __post_init__(self) -> None:
+        if self.weights not in ("", "download"):  # an environment may change the current directory
+            object.__setattr__(self, "weights", str(Path(self.weights).absolute()))
+
     def make(self, pretrained: bool) -> PerceptualLoss:
         return Lpips(_folder(self.weights) if pretrained else None)
 

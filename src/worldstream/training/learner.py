@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from worldstream.config import LearnerConfig
 from worldstream.training.cadence import Ratio
 
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+"""What AdamW keeps for a parameter."""
 DECAYED = (nn.Linear, nn.Conv2d, nn.LSTMCell)
 
 
@@ -75,16 +77,23 @@ class Learner:
         return {"state": {str(index): dict(values) for index, values in saved["state"].items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from ``state_dict``; load the module first."""
+        """Continue from ``state_dict``; load the module first. Raises ValueError for moments that fit no weight."""
         groups = self.optimizer.state_dict()["param_groups"]
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         values = {
-            int(index): {name: _laid_out_like(parameters[int(index)], x) for name, x in saved.items()}
+            int(index): {name: _laid_out_like(parameters[int(index)], saved[name]) for name in _MOMENTS}
             for index, saved in state["state"].items()
         }
         self.optimizer.load_state_dict({"state": values, "param_groups": groups})
 
 
 def _laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
-    """Moments with the strides of their parameter: the fused optimiser takes both as flat memory."""
+    """Moments with the strides of their parameter: the fused optimiser takes both as flat memory.
+
+    Raises ValueError for what is neither a moment of it nor the number of its updates.
+    """
+    if value.dtype != torch.float32 or value.shape not in (parameter.shape, ()) or not value.isfinite().all():
+        raise ValueError(
+            f"moments {value.dtype} {tuple(value.shape)} of a weight {tuple(parameter.shape)}, or not finite"
+        )
     return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value

@@ -9,6 +9,11 @@ import torch
 
 from worldstream.errors import OutOfMemoryError
 
+MODEL_SETTINGS = "world_model.sequence.width, num_layers, actor_critic.hidden, segment_length or imagination.horizon"
+"""What decides how large the models are."""
+_SIGNS = ("can't allocate memory", "Storage size calculation overflowed", "numel: integer multiplication overflow")
+"""What the CPU's allocator says, and whoever computes how much it is to allocate."""
+
 
 @contextmanager
 def enough_memory(part: str, settings: str) -> Iterator[None]:
@@ -16,7 +21,7 @@ def enough_memory(part: str, settings: str) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if type(error) is RuntimeError and "can't allocate memory" not in str(error):  # the CPU's allocator
+        if type(error) is RuntimeError and not any(sign in str(error) for sign in _SIGNS):
             raise
         first_line = (str(error) or "out of memory").splitlines()[0]
         raise OutOfMemoryError(

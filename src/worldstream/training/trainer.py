@@ -20,7 +20,7 @@ from worldstream.training.events import Events, SkippedUpdate
 from worldstream.training.experience import Experience
 from worldstream.training.experiment import Experiment
 from worldstream.training.held_out import HeldOut
-from worldstream.training.memory import enough_memory
+from worldstream.training.memory import MODEL_SETTINGS, enough_memory
 from worldstream.training.metrics import MetricMeans
 from worldstream.training.phases import PHASES, Phase
 from worldstream.training.randomness import RandomState, random_stream
@@ -42,7 +42,7 @@ class Trainer:
             experiment.environment, collection.num_environments, seed, collection, on_fault=self.events.incident
         )
         try:
-            with enough_memory("models", "world_model.sequence.width, num_layers or actor_critic.hidden"):
+            with enough_memory("models", MODEL_SETTINGS):
                 self._build()
         except BaseException:
             self.close()

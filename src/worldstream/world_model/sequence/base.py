@@ -84,10 +84,10 @@ class Stack(nn.Module, ABC, Generic[State]):
 class SequenceConfig(ABC):
     """Options that all sequence models share."""
 
-    num_layers: Annotated[int, Between(1)] = 2
-    width: Annotated[int, Between(2)] = 64
+    num_layers: Annotated[int, Between(1, 1024)] = 2
+    width: Annotated[int, Between(2, 65_536)] = 64
     """E, features per token."""
-    num_heads: Annotated[int, Between(1)] = 4
+    num_heads: Annotated[int, Between(1, 4096)] = 4
     """Heads; twice their number must divide the width."""
     dropout: Annotated[float, Between(0, 1)] = 0.0
     """Probability, on residual branches, feed-forward and retained values."""
