@@ -17,7 +17,7 @@ from worldstream.errors import ConfigError, RunFolderError
 from worldstream.options import Between, from_plain, to_plain
 from worldstream.runs.folder import RunFolder
 from worldstream.runs.trust import require_trusted
-from worldstream.specs import ActionSpec, KeySpec, Specs
+from worldstream.specs import ActionComponent, ActionSpec, KeySpec, Specs
 from worldstream.training.experiment import Experiment
 from worldstream.version import __version__
 
@@ -73,7 +73,8 @@ def specs_from_json(data: dict[str, Any]) -> Specs:
     try:
         keys = [from_plain(KeySpec, item, "observation") for item in data["observation"]]
         specs = {spec.key: spec for spec in keys}, from_plain(ActionSpec, data["action"], "action")
-        for spec in (*keys, *specs[1].components):
+        described: list[KeySpec | ActionComponent] = [*keys, *specs[1].components]
+        for spec in described:
             np.dtype(spec.dtype)
             sizes = (1, *spec.shape, *getattr(spec, "sizes", ()), *getattr(spec, "vocabulary", ()))
             if not 1 <= min(sizes) <= max(sizes) <= MAX_SIZE:
@@ -93,7 +94,7 @@ def read_run(folder: RunFolder) -> dict[str, Any]:
             raise RunFolderError(
                 f"{folder.description} has no '{name}' that makes sense: it was not written by `worldstream train`."
             )
-        if name in _BOUNDS and not _BOUNDS[name].low <= value <= _BOUNDS[name].high:
+        if name in _BOUNDS and not _BOUNDS[name].low <= int(description[name]) <= _BOUNDS[name].high:
             raise RunFolderError(f"{folder.description}: {name} must be {_BOUNDS[name]}, not {value}.")
     return description
 

@@ -45,7 +45,8 @@ def require_like(found: Any, expected: Any, place: str = "state") -> None:
         if isfinite(expected) and not isfinite(found):
             raise ValueError(f"{place} is {found}")
     elif expected is None:
-        _require_type(found, float | None, place)  # the other of two normal numbers that were drawn together
+        for number in found if isinstance(found, list) else [found]:  # what was not known yet: numbers
+            _require_type(number, float | int | None, place)
     else:
         _require_type(found, type(expected), place)
         if isinstance(found, int) and found < 0:
