@@ -33,7 +33,7 @@ class WorkerPool:
     def __init__(self, environment: EnvironmentFactory, num_envs: int, config: WorkerConfig, on_fault: OnFault) -> None:
         options.check(config, "collection")
         if not 1 <= num_envs <= MAX_ENVIRONMENTS:
-            raise ConfigError(f"num_environments must be at least 1 and at most {MAX_ENVIRONMENTS}, not {num_envs}.")
+            raise ConfigError(f"num_envs must be between 1 and {MAX_ENVIRONMENTS}, not {num_envs}.")
         self._make: Callable[[], Worker] = (
             functools.partial(LocalWorker, environment.make)
             if config.backend == "sync"
