@@ -119,7 +119,8 @@ class TokenSpec:
     feature_size: int = 0
     """F of the features that the tokenizer gives the agent per token; 0: the ids themselves, which the agent embeds."""
     coded: bool = False
-    """True when these features are learned codes, which the world model may embed instead of the ids."""
+    """True when these features say what a token shows (learned codes, or the picture itself), so that the world model
+    may embed them instead of the ids."""
 
     @property
     def num_channels(self) -> int:

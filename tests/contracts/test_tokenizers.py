@@ -20,6 +20,7 @@ from worldstream.options import at, put
 from worldstream.specs import KeySpec
 from worldstream.tokenizers import TOKENIZERS
 from worldstream.tokenizers.base import Tokenizer, TokenizerOptions
+from worldstream.tokenizers.exact import ImagePaletteConfig, ImagePatchesConfig
 from worldstream.tokenizers.fitted_levels import FittedLevelsConfig
 from worldstream.tokenizers.identity import IdentityConfig
 from worldstream.tokenizers.image import ImageFSQConfig, ImageVQConfig
@@ -44,6 +45,9 @@ CASES: dict[str, tuple[KeySpec, TokenizerOptions]] = {
     "image_vq, moving average": (PICTURE, VQ),
     "image_vq, gradient": (PICTURE, replace(VQ, ema_decay=0.0, revive_below=0.0, batch_norm=True, rarity=0.5)),
     "image_fsq": (PICTURE, FSQ),
+    "image_patches": (PICTURE, ImagePatchesConfig(patch=(4, 8), codes=40)),
+    "image_patches, room for all": (PICTURE, ImagePatchesConfig(patch=(8, 4), codes=4096)),
+    "image_palette": (PICTURE, ImagePaletteConfig(patch=(4, 8), colours=8)),
     "image_fsq, channels and patches": (PICTURE, replace(FSQ, channels=(8, 16), patch=2, ids_per_token=3)),
 }
 SEEDS = st.integers(0, 2**31)
@@ -74,7 +78,9 @@ def make(case: str) -> Tokenizer:
 
 def fitted(case: str, seed: int = 0) -> Tokenizer:
     tokenizer = make(case)
-    tokenizer.fit(tensors(CASES[case][0], (200,), seed))
+    x = tensors(CASES[case][0], (200,), seed)
+    tokenizer.grow(x)
+    tokenizer.fit(x)
     return tokenizer
 
 
@@ -127,7 +133,9 @@ def test_ids_before_any_fit(case: str, seed: int, leading: tuple[int, ...], scal
 def test_ids_after_fits_to_whatever_data(case: str, seed: int, rows: int, scale: float) -> None:
     spec, tokenizer = CASES[case][0], make(case)
     for i in range(2):
-        tokenizer.fit(tensors(spec, (rows,), seed + i, scale))
+        x = tensors(spec, (rows,), seed + i, scale)
+        tokenizer.grow(x)
+        tokenizer.fit(x)
         assert_valid(tokenizer, tensors(spec, (40,), seed + 9), (40,))
         assert_valid(tokenizer, tensors(spec, (rows,), seed + i, scale), (rows,))
 
@@ -149,6 +157,18 @@ def test_fit_tells_whether_ids_changed_their_meaning(case: str) -> None:
     changed = tokenizer.fit(tensors(spec, (200,), seed=4))
     assert changed != torch.equal(tokenizer.decode(ids), before)
     assert tokenizer.adaptive or not changed
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_growing_leaves_ids_and_their_meaning_as_they_were(case: str) -> None:
+    tokenizer, old = fitted(case), tensors(CASES[case][0], (200,), seed=0)
+    ids = tokenizer.encode(old)
+    before = {name: value.clone() for name, value in tokenizer.state_dict().items()}
+    for seed in range(1, 4):
+        tokenizer.grow(tensors(CASES[case][0], (50,), seed))
+        assert torch.equal(tokenizer.encode(old), ids)
+    same = all(torch.equal(value, before[name]) for name, value in tokenizer.state_dict().items())
+    assert same != tokenizer.growing
 
 
 @pytest.mark.parametrize("case", CASES)

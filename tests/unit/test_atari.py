@@ -125,7 +125,7 @@ def test_all_games_of_the_wheel_are_known() -> None:
 
 
 def test_options_that_make_no_sense() -> None:
-    with pytest.raises(ConfigError, match=r"environment.kwargs.resize: expected one of 'bilinear', 'area'"):
+    with pytest.raises(ConfigError, match=r"environment.kwargs.resize: expected one of 'bilinear', 'area', 'decimate'"):
         make_environment("Pong", EnvironmentConfig(kwargs={"resize": "nearest"}))
     with pytest.raises(ConfigError, match=r"environment.kwargs.sticky must be between 0 and 1"):
         make_environment("Pong", EnvironmentConfig(kwargs={"sticky": 1.5}))
@@ -156,6 +156,28 @@ def test_pictures_are_resized_once_to_the_size_that_is_asked_for(
     assert observation["observation"].shape == shape
     raw = environment.environment.observation_space.shape
     assert raw == (shape if resize == "bilinear" else (210, 160, 3))
+
+
+@pytest.mark.parametrize(("size", "first", "stride"), [((104, 80), 0, 2), ((80, 80), 34, 2), ((208, 160), 2, 1)])
+def test_decimated_pictures_are_rows_and_columns_of_the_screen(size: tuple[int, int], first: int, stride: int) -> None:
+    options = EnvironmentConfig(sizes={"image": size}, kwargs={"resize": "decimate", "first_row": first})
+    environment = make_environment("Breakout", options)
+    game: Any = environment.environment.unwrapped
+    frames = Recorder(game)
+    environment.reset(seed=0)
+    for action in (1, 2, 3):
+        observation, *_ = environment.step(np.array([action]))
+        whole = np.maximum(*frames.screens[-2:])
+        expected = whole[first : first + stride * size[0] : stride, ::stride]
+        np.testing.assert_array_equal(observation["observation"], expected)
+    assert environment.protocol["stride"] == stride and "picked" in environment.protocol["resize"]
+
+
+@pytest.mark.parametrize(("size", "first"), [((64, 64), 0), ((112, 80), 0), ((104, 80), 8)])
+def test_sizes_that_no_decimation_gives_are_refused(size: tuple[int, int], first: int) -> None:
+    options = EnvironmentConfig(sizes={"image": size}, kwargs={"resize": "decimate", "first_row": first})
+    with pytest.raises(ConfigError, match=f"pictures of {size[0]} x {size[1]} are no decimation .* such as .*,80"):
+        make_environment("Breakout", options)
 
 
 def test_a_game_repeats_actions_four_times_unless_told_otherwise() -> None:

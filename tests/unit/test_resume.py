@@ -33,6 +33,9 @@ from worldstream.runs.folder import RunFolder, checksummed
 from worldstream.runs.log import read_lines
 from worldstream.runs.session import Session
 from worldstream.runs.weights import load_weights
+from worldstream.tokenizers.base import TokenizerOptions
+from worldstream.tokenizers.bundle import TokenizerConfig
+from worldstream.tokenizers.exact import ImagePaletteConfig, ImagePatchesConfig
 
 STEPS = 160
 
@@ -102,7 +105,20 @@ def test_a_run_stopped_after_its_last_environment_step_goes_on(tmp_path: Path, m
 def test_resumed_is_bit_identical_to_uninterrupted(
     environment: str, collection: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = tiny(**collection)
+    check_resumed(environment, tiny(**collection), tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("options", [ImagePatchesConfig(patch=(4, 4), codes=30), ImagePaletteConfig(patch=(4, 4))])
+def test_exact_tokens_go_on_with_the_same_ids(
+    options: TokenizerOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(tiny(), tokenizers=TokenizerConfig(by_modality={"image": options}))
+    check_resumed("cameras", config, tmp_path, monkeypatch)
+
+
+def check_resumed(
+    environment: str, config: worldstream.Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     worldstream.train(environment, steps=STEPS, config=config, output=tmp_path / "whole", quiet=True)
     stop_after(monkeypatch, 7, 50, 93)
     with pytest.raises(Interrupted, match=r"SIGTERM after \d of 160 steps.*--resume"):

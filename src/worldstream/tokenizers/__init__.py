@@ -9,6 +9,8 @@ TOKENIZERS = Registry(
         "fitted_levels": "worldstream.tokenizers.fitted_levels:FittedLevelsConfig",
         "identity": "worldstream.tokenizers.identity:IdentityConfig",
         "image_vq": "worldstream.tokenizers.image:ImageVQConfig",
+        "image_patches": "worldstream.tokenizers.exact:ImagePatchesConfig",
+        "image_palette": "worldstream.tokenizers.exact:ImagePaletteConfig",
         "image_fsq": "worldstream.tokenizers.image:ImageFSQConfig",
     },
 )

@@ -50,6 +50,8 @@ class Tokenizer(nn.Module, ABC):
     """What ``losses`` returns, with the weights of each unless configured; fixed and fitted tokenizers have none."""
     adaptive: bool = False
     """Whether ``fit`` adapts to data."""
+    growing: bool = False
+    """Whether ``grow`` takes in new observations."""
 
     @property
     def trainable(self) -> bool:
@@ -76,7 +78,7 @@ class Tokenizer(nn.Module, ABC):
         return {}
 
     def statistics(self) -> dict[str, Tensor]:
-        """Scalars () by name, which a trained tokenizer tells about itself in the log."""
+        """Scalars () by name, which a tokenizer tells about itself in the log."""
         return {}
 
     def written_while_training(self) -> list[Tensor]:
@@ -92,3 +94,10 @@ class Tokenizer(nn.Module, ABC):
     def fit(self, x: Tensor) -> bool:
         """Adapt to data (N, *shape) without gradients, when ``adaptive``; True when ids changed their meaning."""
         return False
+
+    def grow(self, x: Tensor) -> None:
+        """Take in observations (N, *shape) that were just collected, when ``growing``.
+
+        Every collected observation comes here, in order, before it is first encoded; evaluation and imagination bring
+        none. What was encoded before keeps its ids, and ids keep their meaning.
+        """

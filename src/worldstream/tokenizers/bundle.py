@@ -113,6 +113,12 @@ class TokenizerBundle(nn.Module):
         self.version += any(changed)
         return any(changed)
 
+    def grow(self, observations: Observations) -> None:
+        """Show stored arrays (N, *shape), just collected, to the tokenizers that grow; see ``Tokenizer.grow``."""
+        growing = [key for key, tokenizer in self.by_key.items() if tokenizer.growing]
+        for key, x in self.load(observations, growing).items():
+            self.by_key[key].grow(x)
+
     def prepare_training(self, *, pretrained: bool = True) -> None:
         """See ``Tokenizer.prepare_training``; call it when the bundle is on its device."""
         for tokenizer in self.by_key.values():
@@ -138,8 +144,17 @@ class TokenizerBundle(nn.Module):
     def statistics(self) -> dict[str, Tensor]:
         """What the trained tokenizers tell about themselves, () each: the mean over keys; where there are several, also
         of each key alone, as "key/name"."""
-        found = {key: self.by_key[key].statistics() for key in self.trained_keys}
-        return {name: torch.stack(values).mean() for name, values in _by_name(found).items()} | _alone(found)
+        return _means({key: self.by_key[key].statistics() for key in self.trained_keys})
+
+    @torch.no_grad()
+    def coding(self, observations: Observations) -> dict[str, Tensor]:
+        """As ``statistics``, of the tokenizers that are not trained, with the "coding_error" of stored arrays
+        (N, *shape): the root mean square of what decoding their ids changes, in the unit of the modality's tensors."""
+        by_key, found = self.by_key, {}
+        for key, x in self.load(observations, [key for key in by_key if key not in self.trained_keys]).items():
+            changed = by_key[key].decode(by_key[key].encode(x)).float() - x.float()
+            found[key] = {**by_key[key].statistics(), "coding_error": changed.square().mean().sqrt()}
+        return _means(found)
 
     def written_while_training(self) -> list[Tensor]:
         """See ``Tokenizer.written_while_training``, of all keys."""
@@ -154,6 +169,11 @@ def _by_name(found: dict[str, dict[str, Tensor]]) -> dict[str, list[Tensor]]:
     """Values by name, each of all keys."""
     names = dict.fromkeys(name for values in found.values() for name in values)
     return {name: [values[name] for values in found.values() if name in values] for name in names}
+
+
+def _means(found: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Means over keys by name; where there are several keys, also of each alone."""
+    return {name: torch.stack(values).mean() for name, values in _by_name(found).items()} | _alone(found)
 
 
 def _alone(found: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:

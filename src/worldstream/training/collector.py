@@ -40,12 +40,13 @@ class Collector:
         self._held = np.zeros((num, len(environments.action_spec.sizes)), dtype=np.int64)
         self._hold = np.zeros(num, dtype=np.int64)  # steps for which the held random action goes on
         self._observations = environments.reset()
-        store.start(self._observations, np.ones(num, dtype=bool))
+        self._begin(np.ones(num, dtype=bool))
 
     def step(self) -> list[dict[str, float]]:
         """One step of every environment. Returns a record {"return", "length"} for each episode that ended."""
         actions = self._choose()
         result = self._environments.step(actions)
+        self._models.tokenizers.grow(result.observations)
         self._store.append(actions, result.rewards, result.terminated, result.truncated, result.observations)
         self.steps += len(actions)
         self._returns += result.rewards
@@ -117,5 +118,6 @@ class Collector:
         """The environments ``where`` (N,) are at the beginning of an episode, which ``_observations`` shows."""
         self._returns[where], self._lengths[where], self._hold[where] = 0.0, 0, 0
         self._store.start(self._observations, where)
+        self._models.tokenizers.grow({key: values[where] for key, values in self._observations.items()})
         mask = torch.as_tensor(where).to(self._carry.acted.device)
         self._carry = self._models.actor_critic.initial_carry(len(where)).where(mask, self._carry)

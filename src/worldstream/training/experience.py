@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from worldstream.config import Config
 from worldstream.errors import ConfigError
@@ -23,6 +24,9 @@ MOST_REDRAWS = 64
 """Times that rows of held-out episodes are drawn again: these are at most half of all, unless one goes on for ever."""
 FIT_ROWS = 20_000
 """Most observations that data-fitted tokenizers look at."""
+
+CODED_ROWS = 64
+"""Newest observations of which is logged what their tokens lose."""
 
 
 class Experience:
@@ -110,6 +114,11 @@ class Experience:
         if len(rows) > FIT_ROWS:
             rows = self.rng.choice(rows, FIT_ROWS, replace=False)
         self.models.tokenizers.fit(self.store.observations(rows, keys))
+
+    def coding(self) -> dict[str, Tensor]:
+        """What tokenizers that are not trained tell about themselves and the newest observations."""
+        serials = self.store.ring.stored_serials()[-CODED_ROWS:]
+        return self.models.tokenizers.coding(self.store.observations(self.store.ring.rows_of(serials)))
 
     def state_dict(self) -> dict[str, Any]:
         """The state, beside the stored rows. Tokens by networks are part of it: batched differently, the same

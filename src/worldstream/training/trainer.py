@@ -137,6 +137,7 @@ class Trainer:
             "environment_steps": steps,
             "frames": steps * self.experiment.environment.action_repeat,
             **self.metrics.pop(),
+            **{f"tokenizers/{name}": float(value) for name, value in self.experience.coding().items()},
             "replay/steps": store.num_steps,
             "replay/bytes": store.num_bytes,
             "faults/restarted_environments": self.environments.num_restarts,

@@ -18,6 +18,7 @@ Info = dict[str, Any]
 _RESIZES = {
     "bilinear": "the last two frames are resized (Pillow, bilinear), then their maximum is taken",
     "area": "the maximum of the last two frames is taken, then resized by area averaging",
+    "decimate": "rows and columns are picked at equal distances, then the maximum of the last two frames is taken",
 }
 _COUNTERS = ("_frames", "_lives", "_goes_on", "_last")
 """All that changes in a game beside the emulator."""
@@ -42,8 +43,12 @@ class AtariOptions:
     """Whether the reward of each frame is replaced by its sign."""
     max_frames: int = 108_000
     """Frames of a game after which it is truncated, those without an action included."""
-    resize: Literal["bilinear", "area"] = "area"
-    """"bilinear" resizes the last two frames before their maximum is taken, "area" leaves that to the modality."""
+    resize: Literal["bilinear", "area", "decimate"] = "area"
+    """"bilinear" resizes the last two frames before their maximum is taken, "area" leaves that to the modality.
+    "decimate" keeps every k-th row and column as they are: a sprite then looks the same wherever it is, and there are
+    no colours but the game's. The width of the screen must be k times that of the picture."""
+    first_row: Annotated[int, Between(0)] = 0
+    """First row of the screen that "decimate" keeps; what lies above it, and below the last one, is cut off."""
 
     def __post_init__(self) -> None:
         options.check(self, "environment.kwargs")
@@ -93,6 +98,7 @@ class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
         ale = self._ale
         self._actions = ale.getLegalActionSet() if options.full_action_space else ale.getMinimalActionSet()
         self._size: tuple[int, int] | None = None
+        self._stride = 1
         self.render_mode = render_mode
         self.screen: tuple[int, int] = self._ale.getScreenDims()  # (height, width)
         self.observation_space = spaces.Box(0, 255, (*self.screen, 3), np.uint8)
@@ -118,13 +124,34 @@ class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
         }
 
     def resize_to(self, size: tuple[int, int]) -> None:
-        """Tell the (height, width) at which pictures are stored; where the protocol says so, the game shows them so."""
+        """Tell the (height, width) at which pictures are stored; where the protocol says so, the game shows them so.
+
+        Raises ConfigError for a size that no decimation gives.
+        """
         if size == self.screen:
             return
-        self.protocol.update(resize=_RESIZES[self._options.resize], size=list(size))
-        if self._options.resize == "bilinear":
+        way = self._options.resize
+        self.protocol.update(resize=_RESIZES[way], size=list(size))
+        if way == "decimate":
+            self._stride = self._stride_to(size)
+            self.protocol.update(stride=self._stride, first_row=self._options.first_row)
+        if way != "area":
             self._size = size
             self.observation_space = spaces.Box(0, 255, (*size, 3), np.uint8)
+
+    def _stride_to(self, size: tuple[int, int]) -> int:
+        """Distance of the rows, and of the columns, that make a picture of ``size``."""
+        (height, width), first = self.screen, self._options.first_row
+        stride, rest = divmod(width, size[1])
+        if rest == 0 and first + stride * size[0] <= height:
+            return stride
+        kept = height - first
+        fits = [(kept // k // 8 * 8, width // k) for k in range(1, 5) if width % k == 0]
+        raise ConfigError(
+            f"pictures of {size[0]} x {size[1]} are no decimation of the {kept} rows (from row {first} on) and {width} "
+            "columns of the screen. Choose, by environment.sizes, a width that divides that of the screen and a height "
+            f"that lies inside of it at the same distance, such as {' or '.join(f'{h},{w}' for h, w in fits)}."
+        )
 
     def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[np.ndarray, Info]:
         super().reset(seed=seed)
@@ -201,6 +228,9 @@ class AtariGame(gymnasium.Env[np.ndarray, np.int64]):
     def _picture(self) -> np.ndarray:
         if self._size is None:
             return self.render()
+        if self._options.resize == "decimate":
+            first, stride = self._options.first_row, self._stride
+            return self.render()[first : first + stride * self._size[0] : stride, ::stride]
         from PIL import Image
 
         resized = Image.fromarray(self.render()).resize((self._size[1], self._size[0]), Image.Resampling.BILINEAR)
