@@ -48,6 +48,8 @@ from worldstream.runs.session import Session
 from worldstream.runs.trust import EnvironmentCode
 from worldstream.runs.weights import load_run
 from worldstream.training.experiment import Experiment
+from worldstream.training.survey import Survey as Survey
+from worldstream.training.survey import survey
 
 
 class Agent:
@@ -329,6 +331,27 @@ def info(
         raise ConfigError(f"steps must be at least 1, not {steps}.")
     _, config = _configuration(environment, preset, config)
     return estimate(Experiment.of(environment, config, steps=steps, device=choose_device(device)))
+
+
+@keep_thread_count()
+def survey_tokens(
+    environment: str | Callable[..., Any],
+    *,
+    preset: str | None = None,
+    steps: int = 5000,
+    seed: int = 0,
+    config: Config | None = None,
+) -> Survey:
+    """Play at random, and say which exact tokens suit the pictures of an environment: patches, a palette, or none.
+
+    Args:
+        environment, preset: see ``train``, which also says what is raised; ConfigError where there are no pictures.
+        steps: random environment steps, as many as the random phase of a run has.
+        seed: of the random actions.
+        config: see ``train``; its tokenizers are replaced by those that are tried.
+    """
+    _, config = _configuration(environment, preset, config)
+    return survey(Experiment.of(environment, config, seed=seed, steps=steps))
 
 
 def import_checkpoint(

@@ -45,9 +45,9 @@ CASES: dict[str, tuple[KeySpec, TokenizerOptions]] = {
     "image_vq, moving average": (PICTURE, VQ),
     "image_vq, gradient": (PICTURE, replace(VQ, ema_decay=0.0, revive_below=0.0, batch_norm=True, rarity=0.5)),
     "image_fsq": (PICTURE, FSQ),
-    "image_patches": (PICTURE, ImagePatchesConfig(patch=(4, 8), codes=40)),
-    "image_patches, room for all": (PICTURE, ImagePatchesConfig(patch=(8, 4), codes=4096)),
-    "image_palette": (PICTURE, ImagePaletteConfig(patch=(4, 8), colours=8)),
+    "image_patches": (PICTURE, ImagePatchesConfig(patch_size=(4, 8), codes=40)),
+    "image_patches, room for all": (PICTURE, ImagePatchesConfig(patch_size=(8, 4), codes=4096)),
+    "image_palette": (PICTURE, ImagePaletteConfig(patch_size=(4, 8), colours=8)),
     "image_fsq, channels and patches": (PICTURE, replace(FSQ, channels=(8, 16), patch=2, ids_per_token=3)),
 }
 SEEDS = st.integers(0, 2**31)

@@ -28,8 +28,8 @@ from worldstream.training.experiment import Experiment
 from worldstream.training.trainer import Trainer
 
 SPEC = KeySpec(key="front", modality="image", shape=(8, 12, 3), dtype="uint8")
-PATCHES = ImagePatchesConfig(patch=(4, 6), codes=64)
-PALETTE = ImagePaletteConfig(patch=(4, 6), colours=8)
+PATCHES = ImagePatchesConfig(patch_size=(4, 6), codes=64)
+PALETTE = ImagePaletteConfig(patch_size=(4, 6), colours=8)
 PLACES = 5 * 9
 """Positions of the square in ``frames``."""
 
@@ -149,14 +149,31 @@ def test_the_table_agrees_with_a_brute_force_search(
         )
 
 
+def test_a_palette_is_judged_by_what_it_loses_and_patches_also_by_the_room_that_is_left() -> None:
+    verdicts = {}
+    for options in (
+        PALETTE,
+        replace(PALETTE, colours=3),
+        replace(PALETTE, colours=2),
+        replace(PATCHES, codes=256),
+        replace(PATCHES, codes=128),
+    ):
+        tokenizer = made(options)
+        tokenizer.grow(frames(400))
+        verdicts[options.capacity, type(options)] = tokenizer.verdict()
+    assert verdicts[8, ImagePaletteConfig] == verdicts[3, ImagePaletteConfig] == verdicts[256, ImagePatchesConfig] == ""
+    assert "key 'front': 2 of 2 codes of 'image_palette' are taken" in verdicts[2, ImagePaletteConfig]
+    assert "65 of 128 codes of 'image_patches' are taken, and 0.00%" in verdicts[128, ImagePatchesConfig]
+
+
 def test_patches_that_do_not_divide_the_picture_are_refused() -> None:
     with pytest.raises(ConfigError, match="patches of 4 x 5 pixels do not divide pictures of 8 x 12"):
-        made(replace(PATCHES, patch=(4, 5)))
+        made(replace(PATCHES, patch_size=(4, 5)))
 
 
 def exact_config(**options: int) -> Config:
     """The tiny configuration with exact tokens of pictures."""
-    tokenizers = TokenizerConfig(by_modality={"image": ImagePatchesConfig(patch=(4, 4), **options)})
+    tokenizers = TokenizerConfig(by_modality={"image": ImagePatchesConfig(patch_size=(4, 4), **options)})
     return replace(tiny_config(), tokenizers=tokenizers, log_every_steps=20)
 
 
@@ -184,3 +201,19 @@ def test_a_run_grows_with_what_it_collects_and_only_then() -> None:
     last = events.records[-1]
     assert last["tokenizers/inexact"] == 0 and last["tokenizers/codes"] > 1
     assert last["tokenizers/left/coding_error"] == 0
+
+
+def test_a_table_that_is_too_small_is_told_once_at_the_end_of_the_random_phase() -> None:
+    class Told(Recorded):
+        verdicts: list[tuple[int, str]] = []
+
+        def unsuited(self, verdict: str) -> None:
+            self.verdicts.append((trainer.collector.steps, verdict))
+
+    config = exact_config(codes=4)
+    config = replace(config, collection=replace(config.collection, random_steps=15))
+    trainer = Trainer(Experiment.of("cameras", config, steps=30), Told())
+    trainer.run()
+    trainer.close()
+    assert [steps for steps, _ in Told.verdicts] == [15, 15]
+    assert "key 'left'" in Told.verdicts[0][1] and "worldstream tokens" in Told.verdicts[0][1]

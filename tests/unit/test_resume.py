@@ -108,7 +108,9 @@ def test_resumed_is_bit_identical_to_uninterrupted(
     check_resumed(environment, tiny(**collection), tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize("options", [ImagePatchesConfig(patch=(4, 4), codes=30), ImagePaletteConfig(patch=(4, 4))])
+@pytest.mark.parametrize(
+    "options", [ImagePatchesConfig(patch_size=(4, 4), codes=30), ImagePaletteConfig(patch_size=(4, 4))]
+)
 def test_exact_tokens_go_on_with_the_same_ids(
     options: TokenizerOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

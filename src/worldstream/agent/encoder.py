@@ -27,6 +27,9 @@ class EncoderConfig:
     """Sizes of the fusing layers; the last is also the width of the LSTM."""
     embedding_width: Annotated[int, Between(1)] = 32
     """Width of the embedding of tokens that have no features."""
+    code_width: Annotated[int, Between(0)] = 0
+    """Width to which the features of each token are mapped first, where they say what it shows; 0: as they are. Wide
+    ones would make the convolutions, or the fusing layer, large."""
     grid_channels: tuple[Annotated[int, Between(1)], ...] = ()
     """Channels of 3x3 convolutions over keys whose tokens are learned codes on a grid; empty: flatten."""
 
@@ -39,6 +42,9 @@ class KeyEncoder(nn.Module):
         self.embed = None if spec.feature_size else FactoredEmbedding(spec, config.embedding_width)
         self.grid = spec.grid if spec.coded and config.grid_channels else None
         width = spec.feature_size or config.embedding_width
+        self.narrow: nn.Module = nn.Identity()
+        if spec.coded and config.code_width:
+            self.narrow, width = nn.Linear(width, config.code_width), config.code_width
         convolutions: list[nn.Module] = []
         if self.grid is not None:
             for channels in config.grid_channels:
@@ -48,8 +54,7 @@ class KeyEncoder(nn.Module):
         self.out_features = spec.num_tokens * width
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.embed is not None:
-            x = self.embed(x)
+        x = self.narrow(x if self.embed is None else self.embed(x))
         if self.grid is not None:
             x = self.convolutions(x.transpose(-1, -2).unflatten(-1, self.grid))
         return x.flatten(1)

@@ -35,7 +35,7 @@ from worldstream.cli.arguments import (
     with_choices,
     with_modalities,
 )
-from worldstream.cli.tables import print_estimate, print_findings, print_mapping
+from worldstream.cli.tables import print_estimate, print_findings, print_mapping, print_survey
 from worldstream.config import Config
 from worldstream.environments import resolve
 from worldstream.errors import ConfigError, WorldstreamError, WorldstreamWarning
@@ -94,6 +94,12 @@ def info(*, modality: tuple[str, ...], **options: Any) -> None:
     print_estimate(api.info(**{**options, "config": config}), options["preset"])
 
 
+def tokens(*, modality: tuple[str, ...], **options: Any) -> None:
+    """``api.survey_tokens``, as a table and what to do."""
+    config = with_modalities(options["config"], modality)
+    print_survey(api.survey_tokens(**{**options, "config": config}))
+
+
 def import_checkpoint(file: Path, *, modality: tuple[str, ...], **options: Any) -> None:
     """``api.import_checkpoint``."""
     overrides = with_modalities(Config(), modality).environment.modality
@@ -128,6 +134,11 @@ COMMANDS = {
     "info": Interface(
         info,
         api.info,
+        {"environment": (Positional[Env], REQUIRED), "preset": (Preset, None), "modality": (Modality, ())},
+    ),
+    "tokens": Interface(
+        tokens,
+        api.survey_tokens,
         {"environment": (Positional[Env], REQUIRED), "preset": (Preset, None), "modality": (Modality, ())},
     ),
     "import-checkpoint": Interface(
@@ -194,6 +205,7 @@ USAGE = """usage: worldstream COMMAND ...
   diagnose  RUN                    judge the world model of a run, and say what to change
   report    RUN ...                write one HTML file with pictures
   info      ENV                    tokens, memory and time, before anything is trained
+  tokens    ENV                    which exact tokens suit its pictures, after random play
   import-checkpoint FILE --config {atari,dmc,craftax} --env ENV
                                    a checkpoint of the published agent as a run
 

@@ -11,6 +11,7 @@ from worldstream.evaluation.diagnosis import Diagnosis
 from worldstream.evaluation.verdicts import findings, remedies
 from worldstream.runs.estimate import Estimate
 from worldstream.runs.progress import console
+from worldstream.training.survey import Survey
 
 WIDTH = 80
 """Columns of a table that must fit a terminal."""
@@ -36,6 +37,23 @@ def print_findings(diagnosis: Diagnosis) -> None:
     for meaning, names in remedies(lines).items():
         out.print("", *textwrap.wrap(f"{'; '.join(names)}:", WIDTH), sep="\n")
         out.print(*textwrap.wrap(meaning, WIDTH, initial_indent="  ", subsequent_indent="  "), sep="\n")
+
+
+def print_survey(result: Survey) -> None:
+    """What ``worldstream tokens`` found."""
+    out = console(quiet=False)
+    table = Table(title=f"exact tokens of {result.label} after {result.steps} random steps")
+    for column in ("key", "tokenizer", "patch", "tokens/step", "codes after each quarter", "found no room", "suits"):
+        table.add_column(column)
+    for growth in result.growths:
+        patch, codes = " x ".join(map(str, growth.options.patch_size)), " ".join(map(str, growth.codes))
+        table.add_row(
+            growth.key, growth.name, patch, str(growth.num_tokens), f"{codes} of {growth.options.capacity}",
+            f"{growth.inexact:.2%}", "yes" if growth.closes else "no",
+        )  # fmt: skip
+    out.print(table)
+    for line in result.advice:
+        out.print(line, soft_wrap=True)
 
 
 def print_estimate(result: Estimate, preset: str) -> None:

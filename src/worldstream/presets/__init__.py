@@ -13,5 +13,6 @@ PRESETS = Registry(
         "atari100k": "worldstream.presets.atari:atari100k",
         "atari-sticky": "worldstream.presets.atari:atari_sticky",
         "atari-small": "worldstream.presets.atari:atari_small",
+        "atari-exact": "worldstream.presets.atari:atari_exact",
     },
 )

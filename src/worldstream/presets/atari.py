@@ -20,6 +20,7 @@ from worldstream.environments.config import EnvironmentConfig
 from worldstream.replay import ReplayConfig
 from worldstream.replay.samplers import PrioritizedConfig
 from worldstream.tokenizers.bundle import TokenizerConfig
+from worldstream.tokenizers.exact import ImagePatchesConfig
 from worldstream.tokenizers.image import ImageFSQConfig, ImageVQConfig
 from worldstream.tokenizers.lpips import LpipsConfig
 from worldstream.world_model.heads.termination import TerminationConfig
@@ -154,3 +155,18 @@ def atari_small() -> Config:
             batch_size=32, learning_rate=5e-4, cooldown=0.4, updates_per_step=0.07, start_steps=8000
         ),
     )  # fmt: skip
+
+
+def atari_exact() -> Config:
+    """``atari_small`` with tokens that lose nothing and that nothing trains: every second row and column of the screen,
+    16 patches a frame, each the number of one in a codebook that grows. For games with few different patches, which
+    ``worldstream tokens GAME --preset atari-exact`` tells; where there are too many it names what to choose instead."""
+    base = atari_small()
+    return replace(
+        base,
+        environment=replace(
+            base.environment, kwargs={**base.environment.kwargs, "resize": "decimate"}, sizes={"image": (104, 80)}
+        ),
+        tokenizers=TokenizerConfig(by_modality={"image": ImagePatchesConfig(patch_size=(26, 20), codes=4096)}),
+        actor_critic=replace(base.actor_critic, code_width=64),
+    )

@@ -240,6 +240,11 @@ class Session(Events):
         """Note that an environment of the training failed."""
         self._incident("training", index, error)
 
+    def unsuited(self, verdict: str) -> None:
+        """Note and say that a tokenizer does not suit the environment."""
+        self._record("tokenizer unsuited", verdict=verdict)
+        warn(verdict)
+
     def skipped(self, update: SkippedUpdate) -> None:
         """Keep what led there, to be looked at."""
         try:

@@ -81,6 +81,10 @@ class Tokenizer(nn.Module, ABC):
         """Scalars () by name, which a tokenizer tells about itself in the log."""
         return {}
 
+    def verdict(self) -> str:
+        """What a user should know after the random phase of a run, if these tokens do not suit it; else empty."""
+        return ""
+
     def written_while_training(self) -> list[Tensor]:
         """Tensors that a pass in training mode writes itself, so that an update that is skipped can put them back."""
         return list(self.buffers())

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, final
+from typing import Annotated, ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from worldstream.errors import ConfigError
 from worldstream.options import Between
 from worldstream.specs import KeySpec, TokenSpec
+from worldstream.tokenizers import TOKENIZERS
 from worldstream.tokenizers.base import Tokenizer, TokenizerOptions
 
 UNUSED = torch.iinfo(torch.int64).max
@@ -30,8 +31,10 @@ COMPARED_TOGETHER = 1024
 class ExactOptions(TokenizerOptions):
     """What the exact tokenizers share."""
 
-    patch: tuple[Annotated[int, Between(1)], Annotated[int, Between(1)]] = (8, 8)
+    patch_size: tuple[Annotated[int, Between(1)], Annotated[int, Between(1)]] = (8, 8)
     """Height and width of a token, in pixels; they divide those of the pictures."""
+    spare: ClassVar[int]
+    """How many times what random play fills the table should hold."""
 
     @classmethod
     def reads(cls, spec: KeySpec) -> bool:
@@ -58,6 +61,7 @@ class ImagePatchesConfig(ExactOptions):
     codes: Annotated[int, Between(2, 65_536)] = 2048
     """Most patches that are told apart; later ones become the nearest. Four times the number that random play shows
     leaves room for what only skilled play does."""
+    spare: ClassVar[int] = 2
 
     @property
     def capacity(self) -> int:
@@ -65,7 +69,7 @@ class ImagePatchesConfig(ExactOptions):
 
     @property
     def cell(self) -> tuple[int, int]:
-        return self.patch
+        return self.patch_size
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,6 +78,7 @@ class ImagePaletteConfig(ExactOptions):
 
     colours: Annotated[int, Between(2, 256)] = 16
     """Most colours that are told apart; later ones become the nearest."""
+    spare: ClassVar[int] = 1
 
     @property
     def capacity(self) -> int:
@@ -168,13 +173,14 @@ class ExactTokenizer(Tokenizer):
 
     def __init__(self, spec: KeySpec, config: ExactOptions) -> None:
         super().__init__()
-        (height, width, self.num_colours), (rows, columns) = spec.shape, config.patch
+        (height, width, self.num_colours), (rows, columns) = spec.shape, config.patch_size
         if height % rows or width % columns:
             raise ConfigError(
                 f"key '{spec.key}': patches of {rows} x {columns} pixels do not divide pictures of {height} x {width}. "
-                "Choose others (--tokenizers.by-modality.image.patch HEIGHT WIDTH), or another size of the pictures "
+                "Choose others (--tokenizers.by-modality.image.patch-size HEIGHT WIDTH), or pictures of another size "
                 f"(--modality {spec.key}=image:H,W)."
             )
+        self.key, self.config = spec.key, config
         self.grid, self.cell = (height // rows, width // columns), config.cell
         self.cells = rows // self.cell[0], columns // self.cell[1]
         num_cells, num_bytes = self.cells[0] * self.cells[1], self.cell[0] * self.cell[1] * self.num_colours
@@ -191,8 +197,18 @@ class ExactTokenizer(Tokenizer):
 
     @property
     def closes(self) -> bool:
-        """Whether at least half of the table is free, and nothing was lost."""
-        return bool((2 * self.table.size <= len(self.table.rows)) & (self.inexact == 0))
+        """Whether the table holds all that was seen, and what more may be expected."""
+        return bool((self.config.spare * self.table.size <= self.config.capacity) & (self.inexact == 0))
+
+    def verdict(self) -> str:
+        if self.closes:
+            return ""
+        name = TOKENIZERS.name_of(type(self.config))
+        return (
+            f"key '{self.key}': {int(self.table.size)} of {self.config.capacity} codes of '{name}' are taken, and "
+            f"{float(self.statistics()['inexact']):.2%} of what was looked up found no room. Skilled play shows more: "
+            "`worldstream tokens` says what would suit."
+        )
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:

@@ -38,6 +38,9 @@ class Events:
     def incident(self, index: int, error: WorldstreamError) -> None:
         """Environment number ``index`` has failed, and will be made anew."""
 
+    def unsuited(self, verdict: str) -> None:
+        """The random phase is over, and a tokenizer turned out not to suit what it showed."""
+
     def skipped(self, update: SkippedUpdate) -> None:
         """An update was skipped."""
 

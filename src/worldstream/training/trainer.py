@@ -102,6 +102,9 @@ class Trainer:
             episodes = self.collector.step()
         for episode in episodes:
             self.metrics.add("episode", episode)
+        if self.clock < self.config.collection.random_steps <= self.collector.steps:
+            for verdict in filter(None, (tokenizer.verdict() for tokenizer in self.models.tokenizers.by_key.values())):
+                self.events.unsuited(verdict)
         self.clock = self.collector.steps
         return self.clock
 
