@@ -13,6 +13,7 @@ from tiny import tiny_config
 from worldstream.cli import main
 from worldstream.environments import VectorEnvironment, resolve
 from worldstream.errors import RunFolderError
+from worldstream.evaluation import simulator
 from worldstream.models import Models
 from worldstream.report.report import write_report
 from worldstream.runs.description import describe
@@ -97,6 +98,12 @@ def test_mistakes_are_one_message(run: RunFolder, tmp_path: Path, capsys: pytest
         assert text in message and "Traceback" not in message
 
 
-def test_from_python(run: RunFolder) -> None:
-    diagnosis = worldstream.diagnose(run.path, environment="clock", episodes=2, steps=1, seed=3, device="cpu")
+def test_from_python(run: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(simulator, "NUM_MOMENTS", 5)
+    options = {"episodes": 2, "steps": 1, "seed": 3, "device": "cpu", "true_simulator": 1, "quiet": True}
+    diagnosis = worldstream.diagnose(run.path, environment="clock", **options)
     assert diagnosis.environment == "clock" and len(diagnosis.plays["agent"].valid) == 1
+    assert diagnosis.simulator is not None and diagnosis.simulator.before >= 45
+    line = load_findings(run)[-1]
+    assert line.name == "return, 1 updates in the truth" and "->" in line.values["agent"]
+    assert not capsys.readouterr().out

@@ -126,7 +126,9 @@ COMMANDS = {
         {"path": (Positional[Path], REQUIRED), "environment": (EvaluatedEnv, None), "quiet": None},
     ),
     "diagnose": Interface(
-        diagnose, api.diagnose, {"path": (Positional[Path], REQUIRED), "environment": (EvaluatedEnv, None)}
+        diagnose,
+        api.diagnose,
+        {"path": (Positional[Path], REQUIRED), "environment": (EvaluatedEnv, None), "quiet": None},
     ),
     "report": Interface(
         report, api.write_report, {"runs": (Positional[tuple[Path, ...]], REQUIRED), "output": (Path | None, None)}

@@ -44,8 +44,17 @@ _CHUNK = 32
 """Segments that losses are computed of at once."""
 
 
-def diagnose_plays(models: Models, experiment: Experiment, options: DiagnosisConfig) -> dict[str, PlayDiagnosis]:
-    """Play fresh episodes of both kinds, and measure the world model on each; raises as ``play``."""
+def diagnose_plays(
+    models: Models,
+    experiment: Experiment,
+    options: DiagnosisConfig,
+    *,
+    on_play: Callable[[str], Any] = lambda who: None,
+) -> dict[str, PlayDiagnosis]:
+    """Play fresh episodes of both kinds, and measure the world model on each; ``on_play`` is told whose turn it is.
+
+    Raises as ``play`` and ``diagnose_play``.
+    """
     config = experiment.config
     evaluation = replace(config.evaluation, temperature=1.0)  # as the agent plays in imagination
     playing = shortened(replace(experiment, config=replace(config, evaluation=evaluation)), options.max_episode_steps)
@@ -56,6 +65,7 @@ def diagnose_plays(models: Models, experiment: Experiment, options: DiagnosisCon
     }
     found = {}
     for name, actor in actors.items():
+        on_play(name)
         episodes = joined(play(models, playing, options.episodes, actor=actor))
         if (steps := sum(episode.length for episode in episodes)) < options.min_steps:
             more = math.ceil(options.episodes * options.min_steps / steps)

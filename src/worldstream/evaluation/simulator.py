@@ -116,10 +116,10 @@ def learn_in_truth(models: Models, experiment: Experiment, options: DiagnosisCon
     losses = replace(config.losses, reward_weights={EXTRINSIC: config.losses.reward_weights.get(EXTRINSIC) or 1.0})
     learner = Learner(twin.actor_critic, config.actor_critic_learner)
     generator = torch.Generator(models.device).manual_seed(experiment.seed)
-    before = evaluate(twin, experiment, options.simulator_episodes)
     environment = experiment.environment.make()
     try:
         moments = _play(models, experiment, environment)
+        before = evaluate(twin, experiment, options.simulator_episodes)
         world, rng = TrueWorld(environment, twin.tokenizers), np.random.default_rng(experiment.seed)
         for _ in range(options.simulator_updates):
             chosen = [moments[i] for i in rng.integers(len(moments), size=config.actor_critic_learner.batch_size)]
@@ -156,7 +156,8 @@ def _play(models: Models, experiment: Experiment, environment: FlatEnvironment) 
         if state is None:
             raise ConfigError(
                 f"environment '{environment.name}' cannot give its state, so it cannot stand in for the world model. "
-                "Leave out --true-simulator, or give it state_dict() and load_state_dict() (docs/extending.md)."
+                "Leave out --true-simulator, or give it state_dict() and load_state_dict(), as "
+                "worldstream.environments.state says."
             )
         moments.append(Moment.of(state, seen, acted, nothing))
         stored = {key: value[None] for key, value in seen[-1].items()}

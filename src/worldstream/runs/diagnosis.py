@@ -17,6 +17,7 @@ from worldstream.evaluation.verdicts import Finding, findings
 from worldstream.runs.description import recorded_environment
 from worldstream.runs.files import open_plain, reading, replace_file
 from worldstream.runs.folder import RunFolder, checksummed, content_of
+from worldstream.runs.progress import console
 from worldstream.runs.weights import load_run
 from worldstream.training.experiment import Experiment
 
@@ -31,6 +32,7 @@ def diagnose(
     seed: int = 0,
     device: str = "auto",
     best: bool = False,
+    quiet: bool = False,
 ) -> Diagnosis:
     """Judge the world model of a run on fresh episodes, in minutes; what comes out is kept as diagnosis.json, which
     `worldstream report` shows. docs/diagnose.md explains each line.
@@ -46,6 +48,7 @@ def diagnose(
         seed: of environments, policy and imagination.
         device: "auto", "cpu", "cuda", ...
         best: take the weights of the best evaluation during training instead of the newest.
+        quiet: print nothing; otherwise what is being done.
 
     Raises:
         RunFolderError: the folder is not a run, has no such weights, or cannot be written.
@@ -57,12 +60,12 @@ def diagnose(
     run = load_run(path, device, best=best)
     source = recorded_environment(run.folder, run.description) if environment is None else environment
     experiment = Experiment.of(source, run.config, seed=seed, device=run.models.device)
-    diagnosis = Diagnosis(
-        environment=experiment.environment.recorded_name,
-        options=chosen,
-        plays=diagnose_plays(run.models, experiment, chosen),
-        simulator=learn_in_truth(run.models, experiment, chosen) if true_simulator else None,
-    )
+    out, simulator = console(quiet=quiet), None
+    if true_simulator:  # first, for it may be impossible
+        out.print(f"a copy of the agent learns in the true environment: {true_simulator} updates")
+        simulator = learn_in_truth(run.models, experiment, chosen)
+    plays = diagnose_plays(run.models, experiment, chosen, on_play=lambda who: out.print(f"{who} plays"))
+    diagnosis = Diagnosis(experiment.environment.recorded_name, chosen, plays, simulator)
     save_diagnosis(run.folder, diagnosis)
     return diagnosis
 
