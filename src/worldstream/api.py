@@ -293,9 +293,8 @@ def evaluate(
     if episodes < 1:
         raise ConfigError(f"episodes must be at least 1, not {episodes}.")
     run = load_run(path, device, best=best)
-    config, source = run.config, environment
-    if source is None:
-        source = recorded_environment(run.folder, run.description)
+    config = run.config
+    source = recorded_environment(run.folder, run.description) if environment is None else environment
     if temperature is not None:
         config = replace(config, evaluation=replace(config.evaluation, temperature=temperature))
     experiment = Experiment.of(source, config, seed=seed, device=run.models.device)
