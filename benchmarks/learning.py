@@ -59,6 +59,8 @@ def novelty(config: Config) -> Config:
 
 
 ATTENTION = ("--world-model.sequence", "attention")
+BLOCK_TEACHER_FORCING = ("--world-model.sequence", "retention_btf")
+COPY_PRIOR = ("--world-model.heads.observation.copy-prior",)
 PUBLISHED_READING = (
     "--world-model.heads.reward.output",
     "hl_gauss_symlog",
@@ -89,6 +91,8 @@ BENCHMARKS = {
             "importance_weights": IMPORTANCE_WEIGHTS,
             "spread_levels": SPREAD_LEVELS,
             "critic_warmup": CRITIC_WARMUP,
+            "block_teacher_forcing": BLOCK_TEACHER_FORCING,
+            "copy_prior": COPY_PRIOR,
         },
     ),
     "pendulum": Benchmark(
@@ -111,6 +115,8 @@ BENCHMARKS = {
             "no_intrinsic_reward": ("--losses.reward-weights.disagreement", "0"),
             "attention": ATTENTION,
             "novelty": novelty,
+            "block_teacher_forcing": BLOCK_TEACHER_FORCING,
+            "copy_prior": COPY_PRIOR,
             "published_reading": PUBLISHED_READING,
             "uniform_starts": ("--replay.start-sampler", "uniform"),
         },

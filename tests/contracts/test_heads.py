@@ -21,7 +21,7 @@ from worldstream.config import LearnerConfig
 from worldstream.specs import ActionComponent, ActionSpec, TokenSpec
 from worldstream.training.learner import Learner
 from worldstream.training.updates import update_world_model
-from worldstream.types import Batch
+from worldstream.types import Batch, Tokens
 from worldstream.world_model import HEADS
 from worldstream.world_model.block import BlockLayout
 from worldstream.world_model.heads.base import TERMINATED, TOKENS, Head
@@ -63,6 +63,10 @@ def random_batch(batch: int, length: int, seed: int = 0) -> Batch:
         observed=torch.ones(batch, length, dtype=torch.bool),
         acted=torch.ones(batch, length, dtype=torch.bool),
     )
+
+
+def first_tokens(batch: int) -> Tokens:
+    return {key: tokens[:, 0] for key, tokens in random_batch(batch, 1).tokens.items()}
 
 
 def make_heads(name: str) -> list[Head]:
@@ -124,10 +128,10 @@ def test_ten_items_are_learnt_by_heart(name: str) -> None:
 @every_head
 def test_predictions_have_the_names_that_are_announced_and_a_row_each(name: str) -> None:
     for head in make_heads(name):
-        predicted = head.predict(random_latents(head, 5), torch.Generator())
+        predicted = head.predict(random_latents(head, 5), first_tokens(5), torch.Generator())
         assert set(predicted) == set(HEADS[name]().yields)
         for what, value in predicted.items():
-            tokens = random_batch(5, 1).tokens[head.positions][:, 0] if what == TOKENS else torch.zeros(5)
+            tokens = first_tokens(5)[head.positions] if what == TOKENS else torch.zeros(5)
             assert value.shape == tokens.shape and value.isfinite().all()
 
 
@@ -145,7 +149,7 @@ def test_the_state_of_a_head_is_all_in_its_state_dict(name: str) -> None:
                     parameter -= 0 if parameter.grad is None else 0.01 * parameter.grad
         twin.load_state_dict(copy.deepcopy(head.eval().state_dict()))
         latents = random_latents(head, 5)
-        outputs = [x.predict(latents, torch.Generator().manual_seed(0)) for x in (head, head, twin)]
+        outputs = [x.predict(latents, first_tokens(5), torch.Generator().manual_seed(0)) for x in (head, head, twin)]
         assert all(torch.equal(outputs[0][what], other[what]) for other in outputs[1:] for what in other)
 
 

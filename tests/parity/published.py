@@ -174,11 +174,11 @@ class _Recomputation:
         summary = self._at(SUMMARY)
         (reward,), (termination,) = self.model.heads_of("reward"), self.model.heads_of("termination")
         found = {
-            "reward": reward.predict(summary, None)[EXTRINSIC],
+            "reward": reward.predict(summary, {}, None)[EXTRINSIC],
             "termination_logits": cast(TerminationHead, termination).net(summary).squeeze(2),
         }
         for head in cast(list[ObservationHead], self.model.heads_of("observation")):
-            logits = head(self._at(head.positions)).logits
+            logits = head.fresh(self._at(head.positions)).logits
             found[f"observation_logits/{head.positions}"] = _as_published(logits, head.vocabulary)
         for ensemble in cast(list[DisagreementHead], self.model.heads_of("disagreement")):
             latents, kind = self._at(ensemble.positions), ensemble.positions

@@ -173,7 +173,7 @@ def test_imagination_begins_at_the_last_real_observation_for_both(models: Models
         _, state = world_model.sequence.step(block, state)
     latents, _ = world_model.sequence.step(world_model.embed(last, result.actions[:, 0]), state)
     (head,) = world_model.heads_of("reward")
-    reward = head.predict(latents[:, -1:], None)[EXTRINSIC]
+    reward = head.predict(latents[:, -1:], {}, None)[EXTRINSIC]
     torch.testing.assert_close(result.rewards[EXTRINSIC][:, 0], reward, rtol=1e-4, atol=1e-6)
 
 

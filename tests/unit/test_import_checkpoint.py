@@ -92,7 +92,7 @@ def compare(models: Models, tokens: Tokens, ids: Tensor, expected: dict[str, Ten
         predictions = model.sequence.parallel(model.embed(tokens, ids), model.init_state(len(ids)))[1]
         latents = expected["latents"].unflatten(1, (ids.shape[1], -1))
         close(predictions, latents[:, :, : predictions.shape[2]])
-        close(model.heads_of("reward")[0].predict(predictions[:, :, -1:], None)["extrinsic"], expected["reward"])
+        close(model.heads_of("reward")[0].predict(predictions[:, :, -1:], {}, None)["extrinsic"], expected["reward"])
         act, carry, order = agent.policy(), agent.initial_carry(len(ids)), logit_order(agent.sizes).argsort()
         for t in range(ids.shape[1]):
             features = models.tokenizers.features({key: x[:, t] for key, x in tokens.items()})

@@ -32,7 +32,7 @@ def batch() -> Batch:
 
 
 def novelty(head: NoveltyHead, latents: Tensor) -> Tensor:
-    return head.eval().predict(latents, None)["novelty"]
+    return head.eval().predict(latents, {}, None)["novelty"]
 
 
 def test_the_random_network_stays_and_the_familiar_is_less_novel(head: NoveltyHead) -> None:

@@ -287,7 +287,7 @@ def make_ensemble(members: int = 4, vocabulary: tuple[int, ...] = (4, 3, 3), wid
 
 
 def divergence(head: DisagreementHead, latents: Tensor) -> Tensor:
-    return head.predict(latents, None)["disagreement"]
+    return head.predict(latents, {}, None)["disagreement"]
 
 
 def test_divergence_is_computed_per_channel() -> None:
@@ -388,7 +388,7 @@ def test_step_draws_valid_tokens_and_sums_disagreement_over_keys(generator: torc
     assert step.terminated.dtype == torch.bool
     latents, _ = model.sequence.step(model.embed(tokens, actions), model.init_state(BATCH))
     expected = {
-        name: sum(head.predict(latents[:, model.layout.positions(head.positions)], None)[name] for head in heads)
+        name: sum(head.predict(latents[:, model.layout.positions(head.positions)], {}, None)[name] for head in heads)
         for name, heads in ((EXTRINSIC, model.heads_of("reward")), ("disagreement", model.heads_of("disagreement")))
     }
     torch.testing.assert_close(step.rewards, expected)
@@ -402,7 +402,7 @@ def test_step_reads_the_prediction_that_training_uses() -> None:
     before = {key: ids[:, :3] for key, ids in batch.tokens.items()}
     state = model.warm_up(before, batch.actions[:, :3], batch.observed[:, :3])
     step, _ = model.step({key: ids[:, 3] for key, ids in batch.tokens.items()}, batch.actions[:, 3], state)
-    expected = model.heads_of("reward")[0].predict(predictions[:, 4, -1:], None)[EXTRINSIC]
+    expected = model.heads_of("reward")[0].predict(predictions[:, 4, -1:], {}, None)[EXTRINSIC]
     torch.testing.assert_close(step.rewards[EXTRINSIC], expected, rtol=1e-4, atol=1e-6)
 
 

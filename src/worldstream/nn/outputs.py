@@ -6,7 +6,12 @@ from abc import ABC, abstractmethod
 from itertools import groupby
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+NEVER = -1e4
+"""Logit of a probability of zero whose logarithm is finite."""
+TINY = 1e-30
+"""Least value of an exponential variable whose logarithm is taken."""
 
 
 class Output(ABC):
@@ -55,17 +60,72 @@ def draw_index(probs: Tensor, generator: torch.Generator | None) -> Tensor:
     return (cumulative <= uniform * cumulative[..., -1:]).sum(-1).clamp(max=probs.shape[-1] - 1)
 
 
-class FactoredCategorical(Output):
-    """C independent categorical variables per position, from one vector of concatenated logits.
+class Categoricals(Output):
+    """C independent categorical variables per position.
+
+    Samples and targets are int64 (..., C). Log-probability and entropy are *sums* over the variables, which is the
+    joint log-probability (the published agent averages over action dimensions, C11 in docs/method.md).
+    """
+
+    @property
+    @abstractmethod
+    def log_probs(self) -> list[Tensor]:
+        """Normalised log-probabilities, one (..., channels, size) tensor per run of equal channels."""
+
+    @property
+    def mean(self) -> Tensor:
+        """Probabilities (..., sum(vocabulary)), one variable after the other."""
+        return torch.cat([group.exp().flatten(-2) for group in self.log_probs], -1)
+
+    @property
+    def mode(self) -> Tensor:
+        return torch.cat([group.argmax(-1) for group in self.log_probs], -1)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        return torch.cat([draw_index(group.exp(), generator) for group in self.log_probs], -1)
+
+    def sample_sticky(self, previous: Tensor, bonus: float, generator: torch.Generator | None = None) -> Tensor:
+        """A draw that keeps all C values of ``previous`` (..., C) at a position where these are nearly as probable.
+
+        The draw is the maximum of log-probabilities with Gumbel noise. Their soft-max gives probabilities of what was
+        there and of what is drawn, products over the variables: the first stays if it is not more than ``bonus`` below
+        the second. This is what the token correspondence of Kim et al. 2026 (arXiv 2605.16457) comes to where moving a
+        token costs more than the bonus.
+        """
+        drawn, of_drawn, of_previous = [], [], []
+        for group, before in zip(self.log_probs, self._by_group(previous), strict=True):
+            noise = -torch.empty_like(group).exponential_(generator=generator).clamp(min=TINY).log()
+            noisy = (group + noise).log_softmax(-1)
+            best = noisy.max(-1)
+            drawn.append(best.indices)
+            of_drawn.append(best.values.sum(-1))
+            of_previous.append(noisy.gather(-1, before.unsqueeze(-1)).sum((-1, -2)))
+        probability, of_keeping = (torch.stack(parts).sum(0).exp() for parts in (of_drawn, of_previous))
+        return torch.where((of_keeping + bonus >= probability).unsqueeze(-1), previous, torch.cat(drawn, -1))
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        picked = [
+            group.gather(-1, part.unsqueeze(-1)).flatten(-2)
+            for group, part in zip(self.log_probs, self._by_group(x), strict=True)
+        ]
+        return torch.cat(picked, -1).sum(-1)
+
+    def entropy(self) -> Tensor:
+        return torch.stack([-(group.exp() * group).sum((-1, -2)) for group in self.log_probs]).sum(0)
+
+    def _by_group(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(..., C) cut into the runs of ``log_probs``."""
+        return x.split([group.shape[-2] for group in self.log_probs], dim=-1)
+
+
+class FactoredCategorical(Categoricals):
+    """Categorical variables from one vector of concatenated logits.
 
     Args:
         logits: (..., sum(vocabulary)), one run of equal variables after the other; inside a run of n variables the
             logits of value 0 of all n come first, then those of value 1: along an axis of few values a softmax is an
             order of magnitude slower than across it.
         vocabulary: (C,) number of values of each variable.
-
-    Samples and targets are int64 (..., C). Log-probability and entropy are *sums* over the variables, which is the
-    joint log-probability (the published agent averages over action dimensions, C11 in docs/method.md).
     """
 
     def __init__(self, logits: Tensor, vocabulary: tuple[int, ...]) -> None:
@@ -75,7 +135,6 @@ class FactoredCategorical(Output):
 
     @property
     def log_probs(self) -> list[Tensor]:
-        """Normalised log-probabilities, one (..., channels, size) tensor per run of equal channels."""
         if self._groups is None:
             groups = channel_groups(self.vocabulary)
             parts = self.logits.split([count * size for count, size in groups], dim=-1)
@@ -91,27 +150,30 @@ class FactoredCategorical(Output):
         """The same variables with logits divided by ``temperature``."""
         return FactoredCategorical(self.logits / temperature, self.vocabulary)
 
-    @property
-    def mean(self) -> Tensor:
-        """Probabilities (..., sum(vocabulary)), one variable after the other."""
-        return torch.cat([group.exp().flatten(-2) for group in self.log_probs], -1)
+
+class CopyCategorical(Categoricals):
+    """Each variable is what it was before with probability g, or else a fresh draw: p(v) = g 1[v = u] + (1 - g) q(v).
+
+    Args:
+        fresh: q.
+        previous: (..., C) u.
+        logit: (..., C) of g; -inf: never a copy.
+    """
+
+    def __init__(self, fresh: Categoricals, previous: Tensor, logit: Tensor) -> None:
+        logit = logit.clamp(min=NEVER)  # of an infinite one there would be no gradient
+        copied, drawn = nn.functional.logsigmoid(logit), nn.functional.logsigmoid(-logit)
+        sizes = [group.shape[-2] for group in fresh.log_probs]
+        parts = zip(*(x.unsqueeze(-1).split(sizes, -2) for x in (previous, copied, drawn)), strict=True)
+        self._groups = []
+        for group, (before, log_copy, log_fresh) in zip(fresh.log_probs, parts, strict=True):
+            others = group + log_fresh
+            kept = torch.logaddexp(log_copy, others.gather(-1, before))
+            self._groups.append(others.scatter(-1, before, kept))
 
     @property
-    def mode(self) -> Tensor:
-        return torch.cat([group.argmax(-1) for group in self.log_probs], -1)
-
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        return torch.cat([draw_index(group.exp(), generator) for group in self.log_probs], -1)
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        parts = x.split([group.shape[-2] for group in self.log_probs], dim=-1)
-        picked = [
-            group.gather(-1, part.unsqueeze(-1)).flatten(-2) for group, part in zip(self.log_probs, parts, strict=True)
-        ]
-        return torch.cat(picked, -1).sum(-1)
-
-    def entropy(self) -> Tensor:
-        return torch.stack([-(group.exp() * group).sum((-1, -2)) for group in self.log_probs]).sum(0)
+    def log_probs(self) -> list[Tensor]:
+        return self._groups
 
 
 class Bernoulli(Output):
@@ -133,8 +195,8 @@ class Bernoulli(Output):
 
     def log_prob(self, x: Tensor) -> Tensor:
         target = x.to(self.logit.dtype)
-        return -torch.nn.functional.binary_cross_entropy_with_logits(self.logit, target, reduction="none")
+        return -nn.functional.binary_cross_entropy_with_logits(self.logit, target, reduction="none")
 
     def entropy(self) -> Tensor:
         p = self.mean
-        return torch.nn.functional.binary_cross_entropy_with_logits(self.logit, p, reduction="none")
+        return nn.functional.binary_cross_entropy_with_logits(self.logit, p, reduction="none")

@@ -228,13 +228,17 @@ class WorldModel(nn.Module):
         None: all rewards.
         """
         wanted = self.config.rewards if rewards is None else rewards
-        return self._follow(tokens, actions, state, wanted, lambda head, latents: head.predict(latents, generator))
+
+        def predict(head: Head, latents: Tensor) -> dict[str, Tensor]:
+            return head.predict(latents, tokens, generator)
+
+        return self._follow(tokens, actions, state, wanted, predict)
 
     def foresee(
         self, tokens: Tokens, actions: Tensor, state: Any, *, rewards: Collection[str] = ()
     ) -> tuple[Imagined, Any]:
         """``step`` without chance, to judge the model by: what most likely follows, and the probability of an end."""
-        return self._follow(tokens, actions, state, rewards, lambda head, latents: head.expect(latents))
+        return self._follow(tokens, actions, state, rewards, lambda head, latents: head.expect(latents, tokens))
 
     def _follow(
         self, tokens: Tokens, actions: Tensor, state: Any, rewards: Collection[str], read: Reading

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from worldstream.types import Batch
+from worldstream.types import Batch, Tokens
 from worldstream.world_model.block import BlockLayout
 
 TOKENS = "tokens"
@@ -41,13 +41,16 @@ class Head(nn.Module, ABC):
         """Tensors that ``loss`` and ``learned`` write, so that an update that is skipped can put them back."""
         return list(self.buffers())
 
-    def predict(self, latents: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
-        """What imagination reads from latents (B, P, E): TOKENS, TERMINATED, or rewards (B,) by name."""
+    def predict(self, latents: Tensor, previous: Tokens, generator: torch.Generator | None) -> dict[str, Tensor]:
+        """What imagination reads from latents (B, P, E): TOKENS, TERMINATED, or rewards (B,) by name.
+
+        Previous are the tokens (B, K, C) by key of the observation before the one that the latents predict.
+        """
         return {}
 
-    def expect(self, latents: Tensor) -> dict[str, Tensor]:
+    def expect(self, latents: Tensor, previous: Tokens) -> dict[str, Tensor]:
         """``predict`` without chance: the most likely tokens, the probability of the end, mean rewards."""
-        return self.predict(latents, None)
+        return self.predict(latents, previous, None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,7 +18,7 @@ from worldstream.nn.layers import EnsembleHead
 from worldstream.nn.outputs import FactoredCategorical
 from worldstream.options import Between
 from worldstream.specs import TokenSpec
-from worldstream.types import Batch
+from worldstream.types import Batch, Tokens
 from worldstream.world_model.block import BlockLayout
 from worldstream.world_model.heads.base import Head, HeadConfig
 
@@ -66,7 +66,7 @@ class DisagreementHead(Head):
         return output.loss(batch.tokens[self.positions].unflatten(0, share)).mean(-1).flatten(0, 1)
 
     @torch.no_grad()
-    def predict(self, latents: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
+    def predict(self, latents: Tensor, previous: Tokens, generator: torch.Generator | None) -> dict[str, Tensor]:
         """(B,) mean over tokens of the members' divergence."""
         return {"disagreement": self.token_divergence(latents).mean(-1)}
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from worldstream.nn.layers import head
 from worldstream.options import Between
-from worldstream.types import Batch
+from worldstream.types import Batch, Tokens
 from worldstream.world_model.block import SUMMARY, BlockLayout
 from worldstream.world_model.heads.base import Head, HeadConfig
 
@@ -80,6 +80,6 @@ class NoveltyHead(Head):
         return torch.where(self.count > 1, (self.squares / self.count.clamp(min=1)).sqrt(), 1.0).clamp(min=1e-6)
 
     @torch.no_grad()
-    def predict(self, latents: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
+    def predict(self, latents: Tensor, previous: Tokens, generator: torch.Generator | None) -> dict[str, Tensor]:
         """(B,) error in standard deviations."""
         return {"novelty": self._error(latents) / self.deviation}

@@ -12,7 +12,7 @@ from worldstream.nn import SCALAR_OUTPUTS
 from worldstream.nn.numerics import symexp, symlog
 from worldstream.nn.outputs import Output
 from worldstream.nn.scalars import NUM_BINS
-from worldstream.types import EXTRINSIC, Batch
+from worldstream.types import EXTRINSIC, Batch, Tokens
 from worldstream.world_model.block import SUMMARY, BlockLayout
 from worldstream.world_model.heads.base import Head, HeadConfig
 
@@ -56,6 +56,6 @@ class RewardHead(Head):
             self.scalar.remember(target)
         return self.forward(latents).loss(target).squeeze(-1)
 
-    def predict(self, latents: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
+    def predict(self, latents: Tensor, previous: Tokens, generator: torch.Generator | None) -> dict[str, Tensor]:
         """(B, 1, E) -> (B,) expected rewards."""
         return {EXTRINSIC: self.forward(latents).mean.squeeze(-1)}

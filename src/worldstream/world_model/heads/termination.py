@@ -10,7 +10,7 @@ from torch import Tensor
 
 from worldstream.nn.layers import head
 from worldstream.nn.outputs import Bernoulli
-from worldstream.types import Batch
+from worldstream.types import Batch, Tokens
 from worldstream.world_model.block import SUMMARY, BlockLayout
 from worldstream.world_model.heads.base import TERMINATED, Head, HeadConfig
 
@@ -46,8 +46,8 @@ class TerminationHead(Head):
     def loss(self, latents: Tensor, batch: Batch) -> Tensor:
         return self.forward(latents).loss(batch.terminated.unsqueeze(-1)).squeeze(-1)
 
-    def predict(self, latents: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
+    def predict(self, latents: Tensor, previous: Tokens, generator: torch.Generator | None) -> dict[str, Tensor]:
         return {TERMINATED: self.forward(latents).sample(generator).squeeze(-1)}
 
-    def expect(self, latents: Tensor) -> dict[str, Tensor]:
+    def expect(self, latents: Tensor, previous: Tokens) -> dict[str, Tensor]:
         return {TERMINATED: self.forward(latents).mean.squeeze(-1)}
