@@ -81,7 +81,7 @@ class HeldOutConfig:
     """Share of episodes, evenly spaced; the world model's losses on them are logged beside those on replay."""
     pace: Annotated[float, Between(1)] = 1.0
     """Updates of the world model become up to this many times more frequent while the loss on held-out episodes falls,
-    and up to as many times rarer while it rises; 1: at a fixed rate."""
+    and up to as many times rarer while it rises; 1: at a fixed rate, as which estimates of the time count it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from worldstream.agent.actor_critic import VALUE_LIMIT
+from worldstream.errors import ConfigError
 from worldstream.nn import SCALAR_OUTPUTS
 from worldstream.nn.numerics import symexp, symlog
 from worldstream.nn.outputs import Bernoulli, FactoredCategorical, channel_groups, draw_index
@@ -233,7 +234,17 @@ def test_tails_beyond_what_was_seen_do_not_count() -> None:
     head.remember(torch.tensor([3e4]))
     assert head.output(logits).mean > 100
     head.remember(torch.tensor([float("nan"), float("inf"), -float("inf")]))
-    assert head.seen.isfinite().all() and head.seen[0] == 0
+    assert not head.readable[:40].any() and head.readable[-1]
+    head.expect(torch.tensor(-1.0), torch.tensor(2.0))  # a range that is forgotten closes again
+    assert head.output(logits).mean.abs() < 1e-3
+    head.expect(torch.tensor(float("-inf")), torch.tensor(float("inf")))
+    assert head.readable.all()
+
+
+def test_few_bins_are_refused_where_values_between_them_would_grow() -> None:
+    with pytest.raises(ConfigError, match="33 bins.*at least 65.*hl_gauss_symlog"):
+        HLGaussHead(8, limit=VALUE_LIMIT, num_bins=33)
+    assert SymlogHLGaussHead(8, limit=VALUE_LIMIT, num_bins=33).num_logits == 33
 
 
 def test_what_was_seen_is_part_of_the_state() -> None:

@@ -110,3 +110,17 @@ def test_cost_includes_the_tokenizers() -> None:
     assert result.seconds["tokenizers"] > 0 and result.seconds["encoding anew"] > 0
     without = estimate(Experiment.of("clock", tiny_config(), steps=1000))
     assert "tokenizers" not in without.parameters and "encoding anew" not in without.seconds
+
+
+@pytest.mark.parametrize("unit_codes", [True, False])
+def test_codes_enter_at_unit_scale_unless_told_otherwise(unit_codes: bool) -> None:
+    config = tiny_config()
+    config = replace(config, world_model=replace(config.world_model, unit_codes=unit_codes))
+    trainer, _ = trained(config, 100)
+    model = trainer.models.world_model
+    measured = {name: x for name, x in model.embed.state_dict().items() if name.endswith(("mean_square", "count"))}
+    updates = next(phase.cadence.mark for phase in trainer.phases if phase.name == "world_model")
+    assert len(measured) == (4 if unit_codes else 0)  # of two cameras
+    assert all(int(x) == updates for name, x in measured.items() if name.endswith("count"))
+    kept = {x.data_ptr() for x in model.written_while_training()}  # so that a skipped update puts them back
+    assert all(x.data_ptr() in kept for x in measured.values())

@@ -71,7 +71,7 @@ def actor_critic_losses(
     scale = return_scale.update(torch.where(alive, returns, returns[:, :1]))
     advantage = (returns - values[:, :-1]) / scale
     actor = masked_mean(-policy.log_prob(trajectories.actions) * advantage, alive)
-    agent.critic.remember(torch.where(alive, returns, 0.0))
+    agent.critic.expect(*return_scale.range())
     critic = masked_mean(agent.value_output(value_logits[:, :-1]).loss(returns), alive)
     entropy = masked_mean(policy.entropy(), alive)
     acts = (return_scale.count > config.critic_warmup).to(actor.dtype)

@@ -18,7 +18,7 @@ class ReturnScaleConfig:
     floor: Annotated[float, Between(1e-9)] = 0.05
     """Smallest scale: returns whose spread is smaller than twice this count as noise. It has the unit of rewards, so
     rewards much smaller than 1 want a smaller one."""
-    window: Annotated[int, Between(1)] = 501
+    window: Annotated[int, Between(1, 100_000)] = 501
     """Latest updates whose returns it is measured on."""
 
 
@@ -57,8 +57,15 @@ class ReturnScale(nn.Module):
         self.returns[slot] = torch.where(finite, flat[picked], self.returns[slot])
         self.count += finite
 
+    def range(self) -> tuple[Tensor, Tensor]:
+        """Smallest and largest of what is remembered, scalar tensors."""
+        filled = self._filled()
+        return filled.min(), filled.max()
+
+    def _filled(self) -> Tensor:
+        return self.returns[: int(self.count.clamp(1, len(self.returns)))]  # a host read, once an update
+
     def spread(self) -> Tensor:
         """Distance between the two quantiles of what is remembered, a scalar tensor."""
-        filled = self.returns[: int(self.count.clamp(1, len(self.returns)))]  # a host read, once an update
-        low, high = filled.flatten().quantile(self.levels)
+        low, high = self._filled().flatten().quantile(self.levels)
         return high - low

@@ -30,8 +30,8 @@ def smooth_rows(count: int, width: int, max_frequency: float = 1.0) -> Tensor:
     correlation of about 0.8, a sixth apart with 0.2. A table of independent rows would have to learn from data that
     level 61 is next to level 62.
 
-    With ``max_frequency`` above 1 the spread of frequencies rises geometrically up to it over the features: the first
-    ones still tell that levels are near, the last ones which of two neighbours it is.
+    With ``max_frequency`` above 1 the deviation of frequencies rises geometrically up to it over the features: the
+    first ones still tell that levels are near, the last ones which of two neighbours it is.
     """
     place = torch.linspace(-1.0, 1.0, count).unsqueeze(-1)
     frequency, phase = torch.randn(width), torch.rand(width)

@@ -14,11 +14,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from worldstream.errors import ConfigError
 from worldstream.nn.numerics import symexp, symlog
 from worldstream.nn.outputs import Output, draw_index
 
 NUM_BINS = 129
 """Bins of a value histogram. Odd, so that one is centred on zero."""
+FEWEST_BINS = 65
+"""Bins from which a target between two of them is read within 0.75 % of 1 + |target|."""
 TARGET_REACH = 6.0
 """Standard deviations from a target within which bins have any of its mass to speak of."""
 
@@ -43,7 +46,7 @@ class Bins:
         return mass / mass.sum(-1, keepdim=True)
 
     def values(self) -> Tensor:
-        """(N,) scalars v with sum_i spread(x)_i v_i = x for every x at the centre of a bin.
+        """(N,) scalars v with sum_i spread(x)_i v_i = x for every x at the centre of a bin, and nearly between them.
 
         symexp of the centres would not do: symexp is convex, so the mean over a spread target exceeds the target by up
         to 1.8 % of 1 + |x|, which times a discount of 0.99 makes a value grow on its own.
@@ -74,10 +77,10 @@ class SymlogHLGauss(Output):
 
     @property
     def mode(self) -> Tensor:
-        return symexp(self._bins.centres[self.logits.argmax(-1)])
+        return symexp(self._bins.centres)[self.logits.argmax(-1)]
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        return symexp(self._bins.centres[draw_index(self.logits.softmax(-1), generator)])
+        return symexp(self._bins.centres)[draw_index(self.logits.softmax(-1), generator)]
 
     def target(self, x: Tensor) -> Tensor:
         """(..., N) probabilities of the bins for scalars x (...,)."""
@@ -107,9 +110,21 @@ class HLGauss(SymlogHLGauss):
         self._values, self._readable = values, readable
 
     @property
+    def _read(self) -> Tensor:
+        """Logits (..., N) of the readable bins."""
+        return self.logits.masked_fill(~self._readable, -math.inf)
+
+    @property
     def mean(self) -> Tensor:
         """Expected value (...,): sum of p_i v_i over the readable bins."""
-        return self.logits.masked_fill(~self._readable, -math.inf).softmax(-1) @ self._values
+        return self._read.softmax(-1) @ self._values
+
+    @property
+    def mode(self) -> Tensor:
+        return symexp(self._bins.centres)[self._read.argmax(-1)]
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        return self._values[draw_index(self._read.softmax(-1), generator)]
 
 
 class ScalarHead(nn.Module, ABC):
@@ -139,7 +154,10 @@ class ScalarHead(nn.Module, ABC):
         """Read raw predictions (..., N), for example stacked ones, as an output."""
 
     def remember(self, x: Tensor) -> None:
-        """Take notice of the targets (any shape) of an update; those that are not finite are left out."""
+        """Targets (any shape) of an update are among those to come; those that are not finite are left out."""
+
+    def expect(self, low: Tensor, high: Tensor) -> None:
+        """Targets to come are between two scalars (); what was known of them is forgotten."""
 
 
 class SymlogHLGaussHead(ScalarHead):
@@ -174,30 +192,44 @@ class SymlogHLGaussHead(ScalarHead):
 class HLGaussHead(SymlogHLGaussHead):
     """The same, read as an ``HLGauss``.
 
-    A mean in raw space gives far bins the weight of their value, so it counts only those near targets that were seen:
-    what is left of an untrained tail there would outweigh everything else.
+    A mean in raw space gives far bins the weight of their value, so it counts only those near targets: what is left of
+    an untrained tail there would outweigh everything else. Raises ConfigError for fewer than ``FEWEST_BINS``.
     """
 
     values: Tensor
-    seen: Tensor
-    """(2,) lowest and highest target so far, in symlog space."""
+    readable: Tensor
+    """(N,) bool."""
 
     def __init__(
         self, width: int, *, limit: float, bias_support: Tensor | None = None, num_bins: int = NUM_BINS
     ) -> None:
+        if num_bins < FEWEST_BINS:
+            raise ConfigError(
+                f"the scalar output 'hl_gauss' cannot be read from {num_bins} bins: values between them would be off "
+                f"by more than a discount takes away. Take at least {FEWEST_BINS}, or the output 'hl_gauss_symlog'."
+            )
         super().__init__(width, limit=limit, bias_support=bias_support, num_bins=num_bins)
         self.register_buffer("values", self.bins.values(), persistent=False)
-        self.register_buffer("seen", torch.zeros(2))
+        self.register_buffer("readable", self._near(torch.zeros(()), torch.zeros(())))
+
+    def _near(self, low: Tensor, high: Tensor) -> Tensor:
+        """(N,) bool: bins that hold mass of a target between ``low`` and ``high``."""
+        reach, centres = TARGET_REACH * self.sigma, self.bins.centres
+        edges = self.edges[[0, -1]]
+        first, last = (symlog(x).clamp(edges[0], edges[1]) for x in (low, high))
+        return (centres >= first - reach) & (centres <= last + reach)
 
     @torch.no_grad()
     def remember(self, x: Tensor) -> None:
-        y = torch.where(x.isfinite(), symlog(x), 0.0).clamp(self.edges[0], self.edges[-1])
-        self.seen.copy_(torch.stack([torch.minimum(self.seen[0], y.min()), torch.maximum(self.seen[1], y.max())]))
+        x = torch.where(x.isfinite(), x, 0.0)
+        self.readable |= self._near(x.min(), x.max())
+
+    @torch.no_grad()
+    def expect(self, low: Tensor, high: Tensor) -> None:
+        self.readable.copy_(self._near(low, high))
 
     def output(self, logits: Tensor) -> HLGauss:
-        centres, reach = self.bins.centres, TARGET_REACH * self.sigma
-        readable = (centres >= self.seen[0] - reach) & (centres <= self.seen[1] + reach)
-        return HLGauss(logits, self.bins, self.values, readable)
+        return HLGauss(logits, self.bins, self.values, self.readable)
 
 
 class SquaredError(Output):

@@ -107,9 +107,9 @@ def atari_small() -> Config:
     The tokenizer learns during the first 5000 decisions, in which actions are random and held for a while, and then
     rests: a world model cannot follow ids whose meaning moves. A token comes from its own 16 x 16 pixels and has four
     ids of 64 values; half of the weight of pixels goes by rarity, so that small moving things stay in the picture.
-    Rewards, which are rare, weigh a hundred times the disagreement, and replay and imagination favour what was mistaken
-    about them, corrected by importance weights. The sequence model multiplies in bfloat16: on a processor
-    without units for that, ``--world-model.precision single`` is faster.
+    Rewards, which are rare, weigh a hundred times the disagreement, and imagination favours what was mistaken about
+    them, as replay does, whose losses are corrected by importance weights. The sequence model multiplies in bfloat16:
+    on a processor without units for that, ``--world-model.precision single`` is faster.
     """
     base = atari100k()
     return replace(

@@ -52,5 +52,6 @@ class ReplayConfig:
     """Exponent of importance weights 1 / (N P) on the losses of those segments (Schaul et al. 2016, arXiv 1511.05952):
     1 undoes the bias of the draws, so that what is drawn often is not believed to be frequent; 0 leaves it."""
     start_sampler: Annotated[SamplerConfig, OneOf(SAMPLERS)] = field(default_factory=UniformConfig)
-    """Sampler of the observations that imagined trajectories begin at; mean absolute advantages are their priorities.
+    """Sampler of the observations that imagined trajectories begin at; logarithms of mean absolute advantages are
+    their priorities, so that a start is as likely as the critic was mistaken there.
     Prioritised: those from where the critic was most mistaken come back, which helps where rewards are rare."""

@@ -1,6 +1,7 @@
 """Samplers: which segments are trained on. They draw anchors, read the store and never write to it.
 
-While fewer anchors exist than a batch asks for, they are drawn *with* repetition; otherwise none occurs twice.
+While fewer anchors exist than a batch asks for, they are drawn *with* repetition, as they are where they are weighted:
+the probability of a draw is known then. Otherwise none occurs twice.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ class Sampler(ABC):
     def sample(self, batch_size: int) -> np.ndarray:
         """(B,) int64 anchors. Raises LookupError when there is none."""
 
-    def weights(self, anchors: np.ndarray) -> np.ndarray:
-        """(B,) float64 importance weights 1 / (N P(i)) of a batch that was just drawn: with these it teaches what a
-        uniform one would."""
-        return np.ones(len(anchors))
+    def sample_weighted(self, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+        """As ``sample``, but drawn independently, with importance weights 1 / (N P(i)), (B,) float64: with these a
+        batch teaches what a uniform one would."""
+        return self.sample(batch_size), np.ones(batch_size)
 
     @abstractmethod
     def update(self, anchors: np.ndarray, values: np.ndarray) -> None:
@@ -80,7 +81,8 @@ class PrioritizedConfig(SamplerConfig):
     uniform_fraction: Annotated[float, Between(0, 1)] = 0.7
     """Share of a batch that ignores priorities."""
     initial_priority: float = 10.0
-    """Priority of an anchor that was never trained on, in the unit of what is reported (nats of loss, reward)."""
+    """Priority of an anchor that was never trained on, in the unit of what is reported: nats of loss for segments, the
+    logarithm of a mean absolute advantage for starts."""
     temperature: Annotated[float, Between(0.001)] = 1.0
     """Divides the priorities before the soft-max."""
 
@@ -162,24 +164,26 @@ class PrioritizedSampler(Sampler):
         count = _positive(self.num_anchors)
         by_priority = self.num_prioritized(batch_size)
         if count < batch_size:
-            drawn = self._ring.serials_of(self._weights.draw(by_priority, self._rng))
-            others = self._anchors.at(self._rng.integers(count, size=batch_size - by_priority))
-        else:
-            drawn = self._ring.serials_of(self._weights.draw_distinct(by_priority, self._rng))
-            # A random order of all, cut after B and freed of those drawn already, begins with a random order of the
-            # remaining ones: uniform without looking at the others.
-            candidates = self._anchors.at(self._rng.choice(count, batch_size, replace=False))
-            others = candidates[~np.isin(candidates, drawn)][: batch_size - by_priority]
+            return self._independent(by_priority, batch_size - by_priority)
+        drawn = self._ring.serials_of(self._weights.draw_distinct(by_priority, self._rng))
+        # A random order of all, cut after B and freed of those drawn already, begins with a random order of the
+        # remaining ones: uniform without looking at the others.
+        candidates = self._anchors.at(self._rng.choice(count, batch_size, replace=False))
+        others = candidates[~np.isin(candidates, drawn)][: batch_size - by_priority]
         return self._rng.permutation(np.concatenate([drawn, others]))
 
-    def weights(self, anchors: np.ndarray) -> np.ndarray:
-        by_priority = self.num_prioritized(len(anchors))
-        if not by_priority:
-            return super().weights(anchors)
-        # None of a batch is drawn twice, so none has more than one of its places.
+    def sample_weighted(self, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+        count, by_priority = _positive(self.num_anchors), self.num_prioritized(batch_size)
+        anchors = self._independent(by_priority, batch_size - by_priority)
         shares = self._weights.get(self._ring.rows_of(anchors)) / self._weights.total
-        prioritized = by_priority * np.minimum(shares, 1 / by_priority)
-        return len(anchors) / (len(anchors) - by_priority + prioritized * self._anchors.count)
+        relative = (batch_size - by_priority + by_priority * shares * count) / batch_size  # N P(i)
+        return anchors, 1 / relative
+
+    def _independent(self, by_priority: int, uniform: int) -> np.ndarray:
+        """Anchors that were drawn without regard to each other."""
+        drawn = self._ring.serials_of(self._weights.draw(by_priority, self._rng))
+        others = self._anchors.at(self._rng.integers(self._anchors.count, size=uniform))
+        return self._rng.permutation(np.concatenate([drawn, others]))
 
     def update(self, anchors: np.ndarray, values: np.ndarray) -> None:
         values = _checked(anchors, values)

@@ -67,10 +67,15 @@ def gather(store: ReplayStore, anchors: np.ndarray, length: int, anchor: Literal
     )
 
 
-def is_held_out(episodes: np.ndarray, share: float) -> np.ndarray:
-    """(n,) bool for numbers of episodes, which count from 1 in each environment: a ``share`` of them, evenly spaced and
-    never the first, is held out."""
-    return np.floor(episodes * share) > np.floor((episodes - 1) * share)
+def is_held_out(store: ReplayStore, rows: np.ndarray, share: float) -> np.ndarray:
+    """(n,) bool for rows (n,): whether their episode is one of the ``share`` that is held out.
+
+    Those of each environment are evenly spaced, never the first, and environments take turns: they often end their
+    episodes together.
+    """
+    episodes, num_environments = store.facts["episode"][rows], store.num_environments
+    turn = rows % num_environments / num_environments
+    return (np.floor(episodes * share + turn) > np.floor((episodes - 1) * share + turn)) & (episodes > 1)
 
 
 @dataclass(frozen=True)
@@ -113,8 +118,8 @@ class AnchorRule:
         if not self.terminal:
             accepted[accepted] = ~store.facts["terminal"][store.ring.rows_of(serials[accepted])]
         if self.held_out_share:
-            episodes = store.facts["episode"][store.ring.rows_of(serials[accepted])]
-            accepted[accepted] = is_held_out(episodes, self.held_out_share) == self.of_held_out
+            rows = store.ring.rows_of(serials[accepted])
+            accepted[accepted] = is_held_out(store, rows, self.held_out_share) == self.of_held_out
         return accepted
 
 

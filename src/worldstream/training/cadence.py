@@ -54,7 +54,7 @@ class Paced(Ratio):
     counted_steps: int = 0  # steps that are in the credit
 
     def due(self, steps: int) -> Iterator[float]:
-        """As of ``Ratio``; turns are now."""
+        """As of ``Ratio``; a turn is when the credit reached it, at the present rate."""
         reached = steps // self.every_steps * self.every_steps
         if self.stop_steps:
             reached = min(reached, self.stop_steps)
@@ -63,8 +63,9 @@ class Paced(Ratio):
             self.credit += new_steps * self.per_step * self.factor
             self.counted_steps = reached
         while self.mark < int(self.credit):
+            turn = self.counted_steps - (self.credit - self.mark) / (self.per_step * self.factor)
             self.mark += 1
-            yield float(steps)
+            yield max(turn, float(self.start_steps))
 
     def state_dict(self) -> dict[str, float]:
         return {name: getattr(self, name) for name in ("mark", "factor", "credit", "counted_steps")}

@@ -56,7 +56,7 @@ class Experience:
         """(count,) random rows of episodes that are not held out, as long as there are others."""
         rows, share = self.store.ring.draw(self.rng, count), self.config.held_out.share
         for _ in range(MOST_REDRAWS if share else 0):
-            held_out = is_held_out(self.store.facts["episode"][rows], share)
+            held_out = is_held_out(self.store, rows, share)
             if not held_out.any():
                 break
             rows[held_out] = self.store.ring.draw(self.rng, int(held_out.sum()))
@@ -81,14 +81,14 @@ class Experience:
             context = self.config.world_model.context_length
             raise ConfigError(
                 f"no episode has {context + 1} observations after {self.store.total_steps} steps, so there is nothing "
-                "to learn from. Lower world_model.context_length, or raise start_steps of both learners."
+                "to learn from. Lower world_model.context_length or held_out.share, or raise replay.max_steps or "
+                "start_steps of both learners."
             )
-        anchors = sampler.sample(batch_size)
-        batch = self.batch(gather(self.store, anchors, length, anchor))
         if not correction:
-            return batch
-        weights = torch.as_tensor(sampler.weights(anchors) ** correction, dtype=torch.float32)
-        return replace(batch, weights=weights.to(self.models.device))
+            return self.batch(gather(self.store, sampler.sample(batch_size), length, anchor))
+        anchors, weights = sampler.sample_weighted(batch_size)
+        batch = self.batch(gather(self.store, anchors, length, anchor))
+        return replace(batch, weights=torch.as_tensor(weights**correction, dtype=torch.float32).to(self.models.device))
 
     def batch(self, segments: Segments) -> Batch:
         """Segments with their tokens, on the device of the models."""
@@ -110,7 +110,8 @@ class Experience:
         if not (keys := self.models.tokenizers.adaptive_keys):
             return
         rows = self.store.ring.rows_of(self.store.ring.stored_serials())
-        rows = rows[~is_held_out(self.store.facts["episode"][rows], self.config.held_out.share)]
+        trained = rows[~is_held_out(self.store, rows, self.config.held_out.share)]
+        rows = trained if len(trained) else rows
         if len(rows) > FIT_ROWS:
             rows = self.rng.choice(rows, FIT_ROWS, replace=False)
         self.models.tokenizers.fit(self.store.observations(rows, keys))

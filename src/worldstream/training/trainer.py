@@ -65,7 +65,7 @@ class Trainer:
         self.held_out = HeldOut(config, self.experience, self.phases, seed)
         self.random = RandomState(generator)
         self.metrics = MetricMeans()
-        # A refit changes what tokens mean: never in the second half, so that the models settle before the end.
+        # A refit changes what tokens mean: none in the second half, so that the models settle before the end.
         self.fit = Doubling(config.world_model_learner.start_steps, min(config.fit_until_steps, experiment.steps // 2))
         self.log, self.evaluation = Every(config.log_every_steps), Every(config.evaluation.every_steps)
 
@@ -84,8 +84,10 @@ class Trainer:
                         self.metrics.add(phase.name, self.update(phase, turn))
                     if self.events.after_update():
                         return
+            if self.held_out.due():
+                with self.timed("held_out", "world_model_learner.batch_size or segment_length"):
+                    self.metrics.add("held_out", self.held_out.measure())
             if self.log.due(clock) or clock >= last:
-                self.metrics.add("held_out", self.held_out.measure())
                 self.events.metrics(self.pop_metrics())
             if self.evaluation.due(clock):
                 self.events.evaluate(clock)

@@ -95,6 +95,9 @@ def update_actor_critic(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """One gradient step on trajectories imagined from the batch: metrics, () each, and priorities (B,) of starts."""
     trajectories = imagine_from(models, batch, config.imagination, generator, rewards=config.losses.rewards)
+    written = [*models.return_scale.buffers(), *models.actor_critic.buffers()]
+    before = _copies(written)
     losses = actor_critic_losses(models.actor_critic, models.return_scale, config.losses, trajectories)
     norm = learner.step(losses.total)
+    _put_back(written, before, norm)
     return {**losses.metrics, "gradient_norm": norm}, losses.priorities

@@ -55,10 +55,10 @@ class WorldModelConfig:
     shared_embeddings: bool = True
     """Embed tokens that have learned codes by these codes instead of a table of their own."""
     unit_codes: bool = True
-    """Bring those codes to a root mean square of one, at which other embeddings begin."""
+    """Bring those codes to a root mean square of one before they enter."""
     level_frequency: Annotated[float, Between(1)] = 1.0
-    """Largest frequency of the waves as which embeddings of observed levels begin: 1 makes neighbours nearly one, which
-    is good for rewards and bad for observations; 20 tells them apart."""
+    """Largest deviation of frequencies of the waves as which embeddings of observed levels begin: 1 makes neighbours
+    nearly one, which is good for rewards and bad for observations; 20 tells them apart."""
     loss_weights: dict[str, float] = field(default_factory=lambda: dict.fromkeys(DEFAULT_HEADS, 1.0))
     """Weight of the loss of each head. One of weight 0, that gives no priority either, is not computed."""
     priority_weights: dict[str, float] = field(default_factory=lambda: {"observation": 1.0, "reward": 1.0})
