@@ -27,7 +27,7 @@ TITLE = "Diagnosis of the world model"
 
 def begin_run(path: Path, environment: str = "clock") -> RunFolder:
     """A run folder of a model that has learned nothing."""
-    experiment = Experiment.of("clock", tiny_config())
+    experiment = Experiment.of("clock", tiny_config(), steps=100)
     with VectorEnvironment(resolve("clock")) as vector:
         models = Models(experiment.config, *vector.specs)
     folder = RunFolder(path)

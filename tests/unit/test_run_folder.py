@@ -160,7 +160,7 @@ def test_lines_are_appended_and_a_torn_last_line_is_left_out(tmp_path: Path) -> 
 def test_every_file_has_a_name_of_its_own(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     paths = [path for name, path in vars(folder).items() if name != "path"]
-    assert len(paths) == len(set(paths)) == 13 and all(path.parent == tmp_path for path in paths)
+    assert len(paths) == len(set(paths)) == 14 and all(path.parent == tmp_path for path in paths)
 
 
 # Specs.
