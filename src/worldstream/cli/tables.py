@@ -40,18 +40,17 @@ def print_findings(diagnosis: Diagnosis) -> None:
 
 
 def print_survey(result: Survey) -> None:
-    """What ``worldstream tokens`` found."""
+    """What ``worldstream tokens`` found: a table for each key."""
     out = console(quiet=False)
-    table = Table(title=f"exact tokens of {result.label} after {result.steps} random steps")
-    for column in ("key", "tokenizer", "patch", "tokens/step", "codes after each quarter", "found no room", "suits"):
-        table.add_column(column)
-    for growth in result.growths:
-        patch, codes = " x ".join(map(str, growth.options.patch_size)), " ".join(map(str, growth.codes))
-        table.add_row(
-            growth.key, growth.name, patch, str(growth.num_tokens), f"{codes} of {growth.options.capacity}",
-            f"{growth.inexact:.2%}", "yes" if growth.closes else "no",
-        )  # fmt: skip
-    out.print(table)
+    for key in dict.fromkeys(growth.key for growth in result.growths):
+        table = Table(title=f"exact tokens of {result.label}, key {key}, after {result.steps} random steps")
+        for column in ("tokenizer", "patch", "tokens", "codes after each quarter", "inexact", "suits"):
+            table.add_column(column)
+        for growth in (growth for growth in result.growths if growth.key == key):
+            patch, codes = (" x ".join(map(str, growth.options.patch_size)), " ".join(map(str, growth.codes)))
+            suits = "yes" if growth.closes else "no"
+            table.add_row(growth.name, patch, str(growth.num_tokens), codes, f"{growth.inexact:.2%}", suits)
+        out.print(table)
     for line in result.advice:
         out.print(line, soft_wrap=True)
 
