@@ -315,34 +315,31 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, help="JSON file to write; default: print")
     options = parser.parse_args()
-    records = []
     for name in options.variants:
         began, kills = time.monotonic(), -(-options.kills // len(options.variants))
         with tempfile.TemporaryDirectory() as folder:
             tally = soak(
                 Path(folder), kills=kills, kills_per_run=options.kills_per_run, seed=options.seed, variant=name
             )
-        records.append(
-            {
-                "benchmark": "soak",
-                "environment": VARIANTS[name].environment,
-                "preset": VARIANTS[name].preset,
-                "variant": name,
-                "seed": options.seed,
-                "steps": STEPS,
-                "metric": "identical",
-                "value": tally.identical,
-                "episodes": tally.runs,
-                **dataclasses.asdict(tally),
-                "wall_seconds": time.monotonic() - began,
-                "peak_memory_bytes": None,
-                "command": f"python benchmarks/soak.py --variants {name} --kills {kills} --kills-per-run "
-                f"{options.kills_per_run} --seed {options.seed}",
-                **provenance(),
-            }
-        )
+        record = {
+            "benchmark": "soak",
+            "environment": VARIANTS[name].environment,
+            "preset": VARIANTS[name].preset,
+            "variant": name,
+            "seed": options.seed,
+            "steps": STEPS,
+            "metric": "identical",
+            "value": tally.identical,
+            "episodes": tally.runs,
+            **dataclasses.asdict(tally),
+            "wall_seconds": time.monotonic() - began,
+            "peak_memory_bytes": None,
+            "command": f"python benchmarks/soak.py --variants {name} --kills {kills} --kills-per-run "
+            f"{options.kills_per_run} --seed {options.seed}",
+            **provenance(),
+        }
+        merge([record], options.output)  # at once: the next variant takes long
         print(f"{name}: {tally}", file=sys.stderr, flush=True)
-    merge(records, options.output)
 
 
 if __name__ == "__main__":
