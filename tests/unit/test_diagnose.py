@@ -160,6 +160,28 @@ def test_an_untrained_model_is_flagged(models: Models) -> None:
     assert repr(other) != repr(plays)
 
 
+@pytest.mark.parametrize(
+    ("chance", "believed", "verdict"),
+    [(1 / 50, 0.0, "bad"), (1 / 50, 1 / 50, "good"), (0.0, 0.12, "bad"), (0.0, 0.0, "good"), (1 / 50, 0.05, "weak")],
+)
+def test_ends_that_are_never_or_always_expected_are_flagged(chance: float, believed: float, verdict: str) -> None:
+    came = (np.arange(1000) % 50 == 7) if chance else np.zeros(1000, bool)
+    found = calibrate(np.full(1000, believed), came.astype(float))
+    assert verdicts._ends(found)[1] == verdict
+
+
+def test_play_is_as_in_training(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The world model has learned no other protocol than that, such as clipped rewards."""
+    config = replace(CONFIG, environment=replace(CONFIG.environment, evaluation_kwargs={"episode_length": 4}))
+    lengths = []
+    monkeypatch.setattr(
+        "worldstream.evaluation.diagnose.diagnose_play",
+        lambda models, config, episodes, *rest: lengths.extend(episode.length for episode in episodes),
+    )
+    diagnose_plays(models, Experiment.of("clock", config), FEW)
+    assert len(lengths) >= 8 and 4 not in lengths
+
+
 def test_settings_that_are_named_exist() -> None:
     meanings = [value for name, value in vars(verdicts).items() if name.isupper() and isinstance(value, str)]
     named = {word for text in meanings for word in re.findall(r"[a-z_]+\.[a-z_.]*[a-z_]", text)}

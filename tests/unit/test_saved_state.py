@@ -76,6 +76,36 @@ def test_an_environment_of_a_quiet_suite_gives_its_state(monkeypatch: Any, capsy
     assert not capsys.readouterr().out
 
 
+class Board(gym.Env):
+    """Gives its board away and goes on writing into it."""
+
+    observation_space = gym.spaces.Box(0, 9, (2,))
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self) -> None:
+        self.board = np.zeros(2, np.float32)
+
+    def step(self, action: object) -> tuple[object, float, bool, bool, dict[str, object]]:
+        self.board += 1
+        return self.board.copy(), 0.0, False, False, {}
+
+    def state_dict(self) -> dict[str, object]:
+        return {"board": self.board}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.board = state["board"]
+
+
+def test_a_saved_state_does_not_change_with_its_environment() -> None:
+    board = Board()
+    saved = environment_state.save(board)
+    assert saved is not None
+    board.step(0)
+    for _ in range(2):
+        environment_state.load(board, saved)
+        assert board.step(0)[0].tolist() == [1, 1]
+
+
 def test_unknown_wrappers_and_environments_have_no_state() -> None:
     assert environment_state.save(gym.wrappers.ClipReward(gym.make("CartPole-v1"), 0, 1)) is None
     assert make_environment(Nameless).saved_state is None

@@ -12,6 +12,7 @@ its state: then the interrupted episode is closed as truncated when the run is r
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import gymnasium
@@ -38,7 +39,7 @@ def save(environment: gymnasium.Env[Any, Any]) -> dict[str, Any] | None:
     if any(type(layer) not in _WRAPPERS for layer in layers):
         return None
     if _has_protocol(core):
-        own = core.state_dict()
+        own = copy.deepcopy(core.state_dict())  # what is kept must not change with the environment
     elif type(core).__module__.startswith("gymnasium.envs.classic_control."):
         values = {name: getattr(core, name) for name in _CLASSIC_CONTROL if hasattr(core, name)}
         # Tuples of floats and arrays as (new) arrays, which these environments unpack alike.
@@ -61,7 +62,7 @@ def load(environment: gymnasium.Env[Any, Any], state: dict[str, Any]) -> None:
             setattr(layer, name, value)
     core.np_random.bit_generator.state = state["random"]
     if _has_protocol(core):
-        core.load_state_dict(state["own"])
+        core.load_state_dict(copy.deepcopy(state["own"]))
         return
     for name, value in state["own"].items():
         setattr(core, name, value)

@@ -23,7 +23,7 @@ _HASH_SEED = 1
 
 @dataclass(frozen=True)
 class KeyStatistics:
-    """Of one observation key with tokens (K, C)."""
+    """How often which tokens (K, C) of one observation key occurred, and how often they stayed."""
 
     marginals: list[Tensor]
     """For each channel (K, V): probability of each id."""
@@ -77,7 +77,7 @@ class KeyStatistics:
 
 @dataclass(frozen=True)
 class PlayStatistics:
-    """Of all observation keys, from the tokens of some episodes."""
+    """Statistics of every observation key, from the tokens of some episodes."""
 
     by_key: dict[str, KeyStatistics]
 

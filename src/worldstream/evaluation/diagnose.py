@@ -57,7 +57,10 @@ def diagnose_plays(
     """
     config = experiment.config
     evaluation = replace(config.evaluation, temperature=1.0)  # as the agent plays in imagination
-    playing = shortened(replace(experiment, config=replace(config, evaluation=evaluation)), options.max_episode_steps)
+    trained = replace(experiment.environment.config, evaluation_kwargs={})  # the world model knows no other protocol
+    environment = replace(experiment.environment, config=trained)
+    playing = replace(experiment, environment=environment, config=replace(config, evaluation=evaluation))
+    playing = shortened(playing, options.max_episode_steps)
     hold, seed = config.collection.hold_random_actions, experiment.seed
     actors = {
         AGENT: None,
@@ -148,7 +151,7 @@ def _nats(models: Models, batch: Batch, statistics: PlayStatistics, config: Conf
 
 
 def _chunks(batch: Batch, shares: int) -> Iterator[tuple[Batch, slice]]:
-    """Few rows of a batch at once, and which; the last is repeated, without weight, to a multiple of ``shares``."""
+    """Batches of few rows each, and which rows; the last is repeated, without weight, to a multiple of ``shares``."""
     size = len(batch.anchors)
     for first in range(0, size, _CHUNK):
         number = min(_CHUNK, size - first)
@@ -210,12 +213,12 @@ class _OpenLoop:
         return tuple(means.tolist())
 
     def reward_correlation(self) -> tuple[float, ...]:
-        """By step, of sampled steps."""
+        """Correlation of sampled with real rewards, by step."""
         columns = zip(self.sampled.rewards[EXTRINSIC].T, self.rewards.T, self.reached.T, strict=True)
         return tuple(correlation(_array(guess[there]), _array(real[there])) for guess, real, there in columns)
 
     def calibrate(self, predicted: Tensor, real: Tensor) -> Calibration:
-        """Of all steps that are reached."""
+        """Calibration over all steps that are reached."""
         return calibrate(_array(predicted[self.reached]), _array(real[self.reached]))
 
 

@@ -39,7 +39,7 @@ class StepErrors:
     sampled: tuple[float, ...]
     likeliest: tuple[float, ...]
     copy: tuple[float, ...]
-    """Of the forecast that the frame at the start stays."""
+    """Error of the forecast that the frame at the start stays."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class PlayDiagnosis:
     """Error of decoded observations by key: share of wrong values where these are categories, else mean absolute error
     in the unit in which they are stored. Quantisation is no part of it."""
     reward_correlation: tuple[float, ...]
-    """Of the predicted with the real reward at imagined steps 1..H, sampled."""
+    """Correlation of the predicted with the real reward at imagined steps 1..H, sampled."""
     valid: tuple[float, ...]
     """Share of sampled frames at steps 1..H all of whose tokens were seen at their places in the other episodes."""
     valid_real: float
@@ -93,7 +93,7 @@ class TrueSimulator:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Of one run."""
+    """What a diagnosis found about the world model of one run."""
 
     environment: str
     options: DiagnosisConfig

@@ -28,7 +28,7 @@ class Finding:
     values: dict[str, str]
     """In words, by who played. Errors: sampled, likeliest / copy; others: of the model / what it is measured by."""
     verdict: Verdict
-    """Of the first play that can tell."""
+    """Verdict on the first play that can tell."""
     meaning: str
     """What a bad value means, and which setting moves it."""
 
@@ -112,8 +112,8 @@ def _lines(diagnosis: Diagnosis) -> Iterator[tuple[str, Callable[[PlayDiagnosis]
         yield f"valid frames, step {step} / real", partial(_valid, step=step), VALID
     yield "mean reward / true, real frames", lambda play: _calibration(play.rewards), CALIBRATED_REWARDS
     yield "mean reward / true, imagined", lambda play: _calibration(play.imagined_rewards), CALIBRATED_REWARDS
-    yield "ends / true, real frames", lambda play: _calibration(play.ends), CALIBRATED_ENDS
-    yield "ends / true, imagined", lambda play: _calibration(play.imagined_ends), CALIBRATED_ENDS
+    yield "ends / true, real frames", lambda play: _ends(play.ends), CALIBRATED_ENDS
+    yield "ends / true, imagined", lambda play: _ends(play.imagined_ends), CALIBRATED_ENDS
 
 
 def _joined(diagnosis: Diagnosis, name: str, judge: Callable[[PlayDiagnosis], Judged], meaning: str) -> Finding:
@@ -136,7 +136,7 @@ def _observation(play: PlayDiagnosis, key: str) -> Judged:
 
 
 def _error(errors: StepErrors, of: Callable[[tuple[float, ...]], float]) -> Judged:
-    """At one step, or the mean of all that are reached."""
+    """Error at one step, or the mean over all that are reached."""
     sampled, likeliest, copy = of(errors.sampled), of(errors.likeliest), of(errors.copy)
     if math.isnan(sampled):
         return "-", "-"
@@ -168,6 +168,14 @@ def _calibration(found: Calibration) -> Judged:
     unit = found.spread or abs(found.true) or 1.0
     text = f"{found.predicted:.3g} / {found.true:.3g}"
     return text, _least(found.error / unit, good=0.15, weak=0.4)
+
+
+def _ends(found: Calibration) -> Judged:
+    """How many times too many or too few ends, with one added to both numbers: they are rare, and a distance in units
+    of their spread would find a model good that predicts none."""
+    predicted, true = (1 + found.count * mean for mean in (found.predicted, found.true))
+    verdict = _least(abs(math.log(predicted / true)), good=math.log(1.5), weak=math.log(3.0))
+    return f"{found.predicted:.3g} / {found.true:.3g}", verdict
 
 
 def _of_simulator(result: TrueSimulator) -> Judged:
