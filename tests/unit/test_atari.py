@@ -390,7 +390,7 @@ PUBLISHED = {
     "world_model.shared_embeddings": True,
     "world_model.slot_embedding": False,
     "world_model.heads": {
-        "observation": {"kind": "observation"},
+        "observation": {"kind": "observation", "copy_prior": False, "sticky": 0.0},
         "reward": {"kind": "reward", "output": "hl_gauss"},
         "termination": {"kind": "termination", "num_logits": 2},
         "disagreement": {"kind": "disagreement", "num_members": 4},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,15 @@ def test_a_factory_that_leaves_is_a_fault(error: type[BaseException]) -> None:
         resolve(make).make()
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt; a shell that starts the tests in the background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("listening", [False, True])
 def test_the_interrupt_of_a_person_ends_what_runs(listening: bool) -> None:
     """At once without a handler of ours; with it by the second."""

@@ -108,6 +108,7 @@ def test_resumed_is_bit_identical_to_uninterrupted(
     check_resumed(environment, tiny(**collection), tmp_path, monkeypatch)
 
 
+@pytest.mark.filterwarnings("ignore:key .* codes of 'image:worldstream.errors.WorldstreamWarning")
 @pytest.mark.parametrize(
     "options", [ImagePatchesConfig(patch_size=(4, 4), codes=30), ImagePaletteConfig(patch_size=(4, 4))]
 )
