@@ -18,10 +18,10 @@ def grid() -> Config:
     long. For grids much larger than that, set ``cells_per_token``.
 
     With a dozen draws for a hundred new steps, an initial priority of 10 would spend the prioritised share of every
-    batch on unseen segments alone, and the one segment in a thousand with a reward would never come back: a run whose
-    random play found no reward then stayed without. So only the reward's loss gives priority, the initial one lies just
-    above that of a reward which is known (the cross-entropy of HL-Gauss ends at 1.2 nats), a low temperature makes
-    small differences count, and importance weights keep what is drawn often from being believed to be frequent.
+    batch on unseen segments alone, and the one segment in a thousand with a reward would never come back. So only the
+    reward's loss gives priority, the initial one lies just above that of a reward which is known (the cross-entropy of
+    HL-Gauss ends at 1.2 nats), a low temperature makes small differences count, and importance weights keep what is
+    drawn often from being believed to be frequent.
 
     Imagination begins as often where the critic was most mistaken as anywhere: of uniform starts one in a hundred leads
     to a reward within the horizon.
