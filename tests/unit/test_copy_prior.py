@@ -177,6 +177,15 @@ def test_the_largest_bonus_keeps_everything() -> None:
     assert torch.equal(output.sample_sticky(previous, 1.0), previous)
 
 
+def test_tokens_of_many_channels_may_change() -> None:
+    """Products of 130 probabilities vanish beside any bonus: everything was kept."""
+    changed = torch.arange(130) % 5 == 0
+    logits = torch.where(torch.arange(16)[:, None] == changed.long(), 7.0, 0.0)  # of value 0 of all variables first
+    output = FactoredCategorical(logits.flatten().expand(200, -1), (16,) * 130)
+    previous = torch.zeros(200, 130, dtype=torch.long)
+    assert (output.sample_sticky(previous, 0.01) != previous).any(-1).float().mean() > 0.95
+
+
 def test_a_token_stays_or_changes_as_a_whole() -> None:
     output, previous = FactoredCategorical(torch.randn(1000, 10), VOCABULARY), random_ids(1000)
     free, sticky = (output.sample_sticky(previous, bonus, torch.Generator().manual_seed(0)) for bonus in (0.0, 0.2))

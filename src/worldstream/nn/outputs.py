@@ -88,9 +88,10 @@ class Categoricals(Output):
         """A draw that keeps all C values of ``previous`` (..., C) at a position where these are nearly as probable.
 
         The draw is the maximum of log-probabilities with Gumbel noise. Their soft-max gives probabilities of what was
-        there and of what is drawn, products over the variables: the first stays if it is not more than ``bonus`` below
-        the second. This is what the token correspondence of Kim et al. 2026 (arXiv 2605.16457) comes to where moving a
-        token costs more than the bonus.
+        there and of what is drawn, geometric means over the variables (products of many would both vanish beside any
+        bonus): the first stays if it is not more than ``bonus`` below the second. For one variable this is what the
+        token correspondence of Kim et al. 2026 (arXiv 2605.16457) comes to where moving a token costs more than the
+        bonus.
         """
         drawn, of_drawn, of_previous = [], [], []
         for group, before in zip(self.log_probs, self._by_group(previous), strict=True):
@@ -100,7 +101,8 @@ class Categoricals(Output):
             drawn.append(best.indices)
             of_drawn.append(best.values.sum(-1))
             of_previous.append(noisy.gather(-1, before.unsqueeze(-1)).sum((-1, -2)))
-        probability, of_keeping = (torch.stack(parts).sum(0).exp() for parts in (of_drawn, of_previous))
+        channels = previous.shape[-1]
+        probability, of_keeping = ((torch.stack(parts).sum(0) / channels).exp() for parts in (of_drawn, of_previous))
         return torch.where((of_keeping + bonus >= probability).unsqueeze(-1), previous, torch.cat(drawn, -1))
 
     def log_prob(self, x: Tensor) -> Tensor:

@@ -67,7 +67,8 @@ class ObservationHead(Head):
         """What follows the tokens ``previous`` (..., K, C); nothing is copied where ``known`` (...) is false."""
         if self.copies is None:
             return self.fresh(latents)
-        logit = self.copies(latents).float()
+        with torch.autocast(latents.device.type, enabled=False):  # in eight bits a gate near one has few values
+            logit = self.copies(latents.float())
         if known is not None:
             logit = logit.masked_fill(~known[..., None, None], -torch.inf)
         return CopyCategorical(self.fresh(latents), previous, logit)

@@ -35,12 +35,15 @@ class ForcedState(Generic[State]):
 class BlockTeacherForcing(SequenceModel[ForcedState[State]]):
     """A stack whose tokens of a block all see each other, read where the observation tokens stand."""
 
+    first: Tensor
+
     def __init__(self, stack: Stack[State], readout: Readout, width: int) -> None:
         super().__init__()
         self.stack = stack
         self.readout = readout
         self.max_blocks = stack.max_blocks
-        self.first = nn.Parameter(0.02 * torch.randn(readout.num_predictions, width))  # with no block before
+        # With no block before. Nothing trains it: a prediction that counts has one.
+        self.register_buffer("first", torch.zeros(readout.num_predictions, width), persistent=False)
 
     def init_state(self, batch_size: int) -> ForcedState[State]:
         return ForcedState(self.stack.init_state(batch_size), self.first.expand(batch_size, -1, -1))
