@@ -16,8 +16,9 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 HEADER = [
-    "| environment | preset | variant | steps | metric | mean over seeds (range) | seeds | training time | memory |",
-    "| --- | --- | --- | ---: | --- | --- | ---: | ---: | ---: |",
+    "| environment | preset | variant | steps | metric | mean over seeds (range) | seeds | revision | training time "
+    "| memory |",
+    "| --- | --- | --- | ---: | --- | --- | ---: | --- | ---: | ---: |",
 ]
 
 
@@ -35,13 +36,14 @@ def table(results: Path) -> str:
             values = [record["value"] for record in records]
             digits = 3 if max(map(abs, values)) <= 1 else 1
             mean = f"{sum(values) / len(values):.{digits}f}"
-            spread = f"{min(values):.{digits}f} to {max(values):.{digits}f}"
+            spread = f" ({min(values):.{digits}f} to {max(values):.{digits}f})" if len(values) > 1 else ""
+            revisions = " ".join(dict.fromkeys(record["commit"].rstrip("+") for record in records))
             minutes = max(record["training_seconds"] for record in records) / 60
             memory = max(record["peak_memory_bytes"] for record in records) / 1e6
             environment, preset, variant, steps, metric = key
             lines.append(
-                f"| {environment} | {preset} | {variant} | {steps:,} | {metric} | {mean} ({spread}) | {len(records)} "
-                f"| at most {minutes:.1f} min | {memory:.0f} MB |"
+                f"| {environment} | {preset} | {variant} | {steps:,} | {metric} | {mean}{spread} | {len(records)} "
+                f"| {revisions} | at most {minutes:.1f} min | {memory:.0f} MB |"
             )
     return "\n".join(lines)
 

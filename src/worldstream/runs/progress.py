@@ -59,8 +59,8 @@ class ProgressDisplay:
             self._bar.update(self._task, completed=steps, description=text, rate=rate)
         elif now - self._printed >= PLAIN_PERIOD_SECONDS or steps >= self._total:
             self._printed = now
-            left = (self._total - steps) / max(rate, 1e-9)
-            self._console.print(f"{steps}/{self._total} steps  {rate:.0f} steps/s  {left:.0f} s left  {text}")
+            pace = f"{rate:.3g} steps/s  {(self._total - steps) / rate:.0f} s left  " if rate else ""  # first record: 0
+            self._console.print(f"{steps}/{self._total} steps  {pace}{text}")
 
     def close(self) -> None:
         """Stop drawing."""
