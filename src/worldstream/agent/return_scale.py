@@ -59,11 +59,12 @@ class ReturnScale(nn.Module):
 
     def range(self) -> tuple[Tensor, Tensor]:
         """Smallest and largest of what is remembered, scalar tensors."""
-        filled = self._filled()
-        return filled.min(), filled.max()
+        low, high = self._filled().aminmax()
+        return low, high
 
     def _filled(self) -> Tensor:
-        return self.returns[: int(self.count.clamp(1, len(self.returns)))]  # a host read, once an update
+        """Returns (updates so far, samples); this reads the device."""
+        return self.returns[: int(self.count.clamp(1, len(self.returns)))]
 
     def spread(self) -> Tensor:
         """Distance between the two quantiles of what is remembered, a scalar tensor."""
